@@ -1,0 +1,50 @@
+"""By which dynamical mechanism does a recurrent network hold a memory?
+
+Rooms are imported on first use, so that `import rnndyn` is instant and the
+environment can still be set before JAX starts.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+
+if TYPE_CHECKING:
+    from . import (
+        dynamics as dynamics,
+        flows as flows,
+        mechanisms as mechanisms,
+        models as models,
+        plots as plots,
+        tasks as tasks,
+        training as training,
+    )
+    from ._core._system import Map as Map
+    from ._core._verdicts import Verdict as Verdict
+    from .mechanisms import analyse as analyse
+    from .models import (
+        load_network as load_network,
+        save_network as save_network,
+    )
+
+__version__ = "0.1.0"
+
+_ROOMS = ("dynamics", "flows", "mechanisms", "models", "plots", "tasks", "training")
+_NAMES = {
+    "Map": "._core._system",
+    "Verdict": "._core._verdicts",
+    "analyse": ".mechanisms",
+    "load_network": ".models",
+    "save_network": ".models",
+}
+
+
+def __getattr__(name: str):
+    if name in _ROOMS:
+        return importlib.import_module(f".{name}", __name__)
+    if name in _NAMES:
+        return getattr(importlib.import_module(_NAMES[name], __name__), name)
+    raise AttributeError(f"module 'rnndyn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_ROOMS, *_NAMES])

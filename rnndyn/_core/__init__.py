@@ -1,0 +1,1 @@
+"""Private foundations; everything public is re-exported by the rooms."""

@@ -1,0 +1,80 @@
+"""Checks of user input: what came, what was expected, what to pass instead."""
+
+import math
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def is_concrete(x: Any) -> bool:
+    """Whether values of `x` can be looked at (not inside a transformation)."""
+    return not isinstance(x, jax.core.Tracer)
+
+
+def check_shape(name: str, x: Any, shape: tuple[int | None, ...], remedy: str) -> None:
+    """Raise a `ValueError` unless the shape matches; `None` matches any size."""
+    got = tuple(np.shape(x))
+    ok = len(got) == len(shape) and all(
+        want is None or have == want for have, want in zip(got, shape, strict=True)
+    )
+    if not ok:
+        want = "(" + ", ".join("any" if s is None else str(s) for s in shape) + ")"
+        raise ValueError(f"{name} has shape {got}, expected {want}. {remedy}")
+
+
+def check_finite(name: str, x: Any) -> None:
+    """Raise a `ValueError` if a concrete array holds NaN or infinity."""
+    if is_concrete(x) and not bool(np.all(np.isfinite(np.asarray(x)))):
+        bad = int(np.sum(~np.isfinite(np.asarray(x))))
+        raise ValueError(
+            f"{name} has {bad} non-finite entries, expected finite numbers. "
+            "Remove or replace them (a diverged training run?) before building."
+        )
+
+
+def check_positive(name: str, x: Any) -> None:
+    """Raise a `ValueError` unless every concrete entry is above zero."""
+    if is_concrete(x) and not bool(np.all(np.asarray(x) > 0)):
+        raise ValueError(f"{name} = {np.asarray(x)}, expected > 0 (in seconds).")
+
+
+def check_step_ratio(dt: Any, tau: Any) -> None:
+    """Raise a `ValueError` unless `0 < dt/tau <= 1`, where the Euler map of a leaky
+    unit neither runs backwards nor overshoots."""
+    if is_concrete(dt) and is_concrete(tau):
+        ratio = np.asarray(dt) / np.asarray(tau)
+        if not bool(np.all((ratio > 0) & (ratio <= 1 + 1e-6))):
+            raise ValueError(
+                f"dt/tau = {ratio}, expected a number in (0, 1]. "
+                "Pass dt and tau in the same unit (seconds), with dt <= tau."
+            )
+
+
+def steps_in(name: str, duration: float, dt: float) -> int:
+    """Number of steps of `dt` in `duration`, both in seconds.
+
+    **Raises:** a `ValueError` if the duration is negative or no multiple of `dt`.
+    """
+    ratio = duration / dt
+    if duration < 0 or not math.isfinite(ratio) or abs(ratio - round(ratio)) > 1e-6:
+        raise ValueError(
+            f"{name} = {duration} s is not a non-negative multiple of dt = {dt} s. "
+            f"Nearest choices: {math.floor(ratio) * dt:g} or {math.ceil(ratio) * dt:g}."
+        )
+    return round(ratio)
+
+
+def as_float(x: Any) -> jax.Array:
+    """`x` as a floating-point array; numbers take JAX's default float dtype."""
+    x = jnp.asarray(x)
+    return x if eqx.is_inexact_array(x) else x.astype(jnp.result_type(float))
+
+
+def one_of(name: str, got: str, options: Any) -> None:
+    """Raise a `ValueError` unless `got` is one of the named options."""
+    if got not in options:
+        known = ", ".join(repr(o) for o in sorted(options))
+        raise ValueError(f"{name} = {got!r} is not known. Use one of {known}.")

@@ -1,0 +1,7 @@
+"""Tasks: trials as pure, jittable functions of a key."""
+
+from ._base import AbstractTask as AbstractTask, Trial as Trial
+from ._memory import (
+    DelayedActivation as DelayedActivation,
+    DelayedCueDiscrimination as DelayedCueDiscrimination,
+)

@@ -1,0 +1,83 @@
+"""Trials as pure functions of a condition and a key."""
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Float, Int
+
+from .._core._types import KeyLike
+
+
+class Trial(eqx.Module):
+    """One trial (or a batch of them, with a leading axis).
+
+    - `inputs` `(time, input)`, `targets` `(time, output)`.
+    - `mask` `(time,)`: loss weight of each step. The loss of a trial is
+      `sum_t mask_t mean_o (y_to - target_to)^2`; weights already contain the `1/T` of
+      a time average, and are zero in padding.
+    - `period` `(time,)`: index into the task's `periods`, -1 in padding.
+    - `condition`: which condition was drawn.
+    """
+
+    inputs: Float[Array, "*batch time input"]
+    targets: Float[Array, "*batch time output"]
+    mask: Float[Array, "*batch time"]
+    period: Int[Array, "*batch time"]
+    condition: Int[Array, "*batch"]
+
+
+class AbstractTask(eqx.Module):
+    """A task: what is shown, what is wanted, when it counts.
+
+    Durations are in seconds. Sizes and `num_steps` are static, so that one compiled
+    program serves every value of the array fields (delays, amplitudes). Implement
+    `trial`; `sample` and `batch` work.
+    """
+
+    input_size: eqx.AbstractVar[int]
+    output_size: eqx.AbstractVar[int]
+    num_conditions: eqx.AbstractVar[int]
+    num_steps: eqx.AbstractVar[int]
+    dt: eqx.AbstractVar[float]
+    periods: eqx.AbstractClassVar[tuple[str, ...]]
+    reference: eqx.AbstractClassVar[str]
+
+    @abc.abstractmethod
+    def trial(self, condition: Int[Array, ""], *, key: KeyLike) -> Trial:
+        """The trial of one condition; `key` for everything else that is random."""
+
+    def sample(self, key: KeyLike) -> Trial:
+        """One trial with a condition drawn uniformly."""
+        k_condition, k_trial = jr.split(key)
+        condition = jr.randint(k_condition, (), 0, self.num_conditions)
+        return self.trial(condition, key=k_trial)
+
+    def batch(self, size: int, *, key: KeyLike) -> Trial:
+        """`size` trials in which conditions alternate, `0, 1, .., 0, 1, ..`."""
+        conditions = jnp.arange(size) % self.num_conditions
+        keys = jr.split(key, size)
+        return jax.vmap(lambda c, k: self.trial(c, key=k))(conditions, keys)
+
+
+def period_at(ends: Int[Array, " period"], num_steps: int) -> Int[Array, " time"]:
+    """Index of the period each step belongs to, given the steps at which the periods
+    end; -1 after the last."""
+    steps = jnp.arange(num_steps)
+    index = jnp.sum(steps[:, None] >= ends[None, :], axis=1)
+    return jnp.where(index < ends.shape[0], index, -1).astype(jnp.int32)
+
+
+def balanced_mask(
+    late: Float[Array, " time"], valid: Float[Array, " time"]
+) -> Float[Array, " time"]:
+    """Weights that give the late and the early part of a trial equal total weight.
+
+    With `k` late steps of `T`: `(1 - k/T)/T` on the late ones, `(k/T)/T` before, so
+    that the loss is `(k/T)(1 - k/T) (MSE_early + MSE_late)`.
+    """
+    total = jnp.sum(valid)
+    share = jnp.sum(late) / total
+    return valid * jnp.where(late > 0, 1 - share, share) / total

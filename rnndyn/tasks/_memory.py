@@ -1,0 +1,185 @@
+"""Short-term memory tasks of Kurtkaya, Dinc et al. 2025."""
+
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+from .._core._checks import steps_in
+from ._base import AbstractTask, Trial, balanced_mask, period_at
+
+
+class DelayedCueDiscrimination(AbstractTask):
+    """Which of two cues was shown, asked after a delay.
+
+    A one-hot cue, a silent delay, a reaction period in which the same one-hot is the
+    target, then (optionally) a post-reaction period with target zero. Class 0 has cue
+    and target `(0, 1)`, class 1 `(1, 0)`. Reaction and post-reaction steps together
+    weigh as much in the loss as everything before (see `balanced_mask`).
+
+    The delay is an array, so networks with different delays train in one program:
+    pass the same `num_steps` to all and shorter trials are padded at the end.
+
+    **Arguments:** durations in seconds, each a multiple of `dt`.
+
+    - `delay`: between cue and reaction.
+    - `post_reaction`: after the reaction, 0 for none (30 ms in the paper's code).
+    - `dt`: one step.
+    - `cue`, `reaction`: durations of cue and reaction.
+    - `num_steps`: pad to this many steps; the trial's own length by default.
+
+    **Raises:** a `ValueError` if a duration is not a multiple of `dt`, or if
+    `num_steps` is too small.
+    """
+
+    delay_steps: Int[Array, ""]
+    input_size: int = eqx.field(static=True)
+    output_size: int = eqx.field(static=True)
+    num_conditions: int = eqx.field(static=True)
+    num_steps: int = eqx.field(static=True)
+    dt: float = eqx.field(static=True)
+    cue_steps: int = eqx.field(static=True)
+    reaction_steps: int = eqx.field(static=True)
+    post_steps: int = eqx.field(static=True)
+    periods: ClassVar[tuple[str, ...]] = ("cue", "delay", "reaction", "post_reaction")
+    reference: ClassVar[str] = (
+        "Kurtkaya, Dinc et al. 2025, Dynamical phases of short-term memory mechanisms "
+        "in RNNs, arXiv:2502.17433"
+    )
+
+    def __init__(
+        self,
+        delay: float = 0.1,
+        post_reaction: float = 0.0,
+        dt: float = 5e-3,
+        cue: float = 0.03,
+        reaction: float = 0.05,
+        num_steps: int | None = None,
+    ):
+        delay_steps = steps_in("delay", delay, dt)
+        self.cue_steps = steps_in("cue", cue, dt)
+        self.reaction_steps = steps_in("reaction", reaction, dt)
+        self.post_steps = steps_in("post_reaction", post_reaction, dt)
+        if self.reaction_steps == 0:
+            raise ValueError("reaction = 0 s, expected at least one step of dt.")
+        needed = self.cue_steps + delay_steps + self.reaction_steps + self.post_steps
+        if num_steps is not None and num_steps < needed:
+            raise ValueError(
+                f"num_steps = {num_steps}, expected at least {needed}, the length of "
+                "the trial. Pass num_steps=None or the length of the longest trial."
+            )
+        self.delay_steps = jnp.asarray(delay_steps, jnp.int32)
+        self.num_steps = needed if num_steps is None else num_steps
+        self.dt = dt
+        self.input_size, self.output_size, self.num_conditions = 2, 2, 2
+
+    @classmethod
+    def stack(cls, delays: Any, **kwargs: Any) -> "DelayedCueDiscrimination":
+        """One task per delay as a single Module with a leading axis, padded to the
+        longest: an ensemble of tasks for an ensemble of networks."""
+        delays = [float(d) for d in np.ravel(delays)]
+        longest = cls(max(delays), **kwargs).num_steps
+        tasks = {d: cls(d, num_steps=longest, **kwargs) for d in set(delays)}
+        steps = jnp.stack([tasks[d].delay_steps for d in delays])
+        return eqx.tree_at(lambda t: t.delay_steps, tasks[delays[0]], steps)
+
+    @property
+    def ends(self) -> Int[Array, " period"]:
+        """Steps at which cue, delay, reaction and post-reaction end."""
+        lengths = [
+            jnp.asarray(n, jnp.int32)
+            for n in (
+                self.cue_steps,
+                self.delay_steps,
+                self.reaction_steps,
+                self.post_steps,
+            )
+        ]
+        return jnp.cumsum(jnp.stack(lengths))
+
+    @property
+    def duration_steps(self) -> Int[Array, ""]:
+        """Length of the unpadded trial in steps."""
+        return self.ends[-1]
+
+    def trial(self, condition, *, key=None):
+        """The trial of `condition` (0 or 1); nothing else is random."""
+        period = period_at(self.ends, self.num_steps)
+        one_hot = jax.nn.one_hot(1 - condition, 2)
+        cue, reaction = period == 0, period == 2
+        late = (period == 2) | (period == 3)
+        dtype = one_hot.dtype
+        return Trial(
+            inputs=jnp.where(cue[:, None], one_hot, 0),
+            targets=jnp.where(reaction[:, None], one_hot, 0),
+            mask=balanced_mask(late.astype(dtype), (period >= 0).astype(dtype)),
+            period=period,
+            condition=jnp.asarray(condition, jnp.int32),
+        )
+
+
+class DelayedActivation(AbstractTask):
+    """No input; the output must be 0 for the delay, then 1 for the reaction, then
+    (optionally) 0 again. Used for rank-2 networks, whose initial state starts the
+    clock. Arguments and errors as in `DelayedCueDiscrimination`; the paper has a
+    reaction of 10 ms.
+    """
+
+    delay_steps: Int[Array, ""]
+    input_size: int = eqx.field(static=True)
+    output_size: int = eqx.field(static=True)
+    num_conditions: int = eqx.field(static=True)
+    num_steps: int = eqx.field(static=True)
+    dt: float = eqx.field(static=True)
+    reaction_steps: int = eqx.field(static=True)
+    post_steps: int = eqx.field(static=True)
+    periods: ClassVar[tuple[str, ...]] = ("delay", "reaction", "post_reaction")
+    reference: ClassVar[str] = DelayedCueDiscrimination.reference
+
+    def __init__(
+        self,
+        delay: float = 0.03,
+        post_reaction: float = 0.0,
+        dt: float = 5e-3,
+        reaction: float = 0.01,
+        num_steps: int | None = None,
+    ):
+        shape = DelayedCueDiscrimination(
+            delay, post_reaction, dt, cue=0.0, reaction=reaction, num_steps=num_steps
+        )
+        self.delay_steps = shape.delay_steps
+        self.reaction_steps = shape.reaction_steps
+        self.post_steps = shape.post_steps
+        self.num_steps = shape.num_steps
+        self.dt = dt
+        self.input_size, self.output_size, self.num_conditions = 0, 1, 1
+
+    @property
+    def ends(self) -> Int[Array, " period"]:
+        """Steps at which delay, reaction and post-reaction end."""
+        tail = jnp.asarray([self.reaction_steps, self.post_steps], jnp.int32)
+        return jnp.cumsum(jnp.concatenate([self.delay_steps[None], tail]))
+
+    @property
+    def duration_steps(self) -> Int[Array, ""]:
+        """Length of the unpadded trial in steps."""
+        return self.ends[-1]
+
+    def trial(self, condition=0, *, key=None):
+        """The only trial there is."""
+        period = period_at(self.ends, self.num_steps)
+        reaction = period == 1
+        target = reaction.astype(jnp.result_type(float))
+        late = (period == 1) | (period == 2)
+        return Trial(
+            inputs=jnp.zeros((self.num_steps, 0), target.dtype),
+            targets=target[:, None],
+            mask=balanced_mask(
+                late.astype(target.dtype), (period >= 0).astype(target.dtype)
+            ),
+            period=period,
+            condition=jnp.zeros((), jnp.int32),
+        )
