@@ -1,7 +1,7 @@
 """Environment before JAX starts: the one place that touches global settings.
 
 Used by the command line, the tests, the benchmarks and sweep workers, never by the
-library. Import it before `jax`:
+library. Call it before the first array is made:
 
     from rnndyn import _bootstrap            # does nothing by itself
     _bootstrap.configure()
@@ -27,13 +27,9 @@ def configure(
 
     **Returns:** the variables that were set.
 
-    **Raises:** a `RuntimeError` if JAX has already been imported.
+    Not guaranteed: an effect on devices and BLAS threads after the first array was
+    made or the first factorisation was run; `rnndyn doctor` shows what is in force.
     """
-    if "jax" in sys.modules:
-        raise RuntimeError(
-            "jax is already imported, so the environment can no longer be set. "
-            "Call rnndyn._bootstrap.configure() before the first `import jax`."
-        )
     cores = devices or available_cores()
     wanted = {
         # OpenBLAS threads make batched small factorisations 15-200 times slower.
@@ -52,6 +48,14 @@ def configure(
         wanted["JAX_ENABLE_X64"] = "1"
     done = {k: v for k, v in wanted.items() if k not in os.environ}
     os.environ.update(done)
+    if "jax" in sys.modules:  # pytest plugins import it; its flags are read on import
+        jax = sys.modules["jax"]
+        for name, value in done.items():
+            if name.startswith("JAX_"):
+                flag = name.lower()
+                number = flag.endswith(("secs", "bytes"))
+                typed = int(value) if number else value
+                jax.config.update(flag, True if flag == "jax_enable_x64" else typed)
     return done
 
 

@@ -25,6 +25,11 @@ from ._init import (
     Sparse as Sparse,
     Xavier as Xavier,
 )
+from ._io import (
+    load_network as load_network,
+    network_dt as network_dt,
+    save_network as save_network,
+)
 from ._lowrank import (
     Factors as Factors,
     GaussianFactors as GaussianFactors,

@@ -45,7 +45,7 @@ class Dale(AbstractConstraint):
 
     def __call__(self, weight):
         check_shape("signs", self.signs, weight.shape[-1:], "One sign a column.")
-        weight = jnp.abs(weight) * self.signs
+        weight = jnp.abs(weight) * self.signs[None, :]
         return weight if self.mask is None else jnp.where(self.mask, weight, 0)
 
 

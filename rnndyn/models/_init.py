@@ -6,7 +6,7 @@ from typing import NamedTuple
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from .._core._types import KeyLike
 
@@ -148,13 +148,14 @@ class DaleBalanced(AbstractInit):
         drawn = Gaussian(1.0)(input_size, state_size, output_size, key=key)
         n, n_exc = state_size, self._count(state_size)
         ratio = n_exc / (n - n_exc)
-        is_exc = self.signs(n) > 0
+        signs = self.signs(n)[None, :]
+        is_exc = signs > 0
         size = jnp.abs(drawn.W) * jnp.where(is_exc, 1.0, ratio)
         exc = jnp.sum(jnp.where(is_exc, size, 0), axis=1, keepdims=True)
         inh = jnp.sum(jnp.where(is_exc, 0, size), axis=1, keepdims=True)
         # Row balance by scaling, not shifting: signs survive.
         size = jnp.where(is_exc, size * jnp.sqrt(inh / exc), size * jnp.sqrt(exc / inh))
-        W = size * self.signs(n)
+        W = size * signs
         radius = jnp.sqrt(jnp.sum(jnp.var(W, axis=0)))
         return drawn._replace(W=self.gain * W / radius)
 
@@ -166,10 +167,3 @@ class FixedArrays(AbstractInit):
 
     def __call__(self, input_size, state_size, output_size, *, key):
         return self.arrays
-
-
-def dale_violations(
-    W: Float[Array, "state state"], signs: Float[Array, " state"]
-) -> Bool[Array, "state state"]:
-    """Which weights have the wrong sign for their presynaptic unit (column)."""
-    return W * signs < 0

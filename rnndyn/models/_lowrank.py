@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -184,7 +184,7 @@ class LowRankRNN(AbstractRNN):
         W_fixed: Any = None,
         noise: Any = 0.0,
         x0: Any = None,
-    ) -> Self:
+    ) -> "LowRankRNN":
         """A network from arrays `m`, `n` `(state, rank)`; what is missing is zero.
 
         **Raises:** a `ValueError` for wrong shapes, unknown names or NaN weights.

@@ -1,6 +1,6 @@
 """Piecewise-linear networks, as flow and as the discrete map of the literature."""
 
-from typing import Any, Self
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -85,7 +85,7 @@ class PiecewiseLinearRNN(AbstractRNN):
         tau: Any = 1.0,
         noise: Any = 0.0,
         x0: Any = None,
-    ) -> Self:
+    ) -> "PiecewiseLinearRNN":
         """A network from arrays: `A` `(state,)` or a diagonal `(state, state)`."""
         W = as_float(W)
         check_shape("W", W, (None, None), "W maps units to units: (state, state).")

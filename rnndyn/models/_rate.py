@@ -1,7 +1,7 @@
 """Full-rank networks in rate form and in current form."""
 
 import functools
-from typing import Any, Self
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -104,7 +104,7 @@ class AbstractFullRankRNN(AbstractRNN):
         readout: str = "identity",
         noise: Any = 0.0,
         x0: Any = None,
-    ) -> Self:
+    ) -> Any:
         """A network from arrays: `W` `(state, state)`, `W_in` `(state, input)`, `W_out`
         `(output, state)`, biases one-dimensional; what is missing is zero.
 

@@ -1,4 +1,4 @@
-"""Running the Euler map of a network through a trial, built for fast gradients."""
+"""Running the Euler map of a network through trials, built for fast gradients."""
 
 from typing import Any, Literal
 
@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._core._checks import check_shape
 from ._base import AbstractRNN
 
 
@@ -34,11 +35,47 @@ def unroll(
 
     **Returns:** states after each step, without `x0`.
     """
+    before, last = trajectory(model, x0, currents, dt)
+    return after(before, last)
+
+
+def outputs(
+    model: AbstractRNN,
+    x0: Float[Array, "trial state"],
+    states: Float[Array, "time trial state"],
+    *,
+    readout: Literal["before", "after"],
+) -> Float[Array, "time trial output"]:
+    """Outputs along `states = unroll(...)`.
+
+    **Arguments:**
+
+    - `readout`: `"before"` reads `x_0 .. x_{T-1}`, so that the output at step k does
+      not yet know the input at step k; `"after"` reads `x_1 .. x_T`.
+    """
+    if readout == "before":
+        states = jnp.concatenate([x0[None], states[:-1]])
+    return jax.vmap(jax.vmap(model.readout))(states)
+
+
+def after(
+    before: Float[Array, "time trial state"], last: Float[Array, "trial state"]
+) -> Float[Array, "time trial state"]:
+    """`x_1 .. x_T` from `x_0 .. x_{T-1}` and `x_T`."""
+    return jnp.concatenate([before[1:], last[None]])
+
+
+def trajectory(
+    model: AbstractRNN,
+    x0: Float[Array, "trial state"],
+    currents: Float[Array, "time trial current"],
+    dt: Any,
+) -> tuple[Float[Array, "time trial state"], Float[Array, "trial state"]]:
+    """As `unroll`, but returns `x_0 .. x_{T-1}` and `x_T`: the states the scan and
+    its gradient work on, without a copy."""
+    check_shape("x0", x0, (currents.shape[1], None), "One initial state a trial.")
     arrays, static = eqx.partition(model, eqx.is_inexact_array)
     dt = jnp.asarray(dt, x0.dtype)
-
-    def scan(arrays, x0, currents, dt, kicks):
-        return _scan(eqx.combine(arrays, static), x0, currents, dt, kicks)
 
     def recurrent(arrays, xs):
         return jax.vmap(eqx.combine(arrays, static).recurrent)(xs)
@@ -48,24 +85,36 @@ def unroll(
 
     @jax.custom_vjp
     def run(arrays, x0, currents, dt):
-        return scan(arrays, x0, currents, dt, None)
+        def step(x, current):
+            return x + increment(arrays, dt, x, recurrent(arrays, x) + current), x
+
+        last, before = jax.lax.scan(step, x0, currents)
+        return before, last
 
     def forward(arrays, x0, currents, dt):
-        # Derivatives with respect to x0 and currents only: the scan's backward pass
-        # then holds no weight gradient. `kicks` are zeros added to each state; their
-        # cotangent is the full sensitivity to that state.
-        states, backward_scan = jax.vjp(
-            lambda x0, currents, kicks: scan(arrays, x0, currents, dt, kicks),
-            x0,
-            currents,
-            jnp.zeros((currents.shape[0], *x0.shape), x0.dtype),
-        )
-        return states, (backward_scan, arrays, x0, currents, dt, states)
+        def step(x, current):
+            total = recurrent(arrays, x) + current
+            dx, pull = jax.vjp(lambda *at: increment(arrays, dt, *at), x, total)
+            return x + dx, (x, pull)
 
-    def backward(residuals, cotangent):
-        backward_scan, arrays, x0, currents, dt, states = residuals
-        d_x0, d_currents, d_states = backward_scan(cotangent)
-        before = jnp.concatenate([x0[None], states[:-1]])
+        last, (before, pulls) = jax.lax.scan(step, x0, currents)
+        return (before, last), (arrays, before, currents, dt, pulls)
+
+    def backward(residuals, cotangents):
+        arrays, before, currents, dt, pulls = residuals
+        d_before, d_last = cotangents
+
+        def step(d_next, at_step):
+            x, pull, d_x = at_step
+            through_velocity, d_total = pull(d_next)
+            _, pull = jax.vjp(lambda x: recurrent(arrays, x), x)
+            (through_recurrent,) = pull(d_total)
+            d_x = d_x + d_next + through_velocity + through_recurrent
+            return d_x, (d_total, d_next)
+
+        d_x0, (d_currents, d_states) = jax.lax.scan(
+            step, d_last, (before, pulls, d_before), reverse=True
+        )
         flat = lambda a: a.reshape(-1, a.shape[-1])
         totals, pull = jax.vjp(lambda a: recurrent(a, flat(before)), arrays)
         (d_recurrent,) = pull(flat(d_currents))
@@ -82,33 +131,3 @@ def unroll(
 
     run.defvjp(forward, backward)
     return run(arrays, x0, currents, dt)
-
-
-def _scan(model, x0, currents, dt, kicks):
-    def step(x, inputs):
-        current, kick = inputs
-        total = jax.vmap(model.recurrent)(x) + current
-        x = x + dt * jax.vmap(model.velocity)(x, total)
-        x = x if kick is None else x + kick
-        return x, x
-
-    return jax.lax.scan(step, x0, (currents, kicks))[1]
-
-
-def outputs(
-    model: AbstractRNN,
-    x0: Float[Array, "trial state"],
-    states: Float[Array, "time trial state"],
-    *,
-    readout: Literal["before", "after"],
-) -> Float[Array, "time trial output"]:
-    """Outputs along `states = unroll(...)`.
-
-    **Arguments:**
-
-    - `readout`: `"before"` reads `x_0 .. x_{T-1}`, so that the output at step k does
-        not yet know the input at step k; `"after"` reads `x_1 .. x_T`.
-    """
-    if readout == "before":
-        states = jnp.concatenate([x0[None], states[:-1]])
-    return jax.vmap(jax.vmap(model.readout))(states)

@@ -1,0 +1,61 @@
+"""Choosing among slots with static shapes."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+
+def unique_mask(
+    x: Float[Array, "slots state"], candidates: Bool[Array, " slots"], tol: Any
+) -> Bool[Array, " slots"]:
+    """The first of every group of candidates that lie within `tol` of each other.
+
+    Greedy in the order of the slots: a candidate is kept if no earlier *kept* one is
+    close to it, so chains of neighbours do not swallow each other. The cost is one
+    pass over the slots per kept point, never a slots x slots table.
+
+    **Arguments:**
+
+    - `x`: points, shape `(slots, state)`, best first.
+    - `candidates`: which slots take part.
+    - `tol`: points a, b coincide if |a - b| <= tol max(1, |a|), Euclidean norms.
+
+    **Returns:**
+
+    Mask of shape `(slots,)`.
+    """
+
+    def body(carry):
+        open_, kept = carry
+        i = jnp.argmax(open_)
+        centre = x[i]
+        reach = jnp.asarray(tol, x.dtype) * jnp.maximum(1, norm(centre))
+        near = jax.vmap(lambda other: norm(other - centre))(x) <= reach
+        # The centre leaves the queue even if it is not finite, or this never ends.
+        return open_ & ~near & ~_one_hot(i, open_.size), kept | _one_hot(i, open_.size)
+
+    start = (candidates, jnp.zeros_like(candidates))
+    _, kept = lax.while_loop(lambda carry: jnp.any(carry[0]), body, start)
+    return kept & candidates
+
+
+def first_indices(
+    mask: Bool[Array, " slots"], size: int
+) -> tuple[Array, Bool[Array, " size"]]:
+    """Indices of the first `size` true slots, padded with 0, and which are real."""
+    (index,) = jnp.nonzero(mask, size=size, fill_value=-1)
+    return jnp.maximum(index, 0), index >= 0
+
+
+def norm(x: Float[Array, "..."]) -> Float[Array, ""]:
+    """Euclidean norm whose gradient at 0 is 0 instead of NaN."""
+    squares = jnp.sum(x * x)
+    positive = squares > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1)), 0)
+
+
+def _one_hot(i: Array, size: int) -> Bool[Array, " slots"]:
+    return jnp.arange(size) == i

@@ -1,0 +1,223 @@
+"""Models: equations, the Euler map, constraints, files, bad input."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from helpers import all_models, tree_allclose
+
+import rnndyn as rd
+
+
+NAMES = ["rate", "current", "lowrank_current", "lowrank_rate", "piecewise", "gru"]
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def numpy_velocity(name, m, x, u):
+    """The equations of the docstrings, written down once more in NumPy."""
+    m = eqx.tree_at(lambda _: [], m, [])
+    a = {k: np.asarray(v) for k, v in vars(m).items() if eqx.is_array(v)}
+    if name == "rate":
+        bias = a["b"] + a["b_in"]
+        return (-x + np.tanh(a["W"] @ x + a["W_in"] @ u + bias)) / a["tau"]
+    if name == "current":
+        return (-x + a["W"] @ np.tanh(x) + a["W_in"] @ u + a["b"]) / a["tau"]
+    if name == "lowrank_current":
+        kappa = a["n"].T @ np.tanh(x) / len(x)
+        return (-x + a["m"] @ kappa + a["W_in"] @ u + a["b"]) / a["tau"]
+    if name == "lowrank_rate":
+        W = a["m"] @ a["n"].T + a["W_fixed"]
+        return (-x + np.tanh(W @ x + a["W_in"] @ u + a["b"])) / a["tau"]
+    if name == "piecewise":
+        z = a["A"] * x + a["W"] @ np.maximum(x, 0) + a["h"] + a["W_in"] @ u
+        return (z - x) / a["tau"]
+    z, r, n = np.split(a["W_in"] @ u + a["b"], 3)
+    hz, hr, hn = np.split(a["W"] @ x, 3)
+    candidate = np.tanh(n + sigmoid(r + hr) * (hn + a["b_n"]))
+    return (1 - sigmoid(z + hz)) * (candidate - x) / a["tau"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_field_map_and_ensemble(name, getkey):
+    model = all_models(getkey())[name]
+    x, u = jr.normal(getkey(), (7,)), jr.normal(getkey(), (2,))
+    velocity = numpy_velocity(name, model, np.asarray(x), np.asarray(u))
+    np.testing.assert_allclose(model(0.0, x, u), velocity, rtol=1e-12)
+    np.testing.assert_allclose(model(0.0, x, lambda t: u), velocity, rtol=1e-12)
+    zero = numpy_velocity(name, model, np.asarray(x), np.zeros(2))
+    np.testing.assert_allclose(model(0.0, x, None), zero, rtol=1e-12)
+    dt = 0.004
+    np.testing.assert_allclose(
+        model.map(dt)(x, u), np.asarray(x) + dt * velocity, rtol=1e-12, atol=1e-14
+    )
+    np.testing.assert_allclose(eqx.filter_jit(model)(0.0, x, u), velocity, rtol=1e-12)
+    keys = jr.split(getkey(), 3)
+    nets = rd.models.ensemble(lambda k: all_models(k)[name], keys)
+    assert rd.models.num_members(nets) == 3
+    batched = eqx.filter_vmap(lambda m: m(0.0, x, u))(nets)
+    loop = jnp.stack([rd.models.member(nets, i)(0.0, x, u) for i in range(3)])
+    np.testing.assert_allclose(batched, loop, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_map_trajectory_equals_numpy_euler_loop(name, getkey):
+    model = all_models(getkey())[name]
+    inputs = np.asarray(jr.normal(getkey(), (50, 2)))
+    dt = 0.005
+    x = np.asarray(jr.normal(getkey(), (7,)))
+    states = rd.flows.iterate(model.map(dt), jnp.asarray(x), 50, jnp.asarray(inputs))
+    for u, state in zip(inputs, states, strict=True):
+        x = x + dt * numpy_velocity(name, model, x, u)
+        np.testing.assert_allclose(state, x, rtol=1e-12, atol=1e-12)
+
+
+def test_gru_is_the_discrete_gru_at_dt_equal_tau(getkey):
+    model = all_models(getkey())["gru"]
+    x, u = np.asarray(jr.normal(getkey(), (7,))), np.asarray(jr.normal(getkey(), (2,)))
+    i, h = np.asarray(model.W_in) @ u + model.b, np.asarray(model.W) @ x
+    z, r = sigmoid(i[:7] + h[:7]), sigmoid(i[7:14] + h[7:14])
+    n = np.tanh(i[14:] + r * (h[14:] + model.b_n))
+    got = model.map(0.01)(jnp.asarray(x), jnp.asarray(u))
+    np.testing.assert_allclose(got, (1 - z) * n + z * x, rtol=1e-12)
+
+
+def test_piecewise_discrete_twin(getkey):
+    model = all_models(getkey())["piecewise"]
+    z = jr.normal(getkey(), (7,))
+    expected = model.A * z + model.W @ jax.nn.relu(z) + model.h
+    np.testing.assert_allclose(model.discrete()(z), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["lowrank_current", "lowrank_rate"])
+def test_latent_field_is_exact_on_lifted_states(name, getkey):
+    model = all_models(getkey())[name]
+    if name == "lowrank_rate":
+        with pytest.raises(ValueError, match="W_fixed"):
+            model.reduce()
+        model = eqx.tree_at(lambda m: m.W_fixed, model, None)
+    field = model.reduce(jnp.array([0.3, -0.2]))
+    kappa = jr.normal(getkey(), (2,))
+    if name == "lowrank_current":  # trajectories, not only fixed points
+        x = field.lift(kappa)
+        moved = (model.n.T @ (model(0.0, x, jnp.array([0.3, -0.2])))) * 0
+        lifted = jax.jvp(field.lift, (kappa,), (field(0.0, kappa, None),))[1]
+        full = model(0.0, x, jnp.array([0.3, -0.2]))
+        np.testing.assert_allclose(full, lifted + moved.sum(), rtol=1e-9, atol=1e-10)
+    bound = field.bound()
+    values = model.tau * field(0.0, kappa, None) + kappa
+    assert bool(jnp.all(jnp.abs(values) <= bound))
+
+
+def test_ten_thousand_six_hundred_and_two_parameters(getkey):
+    model = rd.models.RateRNN(
+        2, 100, 2, tau=0.01, key=getkey(), init=rd.models.Xavier()
+    )
+    mask = rd.models.trainable(model)
+    free = eqx.filter(model, mask)
+    assert sum(a.size for a in jax.tree.leaves(free)) == 10_602
+    assert float(jnp.max(jnp.abs(model.W))) <= (6 / 200) ** 0.5
+    assert float(jnp.max(jnp.abs(model.W_in))) <= (6 / 102) ** 0.5
+    assert float(jnp.max(jnp.abs(model.b_in))) <= 0.5**0.5
+    assert not np.any(np.diag(model.W))
+
+
+def test_initialisations_have_the_promised_spectra(getkey):
+    radius = lambda W: float(np.max(np.abs(np.linalg.eigvals(np.asarray(W)))))
+    n = 300
+    m = rd.models
+    gaussian = m.Gaussian(1.3)(1, n, 1, key=getkey()).W
+    assert abs(radius(gaussian) / 1.3 - 1) < 0.12
+    sparse = m.Sparse(0.2, 1.3)(1, n, 1, key=getkey()).W
+    assert abs(radius(sparse) / 1.3 - 1) < 0.12
+    assert abs(float(jnp.mean(sparse != 0)) - 0.2) < 0.02
+    orthogonal = m.Orthogonal(0.9)(1, n, 1, key=getkey()).W
+    np.testing.assert_allclose(orthogonal @ orthogonal.T, 0.81 * np.eye(n), atol=1e-10)
+    dale = m.DaleBalanced(0.8, 1.0)
+    W = dale(1, n, 1, key=getkey()).W
+    assert bool(jnp.all(W * dale.signs(n)[None] >= 0))
+    # An unbalanced matrix has an outlier near n * mean, here above 10.
+    assert radius(W) < 2.0
+
+
+def test_constraints(getkey):
+    m = rd.models
+    model = m.CurrentRNN(2, 20, 1, tau=0.1, key=getkey())
+    signs = m.DaleBalanced(0.75).signs(20)
+    keep = ~jnp.eye(20, dtype=bool)
+    allowed = m.Constraints(W=m.Dale(signs, keep))(model)
+    assert bool(jnp.all(allowed.W * signs[None] >= 0))
+    assert not np.any(np.diag(allowed.W))
+    grad = eqx.filter_grad(lambda raw: jnp.sum(m.Constraints(W=m.Masked(keep))(raw).W))(
+        model
+    )
+    np.testing.assert_array_equal(grad.W, keep.astype(float))
+    with pytest.raises(ValueError, match="no such array"):
+        m.Constraints(V=m.Masked(keep))(model)
+
+
+@pytest.mark.parametrize("name", ["rate", "current", "lowrank_current", "piecewise"])
+def test_file_round_trip(name, tmp_path, getkey):
+    model = all_models(getkey())[name]
+    path = tmp_path / "net.safetensors"
+    rd.save_network(path, model, dt=0.005)
+    again = rd.load_network(path)
+    assert type(again) is type(model)
+    assert tree_allclose(
+        eqx.filter(again, eqx.is_array), eqx.filter(model, eqx.is_array)
+    )
+    assert rd.models.network_dt(path) == 0.005
+    x, u = jr.normal(getkey(), (7,)), jr.normal(getkey(), (2,))
+    np.testing.assert_array_equal(again.readout(x), model.readout(x))
+    np.testing.assert_array_equal(again(0.0, x, u), model(0.0, x, u))
+
+
+def test_npz_with_missing_arrays_and_overrides(tmp_path):
+    path = tmp_path / "net.npz"
+    np.savez(path, W=np.eye(3, dtype=np.float32), form="current")
+    with pytest.raises(ValueError, match="no 'tau'.*load_network.*tau="):
+        rd.load_network(path)
+    model = rd.load_network(path, tau=0.1, activation="tanh")
+    assert model.W.dtype == jnp.float32 and model.input_size == 0
+    with pytest.raises(ValueError, match="override = 'colour' is not known"):
+        rd.load_network(path, tau=0.1, colour="red")
+    np.savez(path, m=np.ones((3, 1)), form="rate", tau=0.1)
+    with pytest.raises(ValueError, match="no 'n'"):
+        rd.load_network(path)
+    np.savez(path, W=np.array([None]))
+    with pytest.raises(ValueError, match="pickle"):
+        rd.load_network(path)
+    (tmp_path / "x.safetensors").write_bytes(b"no")
+    with pytest.raises(ValueError, match="neither"):
+        rd.load_network(tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match="no file"):
+        rd.load_network(tmp_path / "absent.npz")
+
+
+def test_bad_input(getkey):
+    m = rd.models
+    W = jnp.eye(3)
+    cases = [
+        (lambda: m.RateRNN.from_arrays(np.ones((2, 3)), tau=1.0), "W has shape"),
+        (lambda: m.RateRNN.from_arrays(W, np.ones((2, 3)), tau=1.0), "W_in has shape"),
+        (lambda: m.RateRNN.from_arrays(W, tau=-1.0), "tau = -1.0, expected > 0"),
+        (lambda: m.RateRNN.from_arrays(W, tau=np.ones(2)), "tau has shape"),
+        (lambda: m.RateRNN.from_arrays(W * np.nan, tau=1.0), "W has 9 non-finite"),
+        (lambda: m.RateRNN.from_arrays(W, tau=1.0, activation="tan"), "'tan' is not"),
+        (lambda: m.RateRNN(2, 3, 1, tau=1.0), "key = None"),
+        (lambda: m.RateRNN(2, 0, 1, tau=1.0, key=getkey()), "state_size = 0"),
+        (lambda: m.LowRankRNN(1, 3, 1, rank=4, tau=1.0, key=getkey()), "rank = 4"),
+        (lambda: m.LowRankRNN.from_arrays(W, W[:, :1], tau=1.0), "n has shape"),
+        (lambda: m.RateRNN.from_arrays(W, tau=0.1).map(0.2), r"dt/tau = 2"),
+        (lambda: m.RateRNN.from_arrays(W, tau=0.1).map(0.0), r"dt/tau = 0"),
+        (lambda: m.RateRNN.from_arrays(W, tau=0.1)(0.0, W[0], jnp.ones(2)), "input u"),
+        (lambda: m.PiecewiseLinearRNN.from_arrays(np.ones((3, 3)), W), "off-diagonal"),
+        (lambda: m.Sparse(0.0), "density = 0"),
+    ]
+    for call, message in cases:
+        with pytest.raises(ValueError, match=message):
+            call()

@@ -1,0 +1,99 @@
+"""Tasks to the letter of the paper, padded and batched."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+
+import rnndyn as rd
+
+
+Delayed = rd.tasks.DelayedCueDiscrimination
+
+
+@pytest.mark.parametrize("post, base", [(0.0, 16), (0.03, 22)])
+def test_number_of_steps_at_all_delays_of_the_paper(post, base):
+    for i in range(21):
+        delay = 0.02 * i
+        assert Delayed(delay, post).num_steps == base + 4 * i
+
+
+def test_segments_inputs_and_targets(getkey):
+    task = Delayed(0.1, 0.03)
+    for condition, one_hot in [(0, [0, 1]), (1, [1, 0])]:
+        trial = task.trial(jnp.asarray(condition), key=getkey())
+        period = np.repeat([0, 1, 2, 3], [6, 20, 10, 6])
+        np.testing.assert_array_equal(trial.period, period)
+        np.testing.assert_array_equal(trial.inputs, (period == 0)[:, None] * one_hot)
+        np.testing.assert_array_equal(trial.targets, (period == 2)[:, None] * one_hot)
+
+
+@pytest.mark.parametrize("post, late", [(0.0, 10), (0.03, 16)])
+def test_mask_is_the_papers_weighting(post, late, getkey):
+    task = Delayed(0.06, post)
+    trial = task.trial(jnp.asarray(0), key=getkey())
+    total, k = task.num_steps, late
+    weights = np.full(total, k / total)
+    weights[-k:] = 1 - k / total
+    np.testing.assert_allclose(trial.mask, weights / total, rtol=1e-12)
+    error = np.asarray(jr.normal(getkey(), (total,))) ** 2
+    early, late_mse = error[:-k].mean(), error[-k:].mean()
+    identity = (k / total) * (1 - k / total) * (early + late_mse)
+    np.testing.assert_allclose(np.sum(trial.mask * error), identity, rtol=1e-12)
+
+
+def test_padding_changes_nothing_but_the_length(getkey):
+    delays = [0.0, 0.06, 0.2]
+    stacked = Delayed.stack(delays, post_reaction=0.03)
+    assert stacked.num_steps == 22 + 40
+    padded = eqx.filter_vmap(lambda t: t.trial(jnp.asarray(1), key=None))(stacked)
+    for i, delay in enumerate(delays):
+        alone = Delayed(delay, 0.03).trial(jnp.asarray(1), key=getkey())
+        n = alone.mask.shape[0]
+        for name in ("inputs", "targets", "mask", "period"):
+            np.testing.assert_allclose(
+                getattr(padded, name)[i, :n], getattr(alone, name), rtol=1e-12
+            )
+        assert not np.any(padded.mask[i, n:]) and np.all(padded.period[i, n:] == -1)
+
+
+def test_one_program_serves_several_delays(getkey):
+    traces = []
+
+    @eqx.filter_jit
+    def run(task, key):
+        traces.append(1)
+        return task.sample(key).mask
+
+    for delay in (0.0, 0.1, 0.2):
+        run(Delayed(delay, num_steps=60), getkey())
+    assert len(traces) == 1
+
+
+def test_batch_alternates_and_sample_draws_both(getkey):
+    task = Delayed(0.02)
+    np.testing.assert_array_equal(task.batch(6, key=getkey()).condition, [0, 1] * 3)
+    drawn = jax.vmap(lambda k: task.sample(k).condition)(jr.split(getkey(), 200))
+    assert 60 < int(drawn.sum()) < 140
+
+
+def test_delayed_activation():
+    trial = rd.tasks.DelayedActivation(0.03, 0.03).trial()
+    np.testing.assert_array_equal(trial.targets[:, 0], [0] * 6 + [1, 1] + [0] * 6)
+    assert trial.inputs.shape == (14, 0)
+    # The single-example scripts weigh 8/L before and 1 - 8/L after the delay.
+    np.testing.assert_allclose(trial.mask[:6] * 14, 8 / 14)
+    np.testing.assert_allclose(trial.mask[6:] * 14, 1 - 8 / 14)
+
+
+def test_bad_durations():
+    with pytest.raises(ValueError, match="delay = 0.101 s is not .* multiple"):
+        Delayed(0.101)
+    with pytest.raises(ValueError, match="post_reaction = -0.03"):
+        Delayed(0.1, -0.03)
+    with pytest.raises(ValueError, match="num_steps = 10, expected at least 36"):
+        Delayed(0.1, num_steps=10)
+    with pytest.raises(ValueError, match="reaction = 0"):
+        Delayed(0.1, reaction=0.0)
