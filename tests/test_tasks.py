@@ -97,3 +97,21 @@ def test_bad_durations():
         Delayed(0.1, num_steps=10)
     with pytest.raises(ValueError, match="reaction = 0"):
         Delayed(0.1, reaction=0.0)
+
+
+def test_scores_of_perfect_late_and_useless_outputs(getkey):
+    task = Delayed(0.04, 0.03, num_steps=40)
+    trial = task.trial(jnp.asarray(1), key=getkey())
+    perfect = task.score(trial, trial.targets)
+    assert float(perfect.accuracy) == 1 and float(perfect.reliability) == 1
+    late = jnp.roll(trial.targets, 1, axis=0)
+    assert float(task.score(trial, late).accuracy) < 1
+    assert float(task.score(trial, late, lag=1).accuracy) == 1
+    wrong = task.score(trial, trial.targets[:, ::-1])
+    assert float(wrong.accuracy) == 0 and float(wrong.reliability) == 0
+    silent = task.score(trial, jnp.zeros_like(trial.targets))
+    assert float(silent.reliability) == 0
+    activation = rd.tasks.DelayedActivation(0.03)
+    trial = activation.trial()
+    assert float(activation.score(trial, trial.targets).accuracy) == 1
+    assert float(activation.score(trial, 1 - trial.targets).reliability) == 0

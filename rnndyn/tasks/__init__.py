@@ -1,6 +1,10 @@
 """Tasks: trials as pure, jittable functions of a key."""
 
-from ._base import AbstractTask as AbstractTask, Trial as Trial
+from ._base import (
+    AbstractTask as AbstractTask,
+    Score as Score,
+    Trial as Trial,
+)
 from ._memory import (
     DelayedActivation as DelayedActivation,
     DelayedCueDiscrimination as DelayedCueDiscrimination,

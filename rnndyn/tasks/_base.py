@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from .._core._types import KeyLike
 
@@ -29,12 +29,20 @@ class Trial(eqx.Module):
     condition: Int[Array, "*batch"]
 
 
+class Score(eqx.Module):
+    """How well a trial was answered, both in [0, 1]: `accuracy` is the share of
+    answered steps that are right, `reliability` the confidence in the right answer."""
+
+    accuracy: Float[Array, "*batch"]
+    reliability: Float[Array, "*batch"]
+
+
 class AbstractTask(eqx.Module):
     """A task: what is shown, what is wanted, when it counts.
 
     Durations are in seconds. Sizes and `num_steps` are static, so that one compiled
     program serves every value of the array fields (delays, amplitudes). Implement
-    `trial`; `sample` and `batch` work.
+    `trial` and `score`; `sample` and `batch` work.
     """
 
     input_size: eqx.AbstractVar[int]
@@ -48,6 +56,13 @@ class AbstractTask(eqx.Module):
     @abc.abstractmethod
     def trial(self, condition: Int[Array, ""], *, key: KeyLike) -> Trial:
         """The trial of one condition; `key` for everything else that is random."""
+
+    @abc.abstractmethod
+    def score(
+        self, trial: Trial, outputs: Float[Array, "time output"], *, lag: int = 0
+    ) -> Score:
+        """How well `outputs` answer `trial`; `lag` steps after the onset of the answer
+        are left out, 1 for networks whose output is read before the update."""
 
     def sample(self, key: KeyLike) -> Trial:
         """One trial with a condition drawn uniformly."""
@@ -81,3 +96,18 @@ def balanced_mask(
     total = jnp.sum(valid)
     share = jnp.sum(late) / total
     return valid * jnp.where(late > 0, 1 - share, share) / total
+
+
+def answered(
+    trial: Trial, period: int, lag: int, ends: Int[Array, " period"]
+) -> Bool[Array, " time"]:
+    """Steps that count in the score: those of `period` but its first `lag`."""
+    onset = ends[period - 1]
+    return (trial.period == period) & (jnp.arange(trial.mask.shape[0]) >= onset + lag)
+
+
+def masked_mean(
+    values: Float[Array, " time"], mask: Bool[Array, " time"]
+) -> Float[Array, ""]:
+    """Mean over the steps in `mask`, 0 if there is none."""
+    return jnp.sum(jnp.where(mask, values, 0)) / jnp.maximum(jnp.sum(mask), 1)

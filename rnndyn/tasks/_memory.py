@@ -9,7 +9,15 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from .._core._checks import steps_in
-from ._base import AbstractTask, Trial, balanced_mask, period_at
+from ._base import (
+    AbstractTask,
+    Score,
+    Trial,
+    answered,
+    balanced_mask,
+    masked_mean,
+    period_at,
+)
 
 
 class DelayedCueDiscrimination(AbstractTask):
@@ -120,6 +128,20 @@ class DelayedCueDiscrimination(AbstractTask):
             condition=jnp.asarray(condition, jnp.int32),
         )
 
+    def score(self, trial, outputs, *, lag=0):
+        """In the reaction period: how often the right output is the larger one, and
+        its mean share of the sum of both."""
+        mask = answered(trial, 2, lag, self.ends)
+        total = jnp.sum(outputs, axis=1)
+        share = jnp.sum(outputs * trial.targets, axis=1)
+        # Strictly larger: equal outputs are no answer.
+        right = share > jnp.max(jnp.where(trial.targets > 0, -jnp.inf, outputs), axis=1)
+        share = jnp.where(total > 0, share / jnp.where(total > 0, total, 1), 0)
+        return Score(
+            accuracy=masked_mean(right.astype(share.dtype), mask),
+            reliability=masked_mean(share, mask),
+        )
+
 
 class DelayedActivation(AbstractTask):
     """No input; the output must be 0 for the delay, then 1 for the reaction, then
@@ -182,4 +204,14 @@ class DelayedActivation(AbstractTask):
             ),
             period=period,
             condition=jnp.zeros((), jnp.int32),
+        )
+
+    def score(self, trial, outputs, *, lag=0):
+        """Over the whole trial: how often the output is on the right side of 1/2, and
+        one minus its mean distance from the target."""
+        mask = (trial.period >= 0) & (jnp.arange(self.num_steps) >= lag)
+        distance = jnp.abs(outputs - trial.targets)[:, 0]
+        return Score(
+            accuracy=masked_mean((distance < 0.5).astype(distance.dtype), mask),
+            reliability=masked_mean(1 - jnp.minimum(distance, 1), mask),
         )

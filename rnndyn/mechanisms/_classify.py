@@ -1,0 +1,176 @@
+"""From evidence to labels: a decision list whose thresholds are arrays."""
+
+import abc
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .._core._types import KeyLike
+from ..models import AbstractRNN
+from ..tasks import AbstractTask
+from ._features import Features, measure
+from ._mechanism import Mechanism, MechanismReport
+
+
+class AbstractClassifier(eqx.Module):
+    """From `Features` to a `MechanismReport`. Implement this one method; `classify`,
+    tables and plots work with it."""
+
+    @abc.abstractmethod
+    def __call__(self, features: Features) -> MechanismReport:
+        """Label every network and every cue."""
+
+
+def _threshold(value: float) -> Any:
+    return eqx.field(default=value, converter=jnp.asarray)
+
+
+class DecisionList(AbstractClassifier):
+    """Labels by tests in a fixed order; the thresholds are array fields, so that a
+    sensitivity study is a `vmap` over classifiers.
+
+    Per cue, on the map the network was trained as:
+
+    1. `diverged`: the free run left the finite numbers.
+    2. `chaotic`: still moving (`late_rms > moving`) and stretched by more than
+        `exp(stretch)` over the late window.
+    3. `limit_cycle`: still moving, not stretched, and recurrent
+        (`recurrence >= recurrent`). On a map this is an invariant circle (exponent 0)
+        or, if the exponent is negative, a k-cycle.
+    4. `fixed_points`: at rest (`late_rms < resting`) in a certified stable root, and
+        when the delay ended the state already was there (`remaining <= arrived`).
+    5. `slow_manifold`: at rest in the end, but the memory was held on the way there:
+        `remaining > arrived`, and the slowest time constant of the delay is at least
+        `slow` of the unit's own.
+    6. `undetermined` otherwise.
+
+    The network's label is that of its cues if they agree and `mixed` if they are held
+    differently; `not_learned` if the score lies below `accuracy` or `reliability`.
+
+    Not guaranteed: that a slower drift than 60 trial lengths can be told from rest.
+    """
+
+    accuracy: Float[Array, ""] = _threshold(0.8)
+    reliability: Float[Array, ""] = _threshold(0.8)
+    moving: Float[Array, ""] = _threshold(0.05)
+    resting: Float[Array, ""] = _threshold(0.02)
+    stretch: Float[Array, ""] = _threshold(20.0)
+    recurrent: Float[Array, ""] = _threshold(0.9)
+    root_margin: Float[Array, ""] = _threshold(1e-6)
+    arrived: Float[Array, ""] = _threshold(0.1)
+    slow: Float[Array, ""] = _threshold(2.0)
+
+    def __call__(self, features):
+        f = features
+        moving = f.late_rms > self.moving
+        chaotic = moving & (f.growth > self.stretch)
+        cycle = moving & ~chaotic & (f.recurrence >= self.recurrent)
+        stable = f.at_root & (f.root_radius < 1 - self.root_margin)
+        resting = (f.late_rms < self.resting) & stable
+        arrived = f.remaining <= self.arrived
+        slow = f.slow_time >= self.slow * f.unit_time[:, None]
+        cue_code = _first(
+            (~f.finite, Mechanism.diverged),
+            (chaotic, Mechanism.chaotic),
+            (cycle, Mechanism.limit_cycle),
+            (resting & arrived, Mechanism.fixed_points),
+            (resting & slow, Mechanism.slow_manifold),
+        )
+        learned = (f.accuracy > self.accuracy) & (f.reliability > self.reliability)
+        same = jnp.all(cue_code == cue_code[:, :1], axis=1)
+        unsure = jnp.any(cue_code == Mechanism.undetermined, axis=1)
+        code = _first(
+            (jnp.any(cue_code == Mechanism.diverged, axis=1), Mechanism.diverged),
+            (~learned, Mechanism.not_learned),
+            (unsure, Mechanism.undetermined),
+            (~same, Mechanism.mixed),
+            (same, cue_code[:, 0]),
+        )
+        return MechanismReport(
+            code=code,
+            cue_code=cue_code,
+            margin=self._margin(f, cue_code),
+            flow_code=self._flow(f),
+            features=f,
+        )
+
+    def _margin(self, f, cue_code):
+        above = lambda value, limit: value / limit - 1
+        below = lambda value, limit: 1 - value / limit
+        cycle = jnp.minimum(
+            above(f.late_rms, self.moving), above(f.recurrence, self.recurrent)
+        )
+        rest = below(f.late_rms, self.resting)
+        here = jnp.minimum(rest, below(f.remaining, self.arrived))
+        slow = above(f.slow_time, self.slow * f.unit_time[:, None])
+        away = jnp.minimum(rest, jnp.minimum(above(f.remaining, self.arrived), slow))
+        margin = jnp.select(
+            [
+                cue_code == Mechanism.chaotic,
+                cue_code == Mechanism.limit_cycle,
+                cue_code == Mechanism.fixed_points,
+                cue_code == Mechanism.slow_manifold,
+            ],
+            [above(f.growth, self.stretch), cycle, here, away],
+            0.0,
+        )
+        return jnp.maximum(margin, 0)
+
+    def _flow(self, f):
+        moving = f.flow_late_rms > self.moving
+        chaotic = moving & (f.flow_growth > self.stretch)
+        return _first(
+            (~f.flow_finite, Mechanism.diverged),
+            (chaotic, Mechanism.chaotic),
+            (moving & (f.flow_recurrence >= self.recurrent), Mechanism.limit_cycle),
+            (f.flow_late_rms < self.resting, Mechanism.fixed_points),
+        )
+
+
+def _first(*rules):
+    """Code of the first rule that holds, else undetermined."""
+    conditions, codes = zip(*rules, strict=True)
+    codes = [
+        jnp.broadcast_to(jnp.asarray(c, jnp.int32), conditions[0].shape) for c in codes
+    ]
+    return jnp.select(list(conditions), codes, jnp.int32(Mechanism.undetermined))
+
+
+def classify(
+    models: AbstractRNN,
+    task: AbstractTask,
+    *,
+    dt: float | None = None,
+    classifier: AbstractClassifier | None = None,
+    key: KeyLike,
+    **options: Any,
+) -> MechanismReport:
+    """By which mechanism each network of an ensemble holds its memory.
+
+    Every network is shown each cue, left alone at the end of the delay and followed,
+    as the map it was trained as, for 60 trial lengths in float64.
+
+    **Arguments:**
+
+    - `models`: trained networks with a leading axis (`rnndyn.models.ensemble`).
+    - `task`: what they were trained on, with a `"delay"` among its periods; one task,
+        or one per network.
+    - `dt`: step of their Euler map in seconds; the task's by default.
+    - `classifier`: `DecisionList()` by default.
+    - `key`: for the noisy trials that decide whether the task was learned.
+    - `options`: further keywords of `rnndyn.mechanisms.measure`.
+
+    **Returns:** a `MechanismReport`.
+
+    !!! example
+
+        ```python
+        task = rd.tasks.DelayedCueDiscrimination(delay=0.1)
+        report = rd.mechanisms.classify(models, task, key=jax.random.key(0))
+        print(report.counts())
+        ```
+    """
+    classifier = DecisionList() if classifier is None else classifier
+    return classifier(measure(models, task, dt=dt, key=key, **options))

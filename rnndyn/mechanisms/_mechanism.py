@@ -1,0 +1,129 @@
+"""Names of mechanisms and the report that carries them."""
+
+import enum
+from typing import Any
+
+import equinox as eqx
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from ._features import Features
+
+
+class Mechanism(enum.IntEnum):
+    """How a network holds a memory. The codes are frozen: appended, never reused."""
+
+    undetermined = 0
+    not_learned = 1
+    fixed_points = 2
+    limit_cycle = 3
+    slow_manifold = 4
+    mixed = 5
+    chaotic = 6
+    diverged = 7
+
+
+MECHANISMS: tuple[str, ...] = tuple(m.name for m in Mechanism)
+"""Names by code."""
+
+
+class MechanismReport(eqx.Module):
+    """Labels of an ensemble with the numbers that decided them.
+
+    - `code` `(member,)`: codes of `Mechanism`.
+    - `cue_code` `(member, cue)`: what holds each cue, whether learned or not.
+    - `margin` `(member, cue)`: relative distance of the deciding number from its
+        threshold, the smallest over the tests passed; 0 where undetermined.
+    - `flow_code` `(member, cue)`: what the continuous flow does in place of the map:
+        `fixed_points` (it comes to rest), `limit_cycle`, `chaotic`, `diverged`,
+        `undetermined`.
+    - `features`: all evidence, see `Features`.
+    """
+
+    code: Int[Array, " member"]
+    cue_code: Int[Array, "member cue"]
+    margin: Float[Array, "member cue"]
+    flow_code: Int[Array, "member cue"]
+    features: Features
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the labels, one a network."""
+        return [MECHANISMS[int(c)] for c in np.asarray(self.code)]
+
+    def counts(self) -> dict[str, int]:
+        """How many networks carry each label that occurs."""
+        codes = np.asarray(self.code)
+        return {
+            name: int(np.sum(codes == i))
+            for i, name in enumerate(MECHANISMS)
+            if np.any(codes == i)
+        }
+
+    def evidence(self, member: int) -> list[str]:
+        """Why one network has its label, a line per cue."""
+        lines = []
+        f = self.features
+        for cue in range(self.cue_code.shape[1]):
+            at = lambda a, cue=cue: float(np.asarray(a)[member, cue])
+            code = MECHANISMS[int(self.cue_code[member, cue])]
+            flow = MECHANISMS[int(self.flow_code[member, cue])]
+            if code == "limit_cycle":
+                what = (
+                    f"oscillates, rms {at(f.late_rms):.3g}, period "
+                    f"{1e3 * at(f.period):.1f} ms, recurrence {at(f.recurrence):.3f}, "
+                    f"leading exponent {at(f.exponent):.2g}/s"
+                )
+            else:
+                what = (
+                    f"late rms {at(f.late_rms):.2g}, root at {at(f.root_distance):.1g} "
+                    f"(residual {at(f.root_residual):.1g}, max multiplier "
+                    f"{at(f.root_radius):.4f}), {100 * at(f.remaining):.0f} % of the way "
+                    f"still to go when the delay ends, slowest time constant "
+                    f"{1e3 * at(f.slow_time):.0f} ms in {int(at(f.num_slow))} direction(s)"
+                    f", gap {at(f.slow_gap):.1f}"
+                )
+            lines.append(f"cue {cue}: {code}: {what}; as a flow: {flow}")
+        return lines
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as NumPy arrays and names, by dotted name."""
+        fields = {
+            f"features.{k}": np.asarray(v) for k, v in vars(self.features).items()
+        }
+        return {
+            "mechanism": self.names,
+            "code": np.asarray(self.code),
+            "cue_code": np.asarray(self.cue_code),
+            "flow_code": np.asarray(self.flow_code),
+            "margin": np.asarray(self.margin),
+            **fields,
+        }
+
+    def to_xarray(self) -> Any:
+        """An `xarray.Dataset` with dimensions `member` and `cue` (needs the extra
+        `rnndyn[data]`)."""
+        import xarray
+
+        dims = {1: ("member",), 2: ("member", "cue")}
+        return xarray.Dataset(
+            {k: (dims[np.ndim(v)], np.asarray(v)) for k, v in self.to_dict().items()}
+        )
+
+
+def shares(codes: Any, mechanism: Mechanism, level: float = 0.95) -> tuple:
+    """Share of a label with its Wilson interval: `(share, low, high)`.
+
+    **Reference:** Wilson 1927, doi:10.1080/01621459.1927.10502953.
+    """
+    codes = np.asarray(codes)
+    n, k = codes.size, int(np.sum(codes == mechanism))
+    if n == 0:
+        return (float("nan"), 0.0, 1.0)
+    from statistics import NormalDist
+
+    z = NormalDist().inv_cdf(0.5 + level / 2)
+    p = k / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
+    return (p, float(centre - half), float(centre + half))
