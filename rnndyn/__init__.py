@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         mechanisms as mechanisms,
         models as models,
         plots as plots,
+        studies as studies,
         tasks as tasks,
         training as training,
     )
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_ROOMS = ("dynamics", "flows", "mechanisms", "models", "plots", "tasks", "training")
+_ROOMS = ("dynamics", "flows", "mechanisms", "models", "plots", "studies", "tasks", "training")
 _NAMES = {
     "Map": "._core._system",
     "Verdict": "._core._verdicts",

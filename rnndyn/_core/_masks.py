@@ -53,8 +53,9 @@ def first_indices(
 def norm(x: Float[Array, "..."]) -> Float[Array, ""]:
     """Euclidean norm whose gradient at 0 is 0 instead of NaN."""
     squares = jnp.sum(x * x)
-    positive = squares > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1)), 0)
+    # `!=`, not `>`: NaN must stay NaN.
+    regular = squares != 0
+    return jnp.where(regular, jnp.sqrt(jnp.where(regular, squares, 1)), 0)
 
 
 def _one_hot(i: Array, size: int) -> Bool[Array, " slots"]:

@@ -10,6 +10,18 @@ from ._mechanism import (
     MECHANISMS as MECHANISMS,
     Mechanism as Mechanism,
     MechanismReport as MechanismReport,
-    shares as shares,
+    wilson as wilson,
 )
-from ._run import FreeRun as FreeRun, flow_map as flow_map, free_run as free_run
+from ._report import (
+    Attractors as Attractors,
+    Pulses as Pulses,
+    Report as Report,
+    analyse as analyse,
+)
+from ._run import (
+    FreeRun as FreeRun,
+    LateRun as LateRun,
+    flow_map as flow_map,
+    free_run as free_run,
+    settle as settle,
+)

@@ -4,6 +4,7 @@ import abc
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -173,4 +174,6 @@ def classify(
         ```
     """
     classifier = DecisionList() if classifier is None else classifier
-    return classifier(measure(models, task, dt=dt, key=key, **options))
+    features = measure(models, task, dt=dt, key=key, **options)
+    with jax.enable_x64(True):
+        return classifier(features)

@@ -40,8 +40,8 @@ class Features(eqx.Module):
         constant of the linearised map there; `num_slow`, `slow_gap`: how many slow
         directions lie above the largest gap among the ten slowest, and that gap.
     - `flow_late_rms`, `flow_growth`, `flow_period`, `flow_recurrence`,
-        `flow_finite`: the same numbers for the continuous flow; `flow_root_rightmost` (1/s): rightmost eigenvalue of
-        the flow at the root.
+        `flow_finite`: the same numbers for the continuous flow;
+        `flow_root_rightmost` (1/s): rightmost eigenvalue of the flow at the root.
     """
 
     accuracy: Float[Array, " member"]
@@ -123,8 +123,7 @@ def _run_all(models, task, keys, dt, trials, spread, lag):
         run = jax.vmap(lambda c: free_run(model, one_task, c, system=system))(cues)
         flow = flow_map(model, dt)
         flow_run = jax.vmap(lambda c: free_run(model, one_task, c, system=flow))(cues)
-        flow_run = eqx.tree_at(lambda r: r.held, flow_run, jnp.zeros(()))
-        return run, flow_run, _score(model, one_task, key, dt, trials, spread, lag)
+        return run, flow_run.late, _score(model, one_task, key, dt, trials, spread, lag)
 
     return jax.lax.map(one, (arrays, keys))
 
@@ -164,15 +163,15 @@ def _slow_states(models, task, runs, dt):
             begin = jnp.minimum(one_task.ends[0], run.memory_end)
             inside = (steps >= begin) & (steps <= run.memory_end)
             slowest = jnp.argmin(jnp.where(inside, moved, jnp.inf))
-            x = jnp.where(run.finite, run.held[slowest], 0)
-            extent = jnp.max(jnp.linalg.norm(run.held - run.final[None], axis=1))
+            x = jnp.where(run.late.finite, run.held[slowest], 0)
+            extent = jnp.max(jnp.linalg.norm(run.held - run.late.final[None], axis=1))
             extent = jnp.where(extent > 0, extent, 1)
             ending = run.held[run.memory_end]
             return {
                 "state": x,
                 "speed": moved[slowest],
                 "jacobian": jacobian(model.map(dt), x, None),
-                "remaining": jnp.linalg.norm(ending - run.final) / extent,
+                "remaining": jnp.linalg.norm(ending - run.late.final) / extent,
                 "drift": jnp.linalg.norm(ending - run.held[begin - 1]) / extent,
             }
 
@@ -183,7 +182,7 @@ def _slow_states(models, task, runs, dt):
 
 def _roots(models, runs: FreeRun, slow_states, dt):
     """Certified roots reached from the final states, a slot per cue."""
-    starts = jnp.where(runs.finite[..., None], runs.final, 0)
+    starts = jnp.where(runs.late.finite[..., None], runs.late.final, 0)
     plain = MultiStart(num_large=0, rounds=0)
 
     def search(model, x0s):
@@ -214,18 +213,18 @@ def _assemble(models, runs, flow_runs, score, slow, roots, dt) -> Features:
     rate = np.sort(np.abs(np.log(np.maximum(np.abs(values), 1e-300))), axis=-1)
     leading = np.maximum(rate[..., :10], 1e-12)
     gaps = leading[..., 1:] / leading[..., :-1]
-    scale = np.maximum(1, np.linalg.norm(np.asarray(runs.final), axis=-1))
+    scale = np.maximum(1, np.linalg.norm(np.asarray(runs.late.final), axis=-1))
     at_root = roots["found"] & (roots["distance"] <= 1e-2 * scale)
     return Features(
         accuracy=score.accuracy,
         reliability=score.reliability,
         unit_time=jnp.max(models.tau.reshape(len(values), -1), axis=1),
-        finite=runs.finite,
-        late_rms=runs.late_rms,
-        period=runs.period * dt,
-        recurrence=runs.recurrence,
-        exponent=runs.exponent / dt,
-        growth=runs.growth,
+        finite=runs.late.finite,
+        late_rms=runs.late.rms,
+        period=runs.late.period * dt,
+        recurrence=runs.late.recurrence,
+        exponent=runs.late.exponent / dt,
+        growth=runs.late.growth,
         at_root=jnp.asarray(at_root),
         root_residual=jnp.asarray(roots["residual"]),
         root_distance=jnp.asarray(roots["distance"]),
@@ -237,7 +236,7 @@ def _assemble(models, runs, flow_runs, score, slow, roots, dt) -> Features:
         num_slow=jnp.asarray(np.argmax(gaps, axis=-1) + 1),
         slow_gap=jnp.asarray(np.max(gaps, axis=-1)),
         flow_finite=flow_runs.finite,
-        flow_late_rms=flow_runs.late_rms,
+        flow_late_rms=flow_runs.rms,
         flow_period=flow_runs.period * dt,
         flow_recurrence=flow_runs.recurrence,
         flow_growth=flow_runs.growth,

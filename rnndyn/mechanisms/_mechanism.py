@@ -1,6 +1,7 @@
 """Names of mechanisms and the report that carries them."""
 
 import enum
+from statistics import NormalDist
 from typing import Any
 
 import equinox as eqx
@@ -76,12 +77,12 @@ class MechanismReport(eqx.Module):
                 )
             else:
                 what = (
-                    f"late rms {at(f.late_rms):.2g}, root at {at(f.root_distance):.1g} "
-                    f"(residual {at(f.root_residual):.1g}, max multiplier "
-                    f"{at(f.root_radius):.4f}), {100 * at(f.remaining):.0f} % of the way "
-                    f"still to go when the delay ends, slowest time constant "
-                    f"{1e3 * at(f.slow_time):.0f} ms in {int(at(f.num_slow))} direction(s)"
-                    f", gap {at(f.slow_gap):.1f}"
+                    f"late rms {at(f.late_rms):.2g}, root at distance "
+                    f"{at(f.root_distance):.1g} (residual {at(f.root_residual):.1g}, "
+                    f"largest multiplier {at(f.root_radius):.4f}), "
+                    f"{100 * at(f.remaining):.0f} % of the way still to go when the "
+                    f"delay ends, slowest time constant {1e3 * at(f.slow_time):.0f} ms "
+                    f"in {int(at(f.num_slow))} direction(s), gap {at(f.slow_gap):.1f}"
                 )
             lines.append(f"cue {cue}: {code}: {what}; as a flow: {flow}")
         return lines
@@ -111,19 +112,15 @@ class MechanismReport(eqx.Module):
         )
 
 
-def shares(codes: Any, mechanism: Mechanism, level: float = 0.95) -> tuple:
-    """Share of a label with its Wilson interval: `(share, low, high)`.
+def wilson(k: int, n: int, level: float = 0.95) -> tuple[float, float, float]:
+    """A share `k/n` with its Wilson interval: `(share, low, high)`.
 
     **Reference:** Wilson 1927, doi:10.1080/01621459.1927.10502953.
     """
-    codes = np.asarray(codes)
-    n, k = codes.size, int(np.sum(codes == mechanism))
     if n == 0:
         return (float("nan"), 0.0, 1.0)
-    from statistics import NormalDist
-
     z = NormalDist().inv_cdf(0.5 + level / 2)
     p = k / n
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
-    return (p, float(centre - half), float(centre + half))
+    return (p, centre - half, centre + half)

@@ -12,31 +12,38 @@ from ..models import AbstractRNN
 from ..tasks import AbstractTask
 
 
-class FreeRun(eqx.Module):
-    """What one network does after one cue, left alone from the end of the delay.
+class LateRun(eqx.Module):
+    """Where a long run at constant input ends up.
 
-    - `held` `(time, state)`: states of the trial up to the end of the delay, padded
-      with free states after it; `memory_end`: index of the last state of the delay.
-    - `late_rms`: root mean square over units and time of the deviation from the time
+    - `rms`: root mean square over units and time of the deviation from the time
       average in the late window (state units).
     - `period`: in steps, by autocorrelation of the late window, 0 if there is none;
       `recurrence`: the autocorrelation at that lag, 1 for a closed orbit.
     - `exponent`: leading Lyapunov exponent in the late window, per step; `growth`:
       the same times the number of steps of the window.
-    - `final`: the last state; `settled_speed`: `|F(x) - x|` there.
-    - `finite`: the run never left the finite numbers.
+    - `final`: the last state; `finite`: the window holds finite numbers only.
     """
 
-    held: Float[Array, "*batch time state"]
-    memory_end: Int[Array, "*batch"]
-    late_rms: Float[Array, "*batch"]
+    rms: Float[Array, "*batch"]
     period: Float[Array, "*batch"]
     recurrence: Float[Array, "*batch"]
     exponent: Float[Array, "*batch"]
     growth: Float[Array, "*batch"]
     final: Float[Array, "*batch state"]
-    settled_speed: Float[Array, "*batch"]
     finite: Bool[Array, "*batch"]
+
+
+class FreeRun(eqx.Module):
+    """What one network does after one cue, left alone from the end of the delay.
+
+    - `held` `(time, state)`: states of the trial up to the end of the delay, padded
+      with free states after it; `memory_end`: index of the last state of the delay.
+    - `late`: where it ends up.
+    """
+
+    held: Float[Array, "*batch time state"]
+    memory_end: Int[Array, "*batch"]
+    late: LateRun
 
 
 def free_run(
@@ -68,36 +75,59 @@ def free_run(
         return x, x
 
     x, held = jax.lax.scan(step, model.initial_state(), inputs)
-    zero = jnp.zeros(model.input_size, x.dtype)
-    middle = (trials - late - 1) * length
-    x = jax.lax.fori_loop(0, middle, lambda _, x: system(x, zero), x)
-
-    def late_step(carry, _):
-        x, v, log_growth = carry
-        x, v = jax.jvp(lambda x: system(x, zero), (x,), (v,))
-        size = jnp.linalg.norm(v)
-        v = v / jnp.where(size > 0, size, 1)
-        return (x, v, log_growth + jnp.log(jnp.where(size > 0, size, 1))), x
-
-    v = jnp.cos(1.0 + jnp.arange(x.size, dtype=x.dtype))
-    v = v / jnp.linalg.norm(v)
-    window = late * length
-    (x, _, growth), states = jax.lax.scan(
-        late_step, (x, v, jnp.zeros((), x.dtype)), None, length=window
+    late_run = settle(
+        system,
+        x,
+        jnp.zeros(model.input_size, x.dtype),
+        transient=(trials - late - 1) * length,
+        window=late * length,
     )
-    centred = states - jnp.mean(states, axis=0, keepdims=True)
-    finite = jnp.all(jnp.isfinite(held)) & jnp.all(jnp.isfinite(states))
-    period, recurrence = _period(jnp.where(finite, centred, 0))
     return FreeRun(
         held=held,
         memory_end=jnp.sum(shown) - 1,
-        late_rms=jnp.sqrt(jnp.mean(centred**2)),
+        late=eqx.tree_at(
+            lambda r: r.finite, late_run, late_run.finite & jnp.all(jnp.isfinite(held))
+        ),
+    )
+
+
+def settle(
+    system: Map,
+    x: Float[Array, " state"],
+    u: Float[Array, " input"],
+    *,
+    transient: int,
+    window: int,
+) -> LateRun:
+    """Iterate a map at constant input and describe where it ends up.
+
+    **Arguments:**
+
+    - `system`: the map; `x`: the start; `u`: the input.
+    - `transient`: steps to discard; `window`: steps over which statistics are taken.
+    """
+    x = jax.lax.fori_loop(0, transient, lambda _, x: system(x, u), x)
+
+    def step(carry, _):
+        x, v, log_growth = carry
+        x, v = jax.jvp(lambda x: system(x, u), (x,), (v,))
+        size = jnp.linalg.norm(v)
+        size = jnp.where(size > 0, size, 1)
+        return (x, v / size, log_growth + jnp.log(size)), x
+
+    v = jnp.cos(1.0 + jnp.arange(x.size, dtype=x.dtype))
+    start = (x, v / jnp.linalg.norm(v), jnp.zeros((), x.dtype))
+    (x, _, growth), states = jax.lax.scan(step, start, None, length=window)
+    centred = states - jnp.mean(states, axis=0, keepdims=True)
+    finite = jnp.all(jnp.isfinite(states))
+    period, recurrence = _period(jnp.where(finite, centred, 0))
+    return LateRun(
+        rms=jnp.sqrt(jnp.mean(centred**2)),
         period=period,
         recurrence=recurrence,
         exponent=growth / window,
         growth=growth,
         final=x,
-        settled_speed=jnp.linalg.norm(system(x, zero) - x),
         finite=finite,
     )
 

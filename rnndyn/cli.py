@@ -1,0 +1,227 @@
+"""The command line: `rnndyn demo | doctor | analyse`. Nothing lives only here."""
+
+import os
+import platform
+import sys
+import time
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from . import _bootstrap
+
+
+PACKAGES = (
+    "rnndyn",
+    "jax",
+    "jaxlib",
+    "equinox",
+    "diffrax",
+    "optimistix",
+    "lineax",
+    "optax",
+    "numpy",
+    "safetensors",
+)
+
+
+@dataclass
+class Demo:
+    """Train an ensemble over delays, learning rates and seeds, label every network,
+    and write weights, results, manifest.json and report.png."""
+
+    out: Path = Path("rnndyn-demo")
+    """Folder to write to."""
+    delays: tuple[int, ...] = (20, 60, 100, 140)
+    """Delays in ms."""
+    learning_rates: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0)
+    """Learning rates."""
+    seeds: int = 8
+    """Networks a cell."""
+    units: int = 64
+    """Units a network."""
+    epochs: int = 800
+    """Updates a network."""
+    batch: int = 16
+    """Trials an update."""
+
+    def run(self) -> None:
+        from . import studies
+
+        start = time.perf_counter()
+        config = studies.EnsembleConfig(
+            delays=self.delays,
+            learning_rates=self.learning_rates,
+            seeds=self.seeds,
+            units=self.units,
+            epochs=self.epochs,
+            batch=self.batch,
+        )
+        run = studies.run_ensemble(config, progress=True, say=print)
+        print(f"\n{run.table()}\n")
+        print(
+            "labels are those of the Euler map that was trained; one network of each:"
+        )
+        seen = set()
+        for i, name in enumerate(run.report.names):
+            if name not in seen:
+                seen.add(name)
+                print(f"network {i}: {name}")
+                print(*(f"  {line}" for line in run.report.evidence(i)), sep="\n")
+        studies.save_ensemble(run, self.out)
+        if _has("matplotlib"):
+            studies.plot_ensemble(run).savefig(self.out / "report.png", dpi=130)
+        else:
+            print('no figure: pip install "rnndyn[plot]"')
+        print(f"wrote {self.out}/ in {time.perf_counter() - start:.0f} s altogether")
+
+
+@dataclass
+class Analyse:
+    """Say by which mechanism a trained network (npz or safetensors of named arrays)
+    holds a memory: fixed points, slow points, attractors, read-outs, evidence."""
+
+    file: Path
+    """Arrays `form`, `tau`, `W` or `m` and `n`, and optionally `dt`, `activation`,
+    `W_in`, `b`, `W_out`, `x0`."""
+    out: Path | None = None
+    """Figure to write, `FILE`.png in the current folder by default."""
+    form: str | None = None
+    """rate, current or piecewise, if the file does not say."""
+    tau: float | None = None
+    """Time constant in seconds, if the file does not say."""
+    dt: float | None = None
+    """Step of the Euler map in seconds, if the file does not say."""
+    activation: str | None = None
+    """Activation, if the file does not say."""
+    readout: str | None = None
+    """Read-out nonlinearity."""
+    scale: str | None = None
+    """1/N or 1: factor of m n^T in low-rank networks."""
+    starts: int = 32
+    """Random starts of each kind; more search harder."""
+    seed: int = 0
+    """Of the random starts."""
+
+    def run(self) -> None:
+        import jax
+        import numpy as np
+
+        import rnndyn as rd
+
+        start = time.perf_counter()
+        names = ("form", "tau", "activation", "readout", "scale")
+        given = {k: v for k in names if (v := getattr(self, k)) is not None}
+        model = rd.load_network(self.file, **given)
+        dt = rd.models.network_dt(self.file) if self.dt is None else self.dt
+        key = jax.random.key(self.seed)
+        report = rd.analyse(model, dt=dt, starts=self.starts, key=key)
+        print(f"{type(model).__name__}, {model.state_size} units, {self.file.name}")
+        print("\nfixed points (flow; eigenvalues and speeds in units of 1/tau)")
+        unit = float(model.time_scale)
+        for i, x in enumerate(report.points):
+            leading = np.round(report.eigenvalues[i, :3] * unit, 5)
+            state = {-1: "stable", 0: "undecided", 1: "unstable"}
+            text = f"{i:3d} {state[int(report.stability[i])]:9s}"
+            text += f" residual {report.residual[i]:.0e}"
+            if report.latent is not None:
+                text += f" kappa {np.round(report.latent[i] + 0.0, 6)}"
+            else:
+                text += f" |x| {np.linalg.norm(x):.4f}"
+            text += f" read-out {np.round(report.readout[i] + 0.0, 4)}"
+            text += f" eigenvalues {_numbers(leading)}"
+            if dt is not None:
+                text += f", largest multiplier in the map {report.map_radius[i]:.4f}"
+            print(text)
+        print(f"slow points (speed minima that are no roots): {len(report.slow)}")
+        for title, found in (
+            ("flow", report.attractors),
+            ("Euler map", report.map_attractors),
+        ):
+            if found is None:
+                continue
+            print(f"\nattractors of the {title}, share of {found.count.sum()} runs")
+            for k, kind in enumerate(found.kind):
+                interval = f"{found.low[k]:.2f}-{found.high[k]:.2f}"
+                text = f"  {kind} {found.share[k]:.2f} ({interval})"
+                if found.point[k] >= 0:
+                    text += f" = point {found.point[k]}"
+                if kind == "limit_cycle":
+                    text += f" period {found.period[k]:.4f} s, rms {found.rms[k]:.3g}"
+                print(text)
+        print(f"\nmechanism: {report.mechanism}")
+        print(*(f"  {line}" for line in report.evidence), sep="\n")
+        if _has("matplotlib"):
+            out = self.out or Path(f"{self.file.stem}.png")
+            report.plot().savefig(out, dpi=130)
+            print(f"wrote {out}")
+        else:
+            print('no figure: pip install "rnndyn[plot]"')
+        print(f"{time.perf_counter() - start:.0f} s")
+
+
+@dataclass
+class Doctor:
+    """Print devices, precision, BLAS threads, compilation cache and versions."""
+
+    packages: tuple[str, ...] = PACKAGES
+    """Packages whose versions are printed."""
+
+    def run(self) -> None:
+        import jax
+
+        devices = ", ".join(str(d) for d in jax.devices())
+        print(f"python      {platform.python_version()} on {platform.platform()}")
+        print(f"devices     {jax.device_count()} ({devices})")
+        cores = _bootstrap.available_cores()
+        print(f"cores       {cores}")
+        x64 = jax.config.jax_enable_x64
+        print(f"precision   training float{64 if x64 else 32}, verdicts float64")
+        print(f"matmul      {jax.config.jax_default_matmul_precision or 'default'}")
+        threads = os.environ.get("OPENBLAS_NUM_THREADS", "not set")
+        advice = "" if threads == "1" else "  <- set to 1: 15-200x on small matrices"
+        print(f"BLAS        OPENBLAS_NUM_THREADS={threads}{advice}")
+        print(f"XLA_FLAGS   {os.environ.get('XLA_FLAGS', '')}")
+        print(f"cache       {jax.config.jax_compilation_cache_dir or 'off'}")
+        for name in self.packages:
+            try:
+                print(f"{name:11s} {version(name)}")
+            except PackageNotFoundError:
+                print(f"{name:11s} not installed")
+        for name in ("matplotlib", "xarray", "zarr", "tyro"):
+            print(
+                f"{name:11s} {'installed' if _has(name) else 'not installed (extra)'}"
+            )
+
+
+def main() -> None:
+    """Entry point of the command `rnndyn`."""
+    try:
+        import tyro
+    except ImportError:
+        sys.exit('the command line needs tyro: pip install "rnndyn[cli]"')
+    command = tyro.extras.subcommand_cli_from_dict(
+        {"demo": Demo, "doctor": Doctor, "analyse": Analyse},
+        description="By which mechanism does a recurrent network hold a memory?",
+    )
+    _bootstrap.configure()
+    try:
+        command.run()
+    except ValueError as error:
+        sys.exit(f"rnndyn: {error}")
+
+
+def _has(module: str) -> bool:
+    from importlib.util import find_spec
+
+    return find_spec(module) is not None
+
+
+def _numbers(values) -> str:
+    return " ".join(
+        f"{v.real:.5g}{v.imag:+.5g}i" if v.imag else f"{v.real:.5g}" for v in values
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""Ensembles: phase diagrams and learning curves."""
+
+from typing import Any
+
+import numpy as np
+
+from ._style import COLOURS, tidy
+
+
+def phase_diagram(ax: Any, labels: Any, rows: Any, columns: Any, **names: str) -> Any:
+    """Shares of mechanisms, one bar a cell.
+
+    **Arguments:**
+
+    - `labels`: names of mechanisms, shape `(row, column, seed)`.
+    - `rows`, `columns`: coordinate of each row and column.
+    - `names`: `row=` and `column=`, axis labels with units.
+    """
+    labels = np.asarray(labels)
+    present = [name for name in COLOURS if np.any(labels == name)]
+    for i in range(labels.shape[0]):
+        for j in range(labels.shape[1]):
+            left = j - 0.45
+            for name in present:
+                width = 0.9 * float(np.mean(labels[i, j] == name))
+                ax.barh(i, width, 0.9, left, color=COLOURS[name], align="center")
+                left += width
+    for name in present:
+        ax.barh(0, 0, color=COLOURS[name], label=name.replace("_", " "))
+    ax.set_xticks(range(labels.shape[1]), [f"{c:g}" for c in columns])
+    ax.set_yticks(range(labels.shape[0]), [f"{r:g}" for r in rows])
+    ax.legend(fontsize=7, frameon=False, ncol=3, loc="upper center",
+              bbox_to_anchor=(0.5, -0.18))  # fmt: skip
+    x, y = names.get("column", ""), names.get("row", "")
+    return tidy(ax, title="share of networks", x=x, y=y)
+
+
+def loss_curves(ax: Any, epochs: Any, losses: Any, labels: Any) -> Any:
+    """Median loss per mechanism over single networks; `losses` `(member, record)`."""
+    losses, labels = np.asarray(losses), np.asarray(labels)
+    for curve, name in zip(losses, labels, strict=True):
+        ax.plot(epochs, curve, lw=0.3, alpha=0.35, color=COLOURS[name])
+    for name, colour in COLOURS.items():
+        if np.any(labels == name):
+            median = np.nanmedian(losses[labels == name], axis=0)
+            ax.plot(epochs, median, lw=1.8, color=colour, label=name.replace("_", " "))
+    ax.set_yscale("log")
+    return tidy(ax, title="loss", x="epoch", y="weighted MSE")

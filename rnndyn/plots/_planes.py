@@ -1,0 +1,103 @@
+"""State space in a plane: trajectories, fixed and slow points, spectra."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ._style import PATH, SLOW, STABLE, UNSTABLE, tidy
+
+
+class Plane(NamedTuple):
+    """An affine plane: coordinates `(x - origin) @ axes`, `axes` `(state, 2)`."""
+
+    origin: np.ndarray
+    axes: np.ndarray
+    labels: tuple[str, str]
+
+    def __call__(self, x: Any) -> np.ndarray:
+        """Coordinates of states `(..., state)`."""
+        return (np.asarray(x) - self.origin) @ self.axes
+
+
+def pca_plane(states: Any) -> Plane:
+    """The plane of the first two principal components of states `(..., state)`."""
+    flat = np.asarray(states, float).reshape(-1, np.shape(states)[-1])
+    origin = flat.mean(axis=0)
+    _, values, axes = np.linalg.svd(flat - origin, full_matrices=False)
+    share = values**2 / max(np.sum(values**2), 1e-300)
+    labels = tuple(f"PC{i + 1} ({100 * share[i]:.0f} %)" for i in range(2))
+    return Plane(origin, axes[:2].T, (labels[0], labels[1]))
+
+
+def latent_plane(model: Any) -> Plane:
+    """The latent plane of a rank-2 network in current form, `x = m kappa`."""
+    axes = np.linalg.pinv(np.asarray(model.m, float)).T
+    return Plane(np.zeros(len(axes)), axes, ("kappa 1", "kappa 2"))
+
+
+def trajectories(ax: Any, plane: Plane, paths: Any, **style: Any) -> Any:
+    """Paths `(path, time, state)` in a plane; a dot where each begins."""
+    style = {"lw": 0.9, "color": PATH, "alpha": 0.9} | style
+    for path in np.asarray(paths):
+        line = plane(path)
+        ax.plot(line[:, 0], line[:, 1], **style)
+        ax.plot(*line[0], ".", ms=4, color=style["color"])
+    return tidy(ax, x=plane.labels[0], y=plane.labels[1])
+
+
+def points(ax: Any, plane: Plane, x: Any, stability: Any, slow: Any = ()) -> Any:
+    """Fixed points (filled: stable, open: unstable) and slow points (triangles).
+
+    `x` `(point, state)`, `stability` `(point,)` in -1, 0, 1, `slow` `(point, state)`.
+    """
+    x, stability = np.asarray(x), np.asarray(stability)
+    for code, face, edge, label in (
+        (-1, STABLE, STABLE, "stable"),
+        (0, "#bbbbbb", STABLE, "undecided"),
+        (1, "white", UNSTABLE, "unstable"),
+    ):
+        chosen = plane(x[stability == code]) if len(x) else np.zeros((0, 2))
+        if len(chosen):
+            ax.scatter(
+                *chosen.T, s=34, c=face, edgecolors=edge, lw=1.4, zorder=5, label=label
+            )
+    if len(slow):
+        at = plane(slow)
+        ax.scatter(*at.T, s=26, c=SLOW, marker="^", zorder=4, label="slow")
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(fontsize=7, frameon=False)
+    return ax
+
+
+def speed_field(ax: Any, plane: Plane, field: Any, *, num: int = 24) -> Any:
+    """Streamlines of a vector field in a plane; `field` maps states `(n, state)` to
+    velocities `(n, state)`. Off-plane components of the velocity are not shown."""
+    (x0, x1), (y0, y1) = ax.get_xlim(), ax.get_ylim()
+    gx, gy = np.meshgrid(np.linspace(x0, x1, num), np.linspace(y0, y1, num))
+    flat = np.stack([gx.ravel(), gy.ravel()], axis=1)
+    states = plane.origin + flat @ np.linalg.pinv(plane.axes)
+    v = (np.asarray(field(states)) @ plane.axes).reshape(num, num, 2)
+    ax.streamplot(
+        gx, gy, v[..., 0], v[..., 1], color="#cccccc", density=0.9, linewidth=0.6,
+        arrowsize=0.6, zorder=0,
+    )  # fmt: skip
+    ax.set_xlim(x0, x1)
+    ax.set_ylim(y0, y1)
+    return ax
+
+
+def spectrum(
+    ax: Any, eigenvalues: Any, *, kind: str = "flow", unit: float = 1.0
+) -> Any:
+    """Eigenvalues `(point, state)` of a flow (times `unit`, with the imaginary axis)
+    or a map (with the unit circle)."""
+    values = np.ravel(eigenvalues) * (unit if kind == "flow" else 1.0)
+    ax.plot(values.real, values.imag, ".", ms=3, color=PATH)
+    if kind == "flow":
+        ax.axvline(0, lw=0.7, color="#999999")
+    else:
+        angle = np.linspace(0, 2 * np.pi, 200)
+        ax.plot(np.cos(angle), np.sin(angle), lw=0.7, color="#999999")
+        ax.set_aspect("equal")
+    unit_name = "1/tau" if kind == "flow" else "multiplier"
+    return tidy(ax, title="eigenvalues", x=f"Re ({unit_name})", y="Im")

@@ -1,0 +1,101 @@
+"""Whole figures: one network, one ensemble."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from ..flows import iterate
+from ..mechanisms import Report, flow_map
+from ..models import LowRankRNN
+from ._ensembles import loss_curves, phase_diagram
+from ._planes import (
+    latent_plane,
+    pca_plane,
+    points,
+    spectrum,
+    speed_field,
+    trajectories,
+)
+from ._style import figure, tidy
+
+
+def report(result: Report) -> Any:
+    """The report on one network: points and trajectories in a plane, spectra,
+    read-out at the points, end states."""
+    fig, axes = figure(2, 2)
+    model = result.model
+    unit = float(model.time_scale)
+    paths = _paths(result, unit)
+    rank2 = (
+        isinstance(model, LowRankRNN) and model.rank == 2 and model.form == "current"
+    )
+    plane = latent_plane(model) if rank2 else pca_plane(paths)
+    ax = trajectories(axes[0, 0], plane, paths, alpha=0.5)
+    points(ax, plane, result.points, result.stability, result.slow)
+    with jax.enable_x64(True):
+        speed_field(ax, plane, jax.jit(jax.vmap(lambda x: model(0.0, x, None))))
+    ax.set_title(f"{result.mechanism.replace('_', ' ')}", fontsize=10, loc="left")
+    spectrum(axes[0, 1], result.eigenvalues, unit=unit)
+    ax = axes[1, 0]
+    if result.readout.shape[1]:
+        ax.bar(range(len(result.readout)), result.readout[:, 0], color="#2c7fb8")
+    tidy(ax, title="read-out at the points", x="point", y="output 1")
+    ax = axes[1, 1]
+    shares = result.attractors.share
+    error = [shares - result.attractors.low, result.attractors.high - shares]
+    names = [
+        kind.replace("_", " ") + (f" {p}" if p >= 0 else "")
+        for kind, p in zip(result.attractors.kind, result.attractors.point, strict=True)
+    ]
+    ax.barh(names, shares, xerr=np.maximum(error, 0), color="#8c6bb1")
+    tidy(ax, title="where free runs end", x="share of runs (95 % interval)")
+    return fig
+
+
+def _paths(result: Report, unit: float) -> np.ndarray:
+    """Free runs of 30 time constants from beside the points."""
+    model = result.model
+    with jax.enable_x64(True):
+        start = np.concatenate([result.points, result.attractors.state])[:12]
+        rng = np.random.default_rng(0)
+        start = start + 0.5 * rng.standard_normal(start.shape)
+        system = flow_map(model, unit / 10)
+        u = np.zeros((300, model.input_size))
+        run = jax.jit(jax.vmap(lambda x: iterate(system, x, 300, u)))
+        return np.asarray(run(start))
+
+
+def ensemble_report(
+    *,
+    labels: Any,
+    learning_rates: Any,
+    delays: Any,
+    epochs: Any,
+    losses: Any,
+    examples: Any,
+) -> Any:
+    """Phase diagram, learning curves, and one network of each kind.
+
+    **Arguments:**
+
+    - `labels`: names, shape `(learning rate, delay, seed)`.
+    - `learning_rates`, `delays` (ms): the coordinates.
+    - `epochs` `(record,)`, `losses` `(member, record)`.
+    - `examples`: up to two tuples `(title, paths, points, stability, slow)`.
+    """
+    fig, axes = figure(2, 2, size=(4.6, 3.7))
+    phase_diagram(
+        axes[0, 0], labels, learning_rates, delays, row="learning rate",
+        column="delay (ms)",
+    )  # fmt: skip
+    loss_curves(axes[0, 1], epochs, losses, np.ravel(labels))
+    for ax, (title, paths, x, stability, slow) in zip(axes[1], examples, strict=False):
+        plane = pca_plane(paths)
+        for path, colour in zip(paths, ("#2c7fb8", "#e0a030"), strict=False):
+            trajectories(ax, plane, path[None], color=colour)
+        points(ax, plane, x, stability, slow)
+        ax.set_title(title, fontsize=10, loc="left")
+    for ax in axes[1, len(examples) :]:
+        ax.axis("off")
+    return fig
