@@ -202,6 +202,7 @@ def main() -> None:
         sys.exit('the command line needs tyro: pip install "rnndyn[cli]"')
     command = tyro.extras.subcommand_cli_from_dict(
         {"demo": Demo, "doctor": Doctor, "analyse": Analyse},
+        config=(tyro.conf.PositionalRequiredArgs,),
         description="By which mechanism does a recurrent network hold a memory?",
     )
     _bootstrap.configure()

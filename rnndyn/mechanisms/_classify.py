@@ -37,8 +37,8 @@ class DecisionList(AbstractClassifier):
     1. `diverged`: the free run left the finite numbers.
     2. `chaotic`: still moving (`late_rms > moving`) and stretched by more than
         `exp(stretch)` over the late window.
-    3. `limit_cycle`: still moving, not stretched, and recurrent
-        (`recurrence >= recurrent`). On a map this is an invariant circle (exponent 0)
+    3. `limit_cycle`: still moving, stretched by less than `exp(neutral)`, and
+        recurrent (`recurrence >= recurrent`). On a map this is an invariant circle (exponent 0)
         or, if the exponent is negative, a k-cycle.
     4. `fixed_points`: at rest (`late_rms < resting`) in a certified stable root, and
         when the delay ended the state already was there (`remaining <= arrived`).
@@ -57,7 +57,8 @@ class DecisionList(AbstractClassifier):
     reliability: Float[Array, ""] = _threshold(0.8)
     moving: Float[Array, ""] = _threshold(0.05)
     resting: Float[Array, ""] = _threshold(0.02)
-    stretch: Float[Array, ""] = _threshold(20.0)
+    stretch: Float[Array, ""] = _threshold(10.0)
+    neutral: Float[Array, ""] = _threshold(5.0)
     recurrent: Float[Array, ""] = _threshold(0.9)
     root_margin: Float[Array, ""] = _threshold(1e-6)
     arrived: Float[Array, ""] = _threshold(0.1)
@@ -67,7 +68,8 @@ class DecisionList(AbstractClassifier):
         f = features
         moving = f.late_rms > self.moving
         chaotic = moving & (f.growth > self.stretch)
-        cycle = moving & ~chaotic & (f.recurrence >= self.recurrent)
+        closed = (f.growth < self.neutral) & (f.recurrence >= self.recurrent)
+        cycle = moving & closed
         stable = f.at_root & (f.root_radius < 1 - self.root_margin)
         resting = (f.late_rms < self.resting) & stable
         arrived = f.remaining <= self.arrived
@@ -122,10 +124,11 @@ class DecisionList(AbstractClassifier):
     def _flow(self, f):
         moving = f.flow_late_rms > self.moving
         chaotic = moving & (f.flow_growth > self.stretch)
+        closed = (f.flow_growth < self.neutral) & (f.flow_recurrence >= self.recurrent)
         return _first(
             (~f.flow_finite, Mechanism.diverged),
             (chaotic, Mechanism.chaotic),
-            (moving & (f.flow_recurrence >= self.recurrent), Mechanism.limit_cycle),
+            (moving & closed, Mechanism.limit_cycle),
             (f.flow_late_rms < self.resting, Mechanism.fixed_points),
         )
 

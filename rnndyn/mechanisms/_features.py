@@ -208,7 +208,8 @@ def _roots(models, runs: FreeRun, slow_states, dt):
 
 
 def _assemble(models, runs, flow_runs, score, slow, roots, dt) -> Features:
-    values = np.linalg.eigvals(np.asarray(slow["jacobian"]))
+    jacobians = np.asarray(slow["jacobian"])
+    values = np.linalg.eigvals(np.where(np.isfinite(jacobians), jacobians, 0))
     # Growth counts as slow as decay: an unstable direction near 1 is slow to leave.
     rate = np.sort(np.abs(np.log(np.maximum(np.abs(values), 1e-300))), axis=-1)
     leading = np.maximum(rate[..., :10], 1e-12)

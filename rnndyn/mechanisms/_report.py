@@ -131,7 +131,7 @@ class Pulses(eqx.Module):
 
     - `amplitude` `(pulse,)`, `channel` `(pulse,)`.
     - `early`, `late` `(pulse, coordinate)`: response 20 and 120 time constants after
-      the pulse: latent variables of low-rank networks, otherwise outputs.
+      the pulse: latent variables of low-rank networks, else outputs, else the state.
     - `graded`: spread over amplitudes that is left early, as a share of the early
       response; `left`: the same late. Medians over channels that respond.
     """
@@ -203,13 +203,14 @@ def analyse(
         )
         latent_roots, mismatch = _latent(model, points["x"])
         flow = flow_map(model, unit / 10)
-        attractors = _attractors(model, flow, unit / 10, unit, x0s, points["x"])
+        x, stable = points["x"], points["stability"] == -1
+        attractors = _attractors(model, flow, unit / 10, unit, x0s, x, stable)
         map_attractors, radius = None, np.full(len(points["x"]), np.nan)
         if dt is not None:
             system = model.map(dt)
-            map_attractors = _attractors(model, system, dt, unit, x0s, points["x"])
             radius = np.max(np.abs(1 + dt * points["eigenvalues"]), axis=-1)
-        x = jnp.asarray(points["x"])
+            map_attractors = _attractors(model, system, dt, unit, x0s, x, radius < 1)
+        x = jnp.asarray(x)
         readout = np.asarray(jax.vmap(model.readout)(x))
         latent = None
         if isinstance(model, LowRankRNN):
@@ -283,7 +284,9 @@ def _pulses(model, unit) -> tuple[Pulses | None, Float[Array, "starts state"]]:
         return iterate(system, model.initial_state(), 121 * steps, inputs)
 
     states = eqx.filter_jit(jax.vmap(respond))(on)
-    see = model.latent if isinstance(model, LowRankRNN) else model.readout
+    see = model.readout if model.output_size else lambda x: x
+    if isinstance(model, LowRankRNN):
+        see = model.latent
     early, late = states[:, 21 * steps - 1], states[:, -1]
     early, late = (np.asarray(jax.vmap(see)(s)) for s in (early, late))
 
@@ -296,7 +299,9 @@ def _pulses(model, unit) -> tuple[Pulses | None, Float[Array, "starts state"]]:
         pick = lambda a: np.take_along_axis(a, best, 1)[:, 0]
         size, ranges = pick(size), pick(ranges)
         heard = size > 1e-3 * max(size.max(), 1e-12)
-        return float(np.median(ranges[heard] / np.maximum(size[heard], 1e-12)))
+        if not heard.any():
+            return 0.0
+        return float(np.median(ranges[heard] / size[heard]))
 
     path = states[:, steps - 1 :: 20 * steps].reshape(-1, model.state_size)
     pulses = Pulses(amplitude, channels, early, late, spread(early), spread(late))
@@ -309,9 +314,11 @@ def _settle_all(system, x0s, u, transient, window):
     return jax.lax.map(run, x0s, batch_size=16)
 
 
-def _attractors(model, system, dt, unit, x0s, points) -> Attractors:
+def _attractors(model, system, dt, unit, x0s, points, stable) -> Attractors:
     """Free runs of 300 time constants from a sample of the starts, grouped."""
     x0s = x0s[:: max(1, len(x0s) // 64)]
+    # A start on an unstable root would stay there for ever.
+    x0s = x0s + 1e-3 * jr.normal(jr.key(0), x0s.shape, x0s.dtype)
     per_unit = max(1, round(unit / dt))
     u = jnp.zeros(model.input_size, x0s.dtype)
     late = _settle_all(system, x0s, u, 250 * per_unit, 50 * per_unit)
@@ -324,9 +331,10 @@ def _attractors(model, system, dt, unit, x0s, points) -> Attractors:
     nearest = distance.argmin(axis=1)
     rms_tol = 1e-3 * size / final.shape[1] ** 0.5
     at_point = late.finite & (distance.min(axis=1) < 1e-3 * size) & (late.rms < rms_tol)
+    at_point &= np.append(stable, False)[nearest]
     moving = late.finite & ~at_point & (late.rms > rms_tol)
-    chaotic = moving & (late.growth > 20)
-    cycle = moving & ~chaotic & (late.recurrence > 0.9)
+    chaotic = moving & (late.growth > 10)
+    cycle = moving & (late.growth < 5) & (late.recurrence > 0.9)
     kinds = np.select(
         [~late.finite, at_point, chaotic, cycle],
         ["diverged", "fixed_point", "chaotic", "limit_cycle"],
@@ -359,7 +367,8 @@ def _group(kinds, nearest, late: LateRun, dt) -> list[np.ndarray]:
 def _collect(groups, kinds, nearest, late: LateRun, dt) -> Attractors:
     first = np.asarray([g[0] for g in groups])
     count = np.asarray([len(g) for g in groups])
-    intervals = np.asarray([wilson(k, count.sum()) for k in count])
+    total = int(count.sum())
+    intervals = np.asarray([wilson(int(k), total) for k in count])
     is_point = kinds[first] == "fixed_point"
     return Attractors(
         kind=tuple(str(k) for k in kinds[first]),

@@ -94,7 +94,7 @@ def free_run(
 def settle(
     system: Map,
     x: Float[Array, " state"],
-    u: Float[Array, " input"],
+    u: Float[Array, " input"] | None,
     *,
     transient: int,
     window: int,
@@ -120,9 +120,12 @@ def settle(
     (x, _, growth), states = jax.lax.scan(step, start, None, length=window)
     centred = states - jnp.mean(states, axis=0, keepdims=True)
     finite = jnp.all(jnp.isfinite(states))
-    period, recurrence = _period(jnp.where(finite, centred, 0))
+    rms = jnp.sqrt(jnp.mean(centred**2))
+    # Rounding noise at rest has autocorrelations too, but no period.
+    moving = rms > 1e-9 * jnp.maximum(1, jnp.max(jnp.abs(x)))
+    period, recurrence = _period(jnp.where(finite & moving, centred, 0))
     return LateRun(
-        rms=jnp.sqrt(jnp.mean(centred**2)),
+        rms=rms,
         period=period,
         recurrence=recurrence,
         exponent=growth / window,

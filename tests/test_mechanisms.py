@@ -1,0 +1,204 @@
+"""Labels on networks whose mechanism is known by construction."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rnndyn as rd
+from rnndyn.mechanisms import (
+    DecisionList,
+    Mechanism,
+    classify,
+    flow_map,
+    measure,
+    settle,
+    wilson,
+)
+
+
+task = rd.tasks.DelayedCueDiscrimination(delay=0.05, reaction=0.02)
+rate = rd.models.RateRNN
+
+
+def rotation(gain, angle):
+    c, s = gain * np.cos(angle), gain * np.sin(angle)
+    return np.array([[c, -s], [s, c]])
+
+
+def toggle():
+    """Two stable states, set by the cue and read out directly: fixed points."""
+    W = 3.0 * np.eye(2) - 1.5 * np.ones((2, 2))
+    W_in = 4.0 * np.array([[1, -1], [-1, 1]])
+    return rate.from_arrays(
+        W, W_in, W_out=40 * np.eye(2), b_out=[-10.0, -10.0], tau=0.01, readout="sigmoid"
+    )
+
+
+def oscillator():
+    """An unstable rotation: every cue ends on one cycle."""
+    return rate.from_arrays(
+        rotation(2.0, 0.8), np.eye(2), W_out=np.eye(2), tau=0.01, readout="sigmoid"
+    )
+
+
+def relaxer():
+    """A leaky integrator with a time constant of 30 tau: back to rest, slowly."""
+    W = np.diag([1 - 1 / 30, 1 - 1 / 30])
+    return rate.from_arrays(
+        W, 0.1 * np.eye(2), W_out=np.eye(2), tau=0.01, readout="sigmoid"
+    )
+
+
+def exploding():
+    """Diverges whatever the cue."""
+    return rate.from_arrays(
+        3 * np.eye(2), np.ones((2, 2)), W_out=np.eye(2), b=[1.0, 1.0], tau=0.01,
+        activation="identity", readout="sigmoid",
+    )  # fmt: skip
+
+
+def label(model, classifier=None, **options):
+    nets = jax.tree.map(lambda a: a[None] if eqx.is_array(a) else a, model)
+    return classify(
+        nets, task, classifier=classifier, key=jax.random.key(0), trials=4, **options
+    )
+
+
+@pytest.mark.parametrize(
+    "build, code",
+    [
+        (toggle, Mechanism.fixed_points),
+        (oscillator, Mechanism.limit_cycle),
+        (relaxer, Mechanism.slow_manifold),
+        (exploding, Mechanism.diverged),
+    ],
+    ids=lambda v: getattr(v, "__name__", ""),
+)
+def test_known_mechanisms_per_cue(build, code):
+    report = label(build())
+    assert [int(c) for c in report.cue_code[0]] == [code, code]
+    if code != Mechanism.diverged:
+        assert float(report.margin.min()) > 0
+    lines = report.evidence(0)
+    assert len(lines) == 2 and code.name in lines[0]
+
+
+def test_learned_and_not_learned():
+    assert label(toggle()).names == ["fixed_points"]
+    assert label(oscillator()).names == ["not_learned"]
+
+
+def test_the_numbers_of_the_slow_network():
+    f = label(relaxer()).features
+    # Map multiplier 1 - 0.5/30; time constant -dt/ln(multiplier).
+    np.testing.assert_allclose(f.root_radius, 1 - 0.5 / 30, rtol=1e-9)
+    time_constant = -0.005 / np.log(1 - 0.5 / 30)
+    np.testing.assert_allclose(f.slow_time, time_constant, rtol=0.2)
+    np.testing.assert_allclose(f.flow_root_rightmost, -1 / 0.3, rtol=1e-9)
+    assert bool(np.all(f.root_residual < 1e-12))
+
+
+def test_period_of_the_map_and_of_the_flow():
+    # Linear part of the map: rotation; the cycle's period is measured independently by
+    # counting turns of the angle.
+    model = oscillator()
+    f = label(model).features
+    for system, period in [
+        (model.map(0.005), f.period),
+        (flow_map(model, 0.005), f.flow_period),
+    ]:
+        x = jnp.array([0.3, 0.1])
+        states = rd.flows.iterate(system, x, 4000, jnp.zeros((4000, 2)))[2000:]
+        turns = np.unwrap(np.angle(states[:, 0] + 1j * states[:, 1]))
+        expected = 0.005 * 2 * np.pi * 1999 / abs(turns[-1] - turns[0])
+        np.testing.assert_allclose(period, expected, rtol=0.02)
+
+
+def test_map_and_flow_may_differ_and_both_are_said():
+    # x' = -x + tanh-rotor with a = .8, b = 2: stable as a flow, unstable as a map.
+    W = np.array([[0.8, -2.0], [2.0, 0.8]])
+    model = rd.models.CurrentRNN.from_arrays(
+        W, np.eye(2), W_out=np.eye(2), tau=0.01, readout="sigmoid"
+    )
+    report = label(model)
+    assert [int(c) for c in report.cue_code[0]] == [Mechanism.limit_cycle] * 2
+    assert [int(c) for c in report.flow_code[0]] == [Mechanism.fixed_points] * 2
+    # An invariant circle: zero leading exponent, not a stable k-cycle, not chaos.
+    assert float(np.max(np.abs(report.features.growth))) < 5
+
+
+def test_chaos_is_neither_cycle_nor_rest():
+    rng = np.random.default_rng(1)
+    n = 60
+    model = rd.models.CurrentRNN.from_arrays(
+        5.0 * rng.standard_normal((n, n)) / n**0.5,
+        rng.standard_normal((n, 2)),
+        W_out=rng.standard_normal((2, n)),
+        tau=0.01,
+        readout="sigmoid",
+    )
+    report = label(model)
+    assert [int(c) for c in report.cue_code[0]] == [Mechanism.chaotic] * 2
+
+
+def test_mixed_and_neighbours_unharmed():
+    nets = [toggle(), exploding(), toggle()]
+    nets[1] = eqx.tree_at(lambda m: m.W, toggle(), jnp.full((2, 2), jnp.nan))
+    stack = lambda *a: jnp.stack(a) if eqx.is_array(a[0]) else a[0]
+    many = jax.tree.map(stack, *nets)
+    report = classify(many, task, key=jax.random.key(0), trials=4)
+    assert report.names == ["fixed_points", "diverged", "fixed_points"]
+    assert report.counts() == {"fixed_points": 2, "diverged": 1}
+
+
+def test_thresholds_are_arrays_and_decide_on_both_sides():
+    nets = jax.tree.map(lambda a: a[None] if eqx.is_array(a) else a, relaxer())
+    features = measure(nets, task, key=jax.random.key(0), trials=2)
+    ratio = float(np.min(features.slow_time[0] / features.unit_time[0]))
+    for slow, code in [
+        (ratio * 0.99, Mechanism.slow_manifold),
+        (ratio * 1.5, Mechanism.undetermined),
+    ]:
+        report = DecisionList(slow=slow)(features)
+        assert int(report.cue_code[0, 0]) == code
+    many = eqx.filter_vmap(lambda s: DecisionList(slow=s)(features).cue_code)(
+        jnp.array([1.0, 1e3])
+    )
+    assert many.shape == (2, 1, 2)
+
+
+def test_dictionary_and_bad_input():
+    report = label(toggle())
+    flat = report.to_dict()
+    assert flat["mechanism"] == ["fixed_points"]
+    assert flat["features.late_rms"].shape == (1, 2)
+    with pytest.raises(ValueError, match="dt/tau"):
+        label(toggle(), dt=0.02)
+    with pytest.raises(ValueError, match="leading axes"):
+        classify(toggle(), task, key=jax.random.key(0))
+
+
+def test_settle_finds_a_period_between_steps():
+    # A pure rotation by an angle incommensurate with the step.
+    angle = 2 * np.pi / 7.3
+    R = jnp.asarray(rotation(1.0, angle))
+    late = settle(
+        rd.Map(lambda x, u: R @ x), jnp.array([1.0, 0.0]), None, transient=0, window=730
+    )
+    assert abs(float(late.period) - 7.3) < 0.2
+    assert float(late.recurrence) > 0.97
+    assert abs(float(late.growth)) < 1e-9
+    still = settle(
+        rd.Map(lambda x, u: 0.5 * x), jnp.ones(2), None, transient=200, window=50
+    )
+    assert float(still.period) == 0 and float(still.rms) < 1e-12
+
+
+def test_wilson_interval():
+    # Published example: 10 of 20 gives 0.299 to 0.701 at 95 %.
+    share, low, high = wilson(10, 20)
+    assert share == 0.5
+    np.testing.assert_allclose([low, high], [0.299, 0.701], atol=1e-3)
+    assert wilson(0, 10)[1] < 1e-12 and 0.2 < wilson(0, 10)[2] < 0.3

@@ -1,0 +1,199 @@
+"""The report on one network, and the command line, on networks with known answers."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rnndyn as rd
+
+
+SHARED = Path(__file__).parents[2] / "shared" / "data" / "networks"
+
+
+@pytest.fixture(scope="module")
+def rank_one():
+    """Rank one, m = n = 1-vector direction: x = kappa m, kappa = tanh(1.5 kappa)."""
+    n = 24
+    return rd.models.LowRankRNN.from_arrays(
+        np.ones((n, 1)),
+        1.5 * np.ones((n, 1)),
+        W_in=np.ones((n, 1)),
+        W_out=np.ones((1, n)) / n,
+        tau=0.1,
+    )
+
+
+@pytest.fixture(scope="module")
+def rank_one_report(rank_one):
+    return rd.analyse(rank_one, dt=0.02, starts=12, key=jax.random.key(0))
+
+
+def test_rank_one_network_against_its_exact_reduction(rank_one_report):
+    r = rank_one_report
+    kappa = 1.5 * 0.85855963664011036215  # kappa = 1.5 tanh(kappa)
+    expected = np.sort([0.0, kappa, -kappa])
+    np.testing.assert_allclose(np.sort(r.latent[:, 0]), expected, atol=1e-11)
+    np.testing.assert_allclose(np.sort(r.latent_roots[:, 0]), expected, atol=1e-11)
+    assert r.latent_mismatch < 1e-10
+    assert sorted(r.stability) == [-1, -1, 1]
+    leading = r.eigenvalues[r.stability == -1, 0].real * 0.1
+    np.testing.assert_allclose(leading, -0.60568697450139750319, rtol=1e-9)
+    assert r.mechanism == "fixed_points"
+    assert r.attractors.kind == ("fixed_point", "fixed_point")
+    assert r.map_attractors.kind == ("fixed_point", "fixed_point")
+    assert r.attractors.count.sum() == r.map_attractors.count.sum()
+    outputs = np.sort(r.readout[:, 0])
+    np.testing.assert_allclose(outputs, [-np.tanh(kappa), 0, np.tanh(kappa)], atol=1e-9)
+
+
+def test_report_in_dictionary_and_xarray(rank_one_report):
+    flat = rank_one_report.to_dict()
+    assert flat["points"].shape == (3, 24)
+    assert flat["attractors.kind"] == ("fixed_point", "fixed_point")
+    xarray = pytest.importorskip("xarray")
+    data = rank_one_report.to_xarray()
+    assert isinstance(data, xarray.Dataset) and data.sizes["point"] == 3
+
+
+def test_report_plot(rank_one_report, tmp_path):
+    pytest.importorskip("matplotlib")
+    rank_one_report.plot().savefig(tmp_path / "report.png")
+    assert (tmp_path / "report.png").stat().st_size > 5000
+
+
+def test_one_resting_state_is_no_memory():
+    model = rd.models.RateRNN.from_arrays(0.5 * np.eye(3), np.eye(3), tau=0.1)
+    report = rd.analyse(model, starts=6, key=jax.random.key(0))
+    assert report.mechanism == "undetermined"
+    assert report.map_attractors is None and np.isnan(report.map_radius).all()
+
+
+def test_cycle_of_the_map_beside_rest_of_the_flow():
+    W = np.array([[0.8, -2.0], [2.0, 0.8]])
+    model = rd.models.CurrentRNN.from_arrays(W, tau=0.1)
+    report = rd.analyse(model, dt=0.05, starts=6, key=jax.random.key(0))
+    assert report.attractors.kind == ("fixed_point",)
+    assert report.map_attractors.kind == ("limit_cycle",)
+    assert report.stability.tolist() == [-1] and report.map_radius[0] > 1
+
+
+def run_cli(*args, **kwargs):
+    env = {k: v for k, v in os.environ.items() if not k.startswith("JAX_ENABLE")}
+    return subprocess.run(
+        [sys.executable, "-m", "rnndyn.cli", *map(str, args)],
+        capture_output=True,
+        text=True,
+        env=env,
+        **kwargs,
+    )
+
+
+def test_command_line_analyse(rank_one, tmp_path):
+    path = tmp_path / "net.npz"
+    arrays = {k: np.asarray(getattr(rank_one, k)) for k in ("m", "n", "W_in", "W_out")}
+    np.savez(path, tau=0.1, **arrays)
+    failed = run_cli("analyse", path, cwd=tmp_path)
+    assert failed.returncode != 0 and "--form" in failed.stderr
+    done = run_cli(
+        "analyse", path, "--form", "current", "--starts", 8, "--dt", 0.02, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert "mechanism: fixed_points" in done.stdout
+    assert "3 certified fixed points, 2 stable" in done.stdout
+
+
+def test_command_line_demo_and_doctor(tmp_path):
+    small = ["--delays", 20, "--learning-rates", 0.1, "--seeds", 2, "--units", 16]
+    done = run_cli("demo", *small, "--epochs", 20, "--batch", 4, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "rnndyn-demo"
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert sum(manifest["counts"].values()) == 2
+    assert set(manifest["files"]) == {
+        "weights-00000.safetensors",
+        "results.safetensors",
+    }
+    doctor = run_cli("doctor")
+    assert doctor.returncode == 0, doctor.stderr
+    assert "OPENBLAS_NUM_THREADS=1" in doctor.stdout
+
+
+# Networks other people published; their exact answers stand in the README beside them.
+published = pytest.mark.skipif(not SHARED.exists(), reason="published networks absent")
+
+
+@published
+@pytest.mark.slow
+def test_published_match_to_sample_network():
+    path = SHARED / "dms_rank2_500.npz"
+    r = rd.analyse(rd.load_network(path), dt=0.02, key=jax.random.key(0))
+    half = np.array(
+        [
+            [0.331644236474, 0.888801205790],
+            [0.564028035552, 0.846490093440],
+            [1.005058693946, 0.161085726262],
+            [1.088490356680, -0.308282102246],
+        ]
+    )
+    expected = np.concatenate([half, -half, np.zeros((1, 2))])
+    for kappa in (r.latent, r.latent_roots):
+        assert len(kappa) == 9
+        distance = np.linalg.norm(kappa[:, None] - expected[None], axis=-1)
+        assert distance.min(axis=0).max() < 1e-8
+    assert int(np.sum(r.stability == -1)) == 4
+    assert r.mechanism == "fixed_points"
+
+
+@published
+@pytest.mark.slow
+def test_published_parametric_memory_network():
+    path = SHARED / "romo_rank2_500.npz"
+    r = rd.analyse(rd.load_network(path), dt=0.02, key=jax.random.key(0))
+    assert len(r.points) == len(r.latent_roots) == 3
+    expected = np.array([0.024396673869, -0.187607097525])
+    for kappa in (r.latent, r.latent_roots):
+        assert np.min(np.linalg.norm(kappa - expected, axis=1)) < 1e-8
+    assert r.mechanism == "slow_manifold"
+    assert any("slow manifold" in line for line in r.evidence)
+    np.testing.assert_allclose(r.pulses.late[:, 1], -0.188, atol=2e-3)
+    assert np.ptp(r.pulses.early[:, 1]) > 0.05
+
+
+@published
+@pytest.mark.slow
+def test_published_context_dependent_decision_network():
+    path = SHARED / "mante_fr_fig1.npz"
+    r = rd.analyse(rd.load_network(path), dt=0.02, key=jax.random.key(0))
+    assert len(r.points) >= 7 and r.residual.max() < 1e-12
+    assert int(np.sum(r.stability == -1)) >= 2
+
+
+def test_bootstrap_sets_what_it_says():
+    code = (
+        "from rnndyn import _bootstrap\n"
+        "done = _bootstrap.configure(devices=3, cache=False)\n"
+        "import jax\n"
+        "assert jax.device_count() == 3, jax.devices()\n"
+        "assert done['OPENBLAS_NUM_THREADS'] == '1'\n"
+    )
+    drop = ("XLA_FLAGS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
+    env = {k: v for k, v in os.environ.items() if k not in drop}
+    subprocess.run([sys.executable, "-c", code], check=True, env=env)
+
+
+def test_phase_diagram_and_curves_draw():
+    pytest.importorskip("matplotlib")
+    labels = np.array([[["limit_cycle", "mixed"]], [["not_learned", "slow_manifold"]]])
+    losses = np.abs(np.asarray(jax.random.normal(jax.random.key(0), (4, 5)))) + 0.1
+    fig, axes = rd.plots.figure(1, 3)
+    rd.plots.phase_diagram(axes[0, 0], labels, [0.1, 0.3], [20])
+    rd.plots.loss_curves(axes[0, 1], np.arange(5), losses, labels.ravel())
+    rd.plots.spectrum(axes[0, 2], jnp.array([[0.5 + 0.1j, 0.5 - 0.1j]]), kind="map")
+    fig.canvas.draw()
