@@ -1,0 +1,20 @@
+"""Questions one can ask of any flow `f(t, x, args)` or map `F(x, args)`."""
+
+from ._certify import certify as certify
+from ._fixed_points import fixed_points as fixed_points, slow_points as slow_points
+from ._linear import (
+    eigenvalues as eigenvalues,
+    jacobian as jacobian,
+    stability as stability,
+)
+from ._points import FixedPoints as FixedPoints
+from ._search import Tolerances as Tolerances
+from ._solver import LevenbergMarquardt as LevenbergMarquardt
+from ._starts import (
+    AbstractSampler as AbstractSampler,
+    Box as Box,
+    FromTrajectories as FromTrajectories,
+    Gaussian as Gaussian,
+    MultiStart as MultiStart,
+    NearStates as NearStates,
+)

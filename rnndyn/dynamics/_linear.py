@@ -1,0 +1,197 @@
+"""Linearisation: Jacobians, eigenvalues and stability at points of state space."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Complex, Float, Int, PyTree
+
+from .._core._masks import norm
+from .._core._system import Map, is_map
+
+
+def jacobian(
+    system: Any, x: Float[Array, "..."], args: PyTree = None
+) -> Float[Array, "state state"]:
+    """Jacobian of the system at `x`: df/dx of a flow (in 1/time), dF/dx of a map.
+
+    **Arguments:**
+
+    - `system`: a flow `f(t, x, args)` or a `Map`.
+    - `x`: state, shape `(state,)`.
+    - `args`: the input, held constant.
+
+    **Returns:**
+
+    Array of shape `(state, state)`. Says nothing about the dynamics unless `x` is a
+    fixed point.
+    """
+    if x.ndim != 1:
+        raise ValueError(
+            f"`x` must be one state of shape (state,), got {x.shape}. Use `jax.vmap` "
+            "for several states, and `jax.flatten_util.ravel_pytree` for nested ones."
+        )
+    if isinstance(system, Map):
+        return jax.jacfwd(lambda y: system.F(y, args))(x)
+    return jax.jacfwd(lambda y: system(jnp.zeros((), x.dtype), y, args))(x)
+
+
+def eigenvalues(
+    system: Any, x: Float[Array, " state"], args: PyTree = None
+) -> Complex[Array, " state"]:
+    """Eigenvalues of the `jacobian` at `x`, most unstable first.
+
+    Sorted by descending real part for flows and descending modulus for maps.
+    Differentiable, except where eigenvalues coincide. Arguments as `jacobian`.
+    """
+    return _sorted(jnp.linalg.eigvals(jacobian(system, x, args)), is_map(system))
+
+
+def stability(
+    eigenvalues: Complex[Array, "*batch state"],
+    *,
+    kind: str,
+    time_scale: Any = 1.0,
+    tol: Any,
+) -> tuple[Int[Array, "*batch"], Float[Array, "*batch"]]:
+    """Linear stability of points with the given eigenvalues.
+
+    **Arguments:**
+
+    - `eigenvalues`: shape `(..., state)`, of df/dx for flows and dF/dx for maps.
+    - `kind`: "flow" or "map".
+    - `time_scale`: unit of time of the margin, for flows.
+    - `tol`: margins within `tol` of 0 are not decided.
+
+    **Returns:**
+
+    `(code, margin)`: code -1 stable, 0 undecided, 1 unstable; margin is
+    time_scale max Re(eigenvalue) for flows and max |eigenvalue| - 1 for maps.
+    """
+    if kind == "map":
+        margin = jnp.max(jnp.abs(eigenvalues), axis=-1) - 1
+    else:
+        margin = time_scale * jnp.max(jnp.real(eigenvalues), axis=-1)
+    code = jnp.where(jnp.abs(margin) <= tol, 0, jnp.where(margin > 0, 1, -1))
+    return code.astype(jnp.int32), margin
+
+
+def _sorted(values: Complex[Array, " state"], by_modulus: bool):
+    size = jnp.abs(values) if by_modulus else jnp.real(values)
+    # Conjugate pairs tie; the imaginary part makes their order definite.
+    return values[jnp.lexsort((-jnp.imag(values), -size))]
+
+
+class Linearised(eqx.Module):
+    """Linear analysis of selected points; rows that were not selected hold 0.
+
+    **Attributes:**
+
+    - `eigenvalues`: of the residual's Jacobian J (scale-free).
+    - `condition`: sigma_max / sigma_min of J, at most 1/eps^2.
+    - `newton`: length of the Newton step, |J^-1 f|: the error of the point. 0 where
+        f is no more than the rounding of terms of the size of J x.
+    """
+
+    eigenvalues: Complex[Array, "slots state"]
+    condition: Float[Array, " slots"]
+    newton: Float[Array, " slots"]
+
+
+def linearise(
+    fn: Callable, x: Float[Array, "slots state"], select: Bool[Array, " slots"], shift
+) -> Linearised:
+    """Linear analysis of `fn` at the selected rows of `x`, at the cost of these only.
+
+    One loop over the selected rows: an eigendecomposition costs more than a root
+    search from one start, and most rows are duplicates. `shift` (0 or 1) is added to
+    the eigenvalues; only these are differentiable.
+    """
+    frozen, points = jax.tree.map(
+        lambda a: lax.stop_gradient(a) if eqx.is_array(a) else a, (fn, x)
+    )
+    slots, size = x.shape
+    eps = jnp.finfo(x.dtype).eps
+
+    def body(carry):
+        open_, condition, newton = carry
+        i = jnp.argmax(open_)
+        jac = _finite(jax.jacfwd(frozen)(points[i]))
+        sigma = jnp.linalg.svd(jac, compute_uv=False)
+        jac = jnp.where(sigma[0] >= 0, jac, 0)  # one LAPACK call after the other
+        step = newton_length(jac, frozen(points[i]), points[i])
+        ratio = sigma[0] / jnp.maximum(sigma[-1], sigma[0] * eps**2)
+        return (
+            open_.at[i].set(False),
+            condition.at[i].set(ratio),
+            newton.at[i].set(step),
+        )
+
+    zeros = jnp.zeros(slots, x.dtype)
+    _, condition, newton = lax.while_loop(
+        lambda c: jnp.any(c[0]), body, (select, zeros, zeros)
+    )
+    # XLA's CPU runtime runs independent loops side by side, and batched LAPACK calls in
+    # two of them can wait for each other's threads for ever (jax 0.10.2, two cores,
+    # two networks of N = 100): the loops, and the calls in them, depend on each other.
+    values = _eigenvalues(fn, x, select & (newton >= 0), shift)
+    return Linearised(values, condition, newton)
+
+
+def newton_length(
+    jac: Float[Array, "state state"],
+    f: Float[Array, " state"],
+    x: Float[Array, " state"],
+) -> Float[Array, ""]:
+    """Length of the Newton step (see `Linearised`); large if there is none."""
+    eps = jnp.finfo(x.dtype).eps
+    step = norm(jnp.linalg.solve(jac, f))
+    rounding = 8 * eps * norm(jac) * jnp.maximum(1, norm(x))
+    step = jnp.where(jnp.isfinite(step), step, 1 / eps**2)
+    return jnp.where(norm(f) <= rounding, 0, step)
+
+
+@eqx.filter_custom_jvp
+def _eigenvalues(fn, x, select, shift):
+    def body(carry):
+        open_, values = carry
+        i = jnp.argmax(open_)
+        new = jnp.linalg.eigvals(_finite(jax.jacfwd(fn)(x[i]))) + shift
+        return open_.at[i].set(False), values.at[i].set(_sorted(new, shift == 1))
+
+    complex_dtype = jnp.result_type(x.dtype, jnp.complex64)
+    values = jnp.zeros(x.shape, complex_dtype)
+    return lax.while_loop(lambda c: jnp.any(c[0]), body, (select, values))[1]
+
+
+@_eigenvalues.def_jvp
+def _eigenvalues_jvp(primals, tangents):
+    # d lambda = diag(V^-1 dJ V), row by row, skipping the rows that were not selected.
+    fn, x, select, shift = primals
+    t_fn, t_x, _, _ = tangents
+    values = _eigenvalues(fn, x, select, shift)
+    t_x = jnp.zeros_like(x) if t_x is None else t_x
+
+    def tangent(row):
+        x_i, t_i, chosen = row
+
+        def work(x_i, t_i):
+            jac_at = lambda fn, y: jax.jacfwd(fn)(y)
+            jac, t_jac = eqx.filter_jvp(jac_at, (fn, x_i), (t_fn, t_i))
+            w, v = jnp.linalg.eig(lax.stop_gradient(_finite(jac)))
+            size = jnp.abs(w + shift) if shift == 1 else jnp.real(w)
+            v = v[:, jnp.lexsort((-jnp.imag(w), -size))]
+            inverse = _finite(jnp.linalg.inv(v))
+            return jnp.sum(inverse * (t_jac.astype(v.dtype) @ v).T, axis=1)
+
+        skip = lambda x_i, t_i: jnp.zeros(x_i.shape, values.dtype)
+        return lax.cond(chosen, work, skip, x_i, t_i)
+
+    return values, lax.map(tangent, (x, t_x, select))
+
+
+def _finite(a: Array) -> Array:
+    return jnp.where(jnp.isfinite(a), a, 0)

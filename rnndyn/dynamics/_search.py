@@ -1,0 +1,151 @@
+"""Many starts through few lanes: the compiled search loop."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from .._core._masks import norm
+from .._core._verdicts import Verdict
+from ._solver import LevenbergMarquardt
+
+
+class Tolerances(eqx.Module):
+    """What counts as a root and as a slow point, in one dtype.
+
+    Lengths are relative to max(1, size of the state). `None` takes the default.
+
+    **Attributes:**
+
+    - `speed`: largest scale-free speed of a root, times max(1, rms of x); default
+        max(1e-12, 8 eps sqrt(state size)), that is 1e-12 in float64.
+    - `step`: largest Newton step at a root, times max(1, |x|): bounds the error of the
+        point where the Jacobian is regular. Default sqrt(eps).
+    - `slope`: largest relative slope of q at a slow point. Default cbrt(eps).
+    - `unique`: points closer than this, times max(1, |x|), are one point. Default
+        1e-6 in float64, 1e-3 in float32.
+    """
+
+    speed: Float[Array, ""]
+    step: Float[Array, ""]
+    slope: Float[Array, ""]
+    unique: Float[Array, ""]
+
+    def __init__(self, dtype, state_size, speed=None, unique=None):
+        eps = float(jnp.finfo(dtype).eps)
+        if speed is None:
+            speed = max(1e-12, 8 * eps * state_size**0.5)
+        if unique is None:
+            unique = 1e-6 if eps < 1e-12 else 1e-3
+        cast = lambda v: jnp.asarray(v, dtype)
+        self.speed, self.unique = cast(speed), cast(unique)
+        self.step, self.slope = cast(eps**0.5), cast(eps ** (1 / 3))
+
+    def speed_at(self, x: Float[Array, " state"]) -> Float[Array, ""]:
+        """The largest speed of a root at `x`."""
+        return self.speed * jnp.maximum(1, norm(x) / x.size**0.5)
+
+
+class Found(eqx.Module):
+    """Where every start of a search ended; one row per start."""
+
+    x: Float[Array, "slots state"]
+    speed: Float[Array, " slots"]
+    verdict: Int[Array, " slots"]
+    num_steps: Int[Array, " slots"]
+
+    @staticmethod
+    def empty(x: Float[Array, "slots state"]) -> "Found":
+        """Rows for starts that have not run."""
+        zeros = jnp.zeros(x.shape[0], jnp.int32)
+        speed = jnp.full(x.shape[0], huge(x.dtype), x.dtype)
+        return Found(x, speed, zeros + int(Verdict.undetermined), zeros)
+
+
+def huge(dtype) -> Float[Array, ""]:
+    """Stands for an unknown speed; its square is still finite."""
+    return jnp.asarray(float(jnp.finfo(dtype).max) ** 0.5, dtype)
+
+
+def judge(tol: Tolerances, x0, x, state, num_steps, max_steps):
+    """Whether a lane has ended, and how."""
+    small = state.speed <= tol.speed_at(x)
+    # A strongly damped step says nothing about the distance to the root.
+    undamped = state.damping * jnp.minimum(1, state.speed) <= tol.step
+    bounded = undamped & (state.step <= tol.step * jnp.maximum(1, norm(x)))
+    lost_bounds = norm(x) > 1e8 * jnp.maximum(1, norm(x0))
+    diverged = ~jnp.isfinite(state.speed) | lost_bounds
+    slow = (state.slope <= tol.slope) & ~small
+    # Steps of the size of rounding, and still uphill.
+    stuck = state.damping * jnp.minimum(1, state.speed) * jnp.finfo(x.dtype).eps > 1
+    verdict = jnp.select(
+        [diverged, small & bounded, slow],
+        [Verdict.diverged, Verdict.root, Verdict.slow_point],
+        Verdict.undetermined,
+    ).astype(jnp.int32)
+    # A small residual with a long Newton step may still become a root: carry on.
+    done = diverged | (small & bounded) | slow | stuck | (num_steps >= max_steps)
+    return done, verdict
+
+
+def run_lanes(
+    fn: Callable,
+    solver: LevenbergMarquardt,
+    tol: Tolerances,
+    starts: Float[Array, "slots state"],
+    found: Found,
+    first: Int[Array, ""],
+    last: Int[Array, ""],
+    *,
+    lanes: int,
+    max_steps: int,
+) -> Found:
+    """Run starts `first <= i < last`, `lanes` at a time, into `found`.
+
+    A vmapped solve runs to its slowest member while the others idle. Here a lane that
+    ends writes its row and loads the next start, so that all lanes stay busy until
+    the queue is empty; the shape of the program does not depend on any value.
+    """
+    slots = starts.shape[0]
+
+    def load(index):
+        x = starts[jnp.minimum(index, slots - 1)]
+        return x, jax.vmap(solver.start)(x)
+
+    def body(carry):
+        x, state, index, num_steps, queue, found = carry
+        x, state = jax.vmap(lambda x, s: solver.advance(fn, x, s))(x, state)
+        num_steps = num_steps + 1
+        x0 = starts[jnp.minimum(index, slots - 1)]
+        done, verdict = jax.vmap(
+            lambda x0, x, s, n: judge(tol, x0, x, s, n, max_steps)
+        )(x0, x, state, num_steps)
+        busy = index < last
+        done = done & busy
+        row = jnp.where(done, index, slots)  # `slots` is out of bounds: dropped
+        finite = jnp.all(jnp.isfinite(x), axis=1, keepdims=True)
+        speed = jnp.where(jnp.isfinite(state.speed), state.speed, huge(x.dtype))
+        found = Found(
+            found.x.at[row].set(jnp.where(finite, x, 0), mode="drop"),
+            found.speed.at[row].set(speed, mode="drop"),
+            found.verdict.at[row].set(verdict, mode="drop"),
+            found.num_steps.at[row].set(num_steps, mode="drop"),
+        )
+        fresh = queue + jnp.cumsum(done, dtype=jnp.int32) - 1
+        index = jnp.where(done, jnp.minimum(fresh, last), index)
+        new_x, new_state = load(index)
+        where = lambda new, old: jnp.where(
+            done.reshape(done.shape + (1,) * (new.ndim - 1)), new, old
+        )
+        x, state = jax.tree.map(where, (new_x, new_state), (x, state))
+        num_steps = jnp.where(done, 0, num_steps)
+        return x, state, index, num_steps, queue + jnp.sum(done, dtype=jnp.int32), found
+
+    index = jnp.minimum(first + jnp.arange(lanes, dtype=jnp.int32), last)
+    x, state = load(index)
+    carry = (x, state, index, jnp.zeros_like(index), first + lanes, found)
+    carry = lax.while_loop(lambda c: jnp.any(c[2] < last), body, carry)
+    return carry[-1]

@@ -1,0 +1,145 @@
+"""Levenberg-Marquardt for many small dense problems at once."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optimistix as optx
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Bool, Float
+
+from .._core._masks import norm
+
+
+class LMState(eqx.Module):
+    """What one problem carries from step to step.
+
+    **Attributes:**
+
+    - `damping`: relative damping of the next step.
+    - `scale`: unit of the damping: the largest diagonal element of J^T J, with a slow
+        memory (where J vanishes, as at a minimum of 1 + x^2, it is no unit).
+    - `flat_gradient`: gradient where the last step changed the speed by rounding
+        only, else 0.
+    - `speed`: |f| at the present point.
+    - `step`: length of the Gauss-Newton step proposed last.
+    - `slope`: |J^T f| max(1, |x|) / |f|^2 before the last step: the relative decrease
+        of |f|^2 / 2 to first order over a distance of the size of the state.
+    """
+
+    damping: Float[Array, ""]
+    scale: Float[Array, ""]
+    flat_gradient: Float[Array, " state"]
+    speed: Float[Array, ""]
+    step: Float[Array, ""]
+    slope: Float[Array, ""]
+
+
+class LevenbergMarquardt(optx.AbstractLeastSquaresSolver):
+    """Damped Gauss-Newton steps by Cholesky of the normal equations.
+
+    Minimises |f(x)|^2 / 2. The step solves (J^T J + mu I) v = -J^T f with
+    mu = damping min(1, |f|) max diag(J^T J): the factor |f| makes the convergence to a
+    root quadratic. A second-order correction along v (geodesic acceleration) re-uses
+    the factor and saves about a fifth of the steps on random networks. At N = 64 to
+    128 a solve takes a quarter to a fifth of the CPU time of a QR of the stacked
+    (2N, N) system (benchmarks/fixed_points.py). Squaring the condition number costs
+    steps at ill-conditioned roots, not accuracy: f itself decides when to stop.
+
+    Usable in `optimistix.least_squares` and `optimistix.root_find`; the searches of
+    this room run many of them side by side.
+
+    **Reference:** K. Levenberg 1944; D. Marquardt 1963, doi:10.1137/0111030;
+    M. Transtrum & J. Sethna 2012, arXiv:1201.5885 (acceleration).
+    """
+
+    rtol: float = 1e-10
+    atol: float = 1e-12
+    norm: Callable = optx.max_norm
+    damping: float = 0.03
+    shrink: float = 1 / 3
+    grow: float = 3.0
+    acceleration: float = 0.4
+
+    def start(self, x: Float[Array, " state"]) -> LMState:
+        """The state before the first step at the flat vector `x`."""
+        one = jnp.ones((), x.dtype)
+        infinite = (jnp.inf * one,) * 3
+        return LMState(self.damping * one, 0 * one, jnp.zeros_like(x), *infinite)
+
+    def advance(
+        self, fn: Callable, x: Float[Array, " state"], state: LMState
+    ) -> tuple[Float[Array, " state"], LMState]:
+        """One damped step of `fn`: vector -> vector; the point moves only downhill."""
+        eps = jnp.finfo(x.dtype).eps
+        jac, f = jax.jacfwd(lambda y: (fn(y),) * 2, has_aux=True)(x)
+        speed = norm(f)
+        gradient = jac.T @ f
+        normal = jac.T @ jac
+        largest = jnp.max(jnp.diag(normal))
+        scale = jnp.maximum(1e-4 * state.scale, largest)
+
+        # Speeds that agree to rounding cannot steer the damping; the direction of
+        # the gradient can: it turns round when the last step was too long.
+        last = jnp.vdot(state.flat_gradient, gradient)
+        damping = state.damping * jnp.where(
+            last < 0, 4.0, jnp.where(last > 0, 0.5, 1.0)
+        ).astype(x.dtype)
+
+        mu = damping * jnp.minimum(1, speed) * scale + 4 * eps * largest
+        factor = jax.scipy.linalg.cho_factor(
+            normal + mu * jnp.eye(x.size, dtype=x.dtype)
+        )
+        v = -jax.scipy.linalg.cho_solve(factor, gradient)
+        along = lambda y: jax.jvp(fn, (y,), (v,))[1]
+        bend = jac.T @ jax.jvp(along, (x,), (v,))[1]
+        a = -0.5 * jax.scipy.linalg.cho_solve(factor, bend)
+        # An over-long correction is shortened, a non-finite one dropped.
+        ratio = norm(a) / (self.acceleration * norm(v))
+        a = jnp.where(jnp.isfinite(ratio), a / jnp.maximum(1, ratio), 0)
+
+        trial = x + v + a
+        trial_speed = norm(fn(trial))
+        predicted = 0.5 * jnp.vdot(v, mu * v - gradient)
+        gain = 0.5 * (speed**2 - trial_speed**2) / predicted
+        flat = jnp.abs(trial_speed - speed) <= 32 * eps * speed
+        accept = ((trial_speed < speed) & (gain > 1e-3)) | flat
+        change = jnp.where(gain > 0.75, self.shrink, self.grow).astype(x.dtype)
+        change = jnp.where(flat | ((gain > 0.25) & (gain <= 0.75)), 1, change)
+        state = LMState(
+            jnp.clip(damping * change, eps, 1 / eps**2),
+            scale,
+            jnp.where(flat, gradient, 0),
+            jnp.where(accept, trial_speed, speed),
+            norm(v),
+            norm(gradient) * jnp.maximum(1, norm(x)) / speed**2,
+        )
+        return jnp.where(accept, trial, x), state
+
+    # The optimistix interface.
+
+    def init(self, fn, y, args, options, f_struct, aux_struct, tags) -> Any:
+        flat, _ = ravel_pytree(y)
+        return self.start(flat)
+
+    def step(self, fn, y, args, options, state, tags) -> tuple[Any, Any, Any]:
+        flat, unravel = ravel_pytree(y)
+        vector_fn = lambda v: ravel_pytree(fn(unravel(v), args)[0])[0]
+        flat, state = self.advance(vector_fn, flat, state)
+        y = unravel(flat)
+        return y, state, fn(y, args)[1]
+
+    def terminate(
+        self, fn, y, args, options, state, tags
+    ) -> tuple[Bool[Array, ""], optx.RESULTS]:
+        flat, _ = ravel_pytree(y)
+        eps = jnp.finfo(flat.dtype).eps
+        small = self.atol + self.rtol * norm(flat)
+        root = (state.speed <= self.atol) & (state.step <= small)
+        minimum = state.slope <= jnp.maximum(self.rtol, eps ** (1 / 3))
+        return root | minimum, optx.RESULTS.successful
+
+    def postprocess(self, fn, y, aux, args, options, state, tags, result):
+        return y, aux, {}

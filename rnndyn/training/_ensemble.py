@@ -1,0 +1,307 @@
+"""Training an ensemble: the host loop around the compiled epochs."""
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from .._core._batch import (
+    default_lanes,
+    device_mesh,
+    member_keys,
+    to_host,
+)
+from .._core._checks import check_step_ratio
+from .._core._types import KeyLike
+from ..models import num_members, trainable
+from ..tasks import AbstractTask
+from ._recipe import Recipe
+from ._scores import outcome
+from ._slots import (
+    advance_slots,
+    collect,
+    empty_history,
+    fill_slots,
+    round_up,
+    unfinished,
+)
+from ._step import TrainInfo, TrainState, init
+
+
+_BLOCK = 50
+"""Epochs between two looks of the host: long enough to hide dispatch (about 0.1 s of a
+network of 100 units), short enough for progress and for refilling finished slots."""
+
+
+class Progress(NamedTuple):
+    """What `on_chunk` is told after every block of epochs.
+
+    `done` of `members` networks have finished, `diverged` of them by diverging;
+    `epochs` were run in `seconds`. `state` is the ensemble's state on the host, the
+    thing to store for resuming; it changes with the next block.
+    """
+
+    done: int
+    members: int
+    diverged: int
+    epochs: int
+    seconds: float
+    state: TrainState
+
+
+class TrainResult(eqx.Module):
+    """A trained ensemble and how it got there; arrays lead with the member axis.
+
+    - `state`: pass it to `train` in place of the models to go on.
+    - `history`: a `TrainInfo` of arrays `(members, records)`. Record `r` is the last
+      epoch of `[r, r+1) record_every` that was run; NaN after a network has stopped.
+    - `record_every`: stride of the records, in epochs.
+    - `seconds`: wall time.
+    """
+
+    state: TrainState
+    history: TrainInfo
+    record_every: int = eqx.field(static=True)
+    seconds: float = eqx.field(static=True)
+
+    @property
+    def models(self) -> Any:
+        """The trained networks."""
+        return self.state.model
+
+    @property
+    def losses(self) -> Float[Array, "members records"]:
+        """Loss history."""
+        return self.history.loss
+
+    @property
+    def steps(self) -> Int[Array, " members"]:
+        """Updates made by each network."""
+        return self.state.step
+
+    @property
+    def diverged(self) -> Bool[Array, " members"]:
+        """Networks frozen at their last finite weights."""
+        return self.state.diverged
+
+    @property
+    def stopped(self) -> Bool[Array, " members"]:
+        """Networks that met the stop criterion."""
+        return self.state.stopped
+
+    @property
+    def outcome(self) -> np.ndarray:
+        """The paper's verdict of every network, codes of `rnndyn.training.OUTCOMES`;
+        comparable with the paper for `record_every=1`."""
+        return outcome(self.history.accuracy, self.history.reliability)
+
+
+def train(
+    models: Any,
+    task: AbstractTask,
+    *,
+    optimiser: Callable,
+    learning_rate: Any,
+    steps: int,
+    batch: int,
+    key: KeyLike,
+    record_every: int = 1,
+    ids: Any = None,
+    chunk: int | None = None,
+    lanes: int | None = None,
+    devices: Any = None,
+    progress: bool = False,
+    on_chunk: Callable[[Progress], Any] | None = None,
+    **recipe: Any,
+) -> TrainResult:
+    """Train an ensemble of networks by full back-propagation through time.
+
+    Networks are independent. They pass through a fixed number of slots of one
+    compiled program; a slot whose network is done, stopped or diverged takes the next
+    one, so neither the number of networks, nor learning rates, nor delays compile
+    anything anew.
+
+    **Arguments:**
+
+    - `models`: networks with a leading ensemble axis (`rnndyn.models.ensemble`), or
+      the `state` of an earlier result, which is then trained on up to `steps`.
+    - `task`: one task, or one a network (arrays with a leading ensemble axis, such as
+      `DelayedCueDiscrimination.stack`).
+    - `optimiser`: callable `lr -> optax.GradientTransformation`: `sgd()` is the
+      paper's, `optax.adam` works.
+    - `learning_rate`: a number, or shape `(members,)`. A resumed state keeps its own.
+    - `steps`: epochs in total.
+    - `batch`: trials an epoch, conditions alternating.
+    - `key`: PRNG key. Member `i` uses `fold_in(key, ids[i])` and the epoch, nothing
+      else: results do not depend on `chunk`, devices, or who trains beside it.
+    - `record_every`: stride of the history in epochs.
+    - `ids`: member numbers, `0 .. members - 1` by default.
+    - `chunk`: slots, rounded up to a multiple of the devices; four a device on CPUs.
+    - `lanes`: networks that a device advances together; one on CPUs.
+    - `devices`: all by default.
+    - `progress`: show a bar.
+    - `on_chunk`: called with a `Progress` after every block of epochs.
+    - `**recipe`: further fields of `Recipe`: `start`, `readout`, `constraints`,
+      `fixed`, `stop`.
+
+    **Returns:** a `TrainResult`. A diverged network is marked and keeps its last
+    finite weights. Nothing here says that a network has learned: see `outcome`.
+
+    **Raises:** a `ValueError` for impossible numbers, shapes or NaN weights.
+
+    !!! example
+
+        ```python
+        task = rd.tasks.DelayedCueDiscrimination(delay=0.1)
+        result = rd.training.train(
+            nets, task, optimiser=rd.training.sgd(), learning_rate=0.03,
+            steps=1000, batch=128, key=jax.random.key(1),
+        )
+        ```
+    """
+    if steps < 1:
+        raise ValueError(f"steps = {steps}, expected at least one epoch.")
+    if record_every < 1:
+        raise ValueError(f"record_every = {record_every}, expected at least 1 epoch.")
+    recipe_ = Recipe(optimiser=optimiser, batch=batch, **recipe)
+    states = _initial(models, recipe_, learning_rate, key, ids)
+    count = num_members(states)
+    tasks = _per_member(task, count)
+    _check_fit(states.model, task)
+
+    mesh = device_mesh(devices)
+    slots = round_up(chunk or _default_chunk(mesh, count), mesh.size)
+    lanes = lanes or default_lanes(mesh, slots)
+    slots = round_up(slots, lanes * mesh.size)
+    states, tasks = to_host(states), to_host(tasks)
+    history = empty_history(count, -(-steps // record_every), states.learning_rate)
+    advance = functools.partial(
+        advance_slots,
+        recipe=recipe_,
+        until=np.asarray(steps, np.int32),  # an array: its value is not compiled in
+        block=round_up(_BLOCK, record_every),
+        every=record_every,
+        lanes=lanes,
+        mesh=mesh,
+    )
+    waiting = np.flatnonzero(unfinished(states, steps)).tolist()[::-1]
+    active: list[int] = []
+    bar = _bar(count, steps) if progress else None
+    began, epochs = time.perf_counter(), 0
+    while waiting or active:
+        while waiting and len(active) < slots:
+            active.append(waiting.pop())
+        inside = fill_slots(states, active, slots)
+        advanced, records = to_host(advance(inside, fill_slots(tasks, active, slots)))
+        epochs += collect(
+            states, history, inside, advanced, records, active, record_every
+        )
+        going = unfinished(states, steps)
+        active = [i for i in active if going[i]]
+        if bar is not None:
+            share = np.where(states.running, states.step / steps, 1)
+            bar.update(np.sum(share) - bar.n)
+        if on_chunk is not None:
+            done = count - len(waiting) - len(active)
+            diverged = int(np.sum(states.diverged))
+            seconds = time.perf_counter() - began
+            on_chunk(Progress(done, count, diverged, epochs, seconds, states))
+    if bar is not None:
+        bar.close()
+    states, history = jax.tree.map(
+        lambda a: jnp.asarray(a) if isinstance(a, np.ndarray) else a, (states, history)
+    )
+    return TrainResult(states, history, record_every, time.perf_counter() - began)
+
+
+def _initial(models, recipe, learning_rate, key, ids):
+    """The state before the first epoch, or a state to go on from, checked."""
+    if isinstance(models, TrainState):
+        return models
+    count = num_members(models)
+    learning_rate = np.asarray(learning_rate)
+    if learning_rate.shape not in ((), (count,)):
+        raise ValueError(
+            f"learning_rate has shape {learning_rate.shape}, expected () or "
+            f"({count},): one number, or one for each network."
+        )
+    if not np.all(np.isfinite(learning_rate)):
+        raise ValueError("learning_rate has non-finite entries, expected numbers.")
+    ids = np.arange(count) if ids is None else np.asarray(ids)
+    if ids.shape != (count,):
+        raise ValueError(f"ids has shape {ids.shape}, expected ({count},).")
+    _check_weights(models, recipe, count)
+    rates = jnp.broadcast_to(jnp.asarray(learning_rate, models.x0.dtype), (count,))
+    return _init_all(models, recipe, rates, key, ids)
+
+
+@eqx.filter_jit
+def _init_all(models, recipe, rates, key, ids):
+    start = lambda model, rate, key: init(model, recipe, learning_rate=rate, key=key)
+    return eqx.filter_vmap(start)(models, rates, member_keys(key, ids))
+
+
+def _check_weights(models, recipe, count):
+    bad = np.zeros(count, bool)
+    for leaf in jax.tree.leaves(eqx.filter(models, trainable(models, fixed=()))):
+        flat = np.asarray(leaf).reshape(count, -1)
+        bad |= ~np.all(np.isfinite(flat), axis=1)
+    if bad.any():
+        raise ValueError(
+            f"networks {np.flatnonzero(bad)[:5].tolist()} have non-finite weights, "
+            "expected finite numbers. Remove them (rnndyn.models.member) or rebuild."
+        )
+
+
+def _per_member(task, count):
+    """The task with a leading member axis on all arrays."""
+    leaves = jax.tree.leaves(eqx.filter(task, eqx.is_array))
+    if not leaves:
+        return task
+    if all(a.ndim and a.shape[0] == count for a in leaves):
+        return task
+    if any(a.ndim == 0 for a in leaves):
+        return jax.tree.map(
+            lambda a: jnp.broadcast_to(a, (count, *a.shape)) if eqx.is_array(a) else a,
+            task,
+        )
+    raise ValueError(
+        f"the task's arrays have leading axes {[a.shape[0] for a in leaves]}, expected "
+        f"one task, or one for each of {count} networks (Task.stack, eqx.filter_vmap)."
+    )
+
+
+def _check_fit(models, task):
+    for name in ("input_size", "output_size"):
+        if getattr(models, name) != getattr(task, name):
+            raise ValueError(
+                f"the networks have {name} = {getattr(models, name)}, the task "
+                f"{getattr(task, name)}, expected the same. Build the networks with "
+                f"{name}={getattr(task, name)}."
+            )
+    check_step_ratio(task.dt, models.tau)
+
+
+def _default_chunk(mesh, count):
+    # On a CPU idle slots are free, so the number is fixed and one program serves all.
+    if mesh.devices.flat[0].platform == "cpu":
+        return 4 * mesh.size
+    return min(1024, 2 ** max(count - 1, 0).bit_length())
+
+
+def _bar(count, steps):
+    from tqdm import tqdm
+
+    return tqdm(
+        total=count,
+        unit=" networks",
+        desc=f"training, {steps} epochs",
+        bar_format="{desc}: {n:.1f}/{total} |{bar}| {elapsed}<{remaining}, "
+        "{rate_noinv_fmt}",
+    )

@@ -1,0 +1,125 @@
+"""Final verdicts in float64, for batches, in few compiled programs."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rnndyn.dynamics as rdd
+from rnndyn import Verdict
+
+
+NONE = rdd.MultiStart(num_large=0, rounds=0)
+FEW = rdd.MultiStart(num_large=16, rounds=1, per_round=16)
+
+
+class Net(eqx.Module):
+    W: jax.Array
+
+    def __call__(self, t, x, args):
+        return -x + jnp.tanh(self.W @ x)
+
+
+def networks(count, size, gain=1.5):
+    rng = np.random.default_rng(0)
+    return gain * rng.standard_normal((count, size, size)) / size**0.5
+
+
+def test_batch_in_three_programs_whatever_the_values():
+    compiled = []
+    listen = lambda event, duration, **_: compiled.append(event)
+    W = networks(64, 6).astype(np.float32)
+    starts = np.random.default_rng(1).standard_normal((64, 6)).astype(np.float32)
+    starts = jax.device_put(starts)
+    search = eqx.filter_jit(
+        eqx.filter_vmap(lambda net: rdd.fixed_points(net, starts, strategy=FEW))
+    )
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    count = lambda: sum("backend_compile" in event for event in compiled)
+    try:
+        nets = Net(jax.device_put(W))
+        before = count()
+        pts = rdd.certify(search(nets))
+        assert count() - before <= 3
+        # Other values, one network broken, other numbers of candidates: no new ones.
+        W[5] = np.nan
+        W[6] *= 100
+        W = 2 * W
+        before = count()
+        other = rdd.certify(search(Net(jax.device_put(W))))
+        assert count() == before
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert pts.certified and pts.x.dtype == np.float64
+    assert pts.x.shape[0] == 64 and pts.mask.any(1).all()
+    assert np.all(pts.q[pts.mask] < 1e-24)
+    assert not other.mask[5].any()
+    f = lambda W, x: -x + np.tanh(np.einsum("nij,nkj->nki", W, x))
+    speed = np.linalg.norm(f(networks(64, 6).astype(np.float32), pts.x), axis=2)
+    assert speed[pts.mask].max() < 1e-11
+
+
+def test_rejects_what_the_polish_moves():
+    net = Net(jnp.asarray(networks(1, 6)[0]))
+    pts = rdd.fixed_points(net, jnp.ones((4, 6)), strategy=NONE)
+    forged = eqx.tree_at(lambda p: p.x, pts, pts.x.at[0].add(0.05))
+    got = rdd.certify(forged)
+    assert np.sum(got.mask) <= np.sum(pts.mask)
+    residual = jax.vmap(lambda x: net(0.0, x, None))(jnp.asarray(got.roots()))
+    assert np.linalg.norm(residual, axis=1).max(initial=0) < 1e-12
+
+
+def test_degenerate_roots_are_undecided_not_invented():
+    grid = jnp.linspace(-2, 2, 8)[:, None]
+    cubic = rdd.certify(
+        rdd.fixed_points(lambda t, x, args: -(x**3), grid, strategy=NONE)
+    )
+    np.testing.assert_allclose(cubic.roots(), [[0.0]], atol=1e-6)
+    assert np.all(cubic.stability[cubic.mask] == 0)
+    assert np.all(cubic.condition[cubic.mask] >= 1)
+
+
+def test_saddle_of_the_speed_is_not_a_slow_point():
+    # q = |f|^2 / 2 with f = (1 + x y, 0.5): at 0 the gradient of q vanishes and its
+    # Hessian [[0, 1], [1, 0]] is indefinite.
+    f = lambda t, x, args: jnp.stack([1 + x[0] * x[1], 0.5 + 0 * x[0]])
+    pts = rdd.slow_points(f, jnp.zeros((1, 2)), strategy=NONE)
+    assert pts.verdict[0] == Verdict.slow_point
+    assert rdd.certify(pts).verdict[0] == Verdict.undetermined
+
+
+def test_traced_points_and_captured_float32_are_errors():
+    f = lambda t, x, args: -x
+    with pytest.raises(ValueError, match="traced"):
+        jax.jit(lambda x: rdd.certify(rdd.fixed_points(f, x, strategy=NONE)).x)(
+            jnp.ones((2, 2))
+        )
+    fixed = lambda t, x, args: (-x).astype(jnp.float32)
+    pts = rdd.fixed_points(fixed, jnp.ones((2, 2), jnp.float32), strategy=NONE)
+    with pytest.raises(ValueError, match="float64"):
+        rdd.certify(pts)
+
+
+@pytest.mark.slow
+def test_works_in_a_float32_process():
+    code = """
+    import jax, jax.numpy as jnp, numpy as np
+    import rnndyn.dynamics as rdd
+    f = lambda t, x, w: -x + jnp.tanh(w * x)
+    x0s = jnp.linspace(-2, 2, 8)[:, None]
+    pts = rdd.certify(rdd.fixed_points(f, x0s, jnp.asarray(1.5)))
+    assert not jax.config.jax_enable_x64
+    assert pts.x.dtype == np.float64
+    want = np.array([-0.85855963664011036215, 0, 0.85855963664011036215])
+    assert np.allclose(np.sort(pts.roots()[:, 0]), want, atol=1e-12, rtol=0)
+    assert np.all(pts.q[pts.mask] < 1e-24)
+    """
+    env = {**os.environ, "JAX_ENABLE_X64": "0"}
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    subprocess.run(command, check=True, env=env)

@@ -1,0 +1,43 @@
+"""Jacobians, eigenvalues, stability."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rnndyn.dynamics as rdd
+from rnndyn import Map
+
+
+A = jnp.array([[-0.2, -2.0], [2.0, -0.2]])
+
+
+def spiral(t, x, args):
+    return A @ x + args * x**2
+
+
+def test_jacobian_of_flow_and_map():
+    x = jnp.array([0.5, -1.0])
+    want = np.asarray(A) + np.diag([0.5, -1.0]) * 2 * 0.3
+    np.testing.assert_allclose(rdd.jacobian(spiral, x, 0.3), want)
+    euler = Map(lambda x, args: x + 0.1 * spiral(0.0, x, args))
+    np.testing.assert_allclose(rdd.jacobian(euler, x, 0.3), np.eye(2) + 0.1 * want)
+    with pytest.raises(ValueError, match="vmap"):
+        rdd.jacobian(spiral, jnp.zeros((3, 2)), 0.3)
+
+
+def test_eigenvalues_are_sorted_and_differentiable():
+    x = jnp.zeros(2)
+    got = rdd.eigenvalues(spiral, x, 0.0)
+    np.testing.assert_allclose(got, [-0.2 + 2j, -0.2 - 2j])
+    real = lambda a: rdd.eigenvalues(lambda t, x, a: a * A @ x, x, a)[0].real
+    np.testing.assert_allclose(jax.grad(real)(1.0), -0.2, rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["flow", "map"])
+def test_stability_on_both_sides_of_the_threshold(kind):
+    base = 0.0 if kind == "flow" else 1.0
+    values = base + jnp.array([[-2e-3], [2e-3], [-5e-4], [5e-4]]) + 0j
+    code, margin = rdd.stability(values, kind=kind, tol=1e-3)
+    assert list(code) == [-1, 1, 0, 0]
+    np.testing.assert_allclose(margin, [-2e-3, 2e-3, -5e-4, 5e-4], atol=1e-12)

@@ -1,0 +1,207 @@
+"""Ensembles: nothing about a member depends on who trains beside it."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+
+from rnndyn import models as m, tasks, training
+from rnndyn.training import _slots
+
+
+def build(key):
+    return m.RateRNN(
+        2, 10, 2, tau=0.01, noise=1e-3, init=m.Xavier(), readout="sigmoid", key=key
+    )
+
+
+NETS = m.ensemble(build, jr.split(jr.key(0), 7))
+TASK = tasks.DelayedCueDiscrimination(0.02)
+KW = dict(optimiser=training.sgd(), batch=4, key=jr.key(1))
+
+
+def close(a, b, tolerance=1e-5):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance)
+
+
+@pytest.fixture(scope="module")
+def twenty():
+    return training.train(NETS, TASK, learning_rate=0.1, steps=20, **KW)
+
+
+def test_shapes_and_records(twenty):
+    assert twenty.losses.shape == (7, 20)
+    assert bool(jnp.all(twenty.steps == 20))
+    assert not bool(jnp.any(twenty.diverged | twenty.stopped))
+    assert bool(jnp.all(twenty.history.finite))
+    assert bool(jnp.all(twenty.losses[:, -1] < twenty.losses[:, 0]))
+    assert twenty.models.W.shape == (7, 10, 10) and twenty.outcome.shape == (7,)
+    sparse = training.train(
+        NETS, TASK, learning_rate=0.1, steps=20, record_every=8, **KW
+    )
+    close(sparse.models, twenty.models)
+    np.testing.assert_array_equal(sparse.losses, twenty.losses[:, [7, 15, 19]])
+
+
+@pytest.mark.parametrize(
+    ("chunk", "lanes", "devices"), [(1, 1, 1), (7, 7, 1), (64, 1, 1), (64, 3, 2)]
+)
+def test_chunks_lanes_and_devices_do_not_matter(twenty, chunk, lanes, devices):
+    result = training.train(
+        NETS,
+        TASK,
+        learning_rate=0.1,
+        steps=20,
+        chunk=chunk,
+        lanes=lanes,
+        devices=jax.devices()[:devices],
+        **KW,
+    )
+    close(result.models, twenty.models)
+    close(result.history, twenty.history)
+
+
+def test_a_member_alone(twenty):
+    alone = training.train(
+        m.member(NETS, jnp.asarray([4])),
+        TASK,
+        learning_rate=0.1,
+        steps=20,
+        ids=[4],
+        **KW,
+    )
+    close(m.member(alone.models, 0), m.member(twenty.models, 4))
+
+
+def test_learning_rates_and_delays_per_network_in_one_program():
+    delays, rates = [0.0, 0.02, 0.04, 0.0, 0.02, 0.04, 0.02], np.geomspace(0.01, 1, 7)
+    stack = tasks.DelayedCueDiscrimination.stack(delays)
+    traces = count_traces()
+    result = training.train(NETS, stack, learning_rate=rates, steps=3, **KW)
+    training.train(
+        m.member(NETS, slice(0, 3)),
+        tasks.DelayedCueDiscrimination.stack([0.04, 0.0, 0.0]),
+        learning_rate=0.3,
+        steps=70,
+        **KW,
+    )
+    assert count_traces() == traces + 1
+    for i in (1, 5):
+        single = training.train(
+            m.member(NETS, jnp.asarray([i])),
+            tasks.DelayedCueDiscrimination(delays[i], num_steps=stack.num_steps),
+            learning_rate=rates[i],
+            steps=3,
+            ids=[i],
+            **KW,
+        )
+        close(m.member(single.models, 0), m.member(result.models, i))
+    assert count_traces() == traces + 1
+    # Padding a trial changes nothing but rounding, given the same noise of the steps.
+    quiet = eqx.tree_at(lambda n: n.noise, NETS, jnp.zeros(7))
+    padded = training.train(quiet, stack, learning_rate=rates, steps=3, **KW)
+    short = training.train(
+        m.member(quiet, jnp.asarray([0])),
+        tasks.DelayedCueDiscrimination(0.0),
+        learning_rate=rates[0],
+        steps=3,
+        **KW,
+    )
+    close(m.member(short.models, 0), m.member(padded.models, 0), 1e-10)
+
+
+def count_traces():
+    return _slots.advance_slots._cached._cache_size()
+
+
+def test_a_diverged_network_disturbs_nobody():
+    rates = np.full(7, 0.1)
+    calm = training.train(NETS, TASK, learning_rate=rates, steps=20, **KW)
+    rates[3] = 1e300
+    wild = training.train(NETS, TASK, learning_rate=rates, steps=20, **KW)
+    assert np.flatnonzero(wild.diverged).tolist() == [3]
+    assert wild.steps[3] < 20 and not bool(jnp.all(wild.history.finite[3]))
+    assert bool(jnp.all(jnp.isfinite(wild.models.W)))
+    others = np.asarray([0, 1, 2, 4, 5, 6])
+    for a, b in zip(
+        jax.tree.leaves((calm.models, calm.history)),
+        jax.tree.leaves((wild.models, wild.history)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a[others], b[others])
+
+
+def test_stopped_networks_make_room():
+    blocks = []
+    kw = dict(learning_rate=0.3, steps=400, chunk=2, **KW)
+    free = training.train(NETS, TASK, **kw)
+    threshold = float(np.quantile(np.asarray(free.losses).min(axis=1), 0.6))
+    result = training.train(
+        NETS,
+        TASK,
+        stop=training.LossBelow(threshold),
+        on_chunk=lambda p: blocks.append((p.done, p.epochs)),
+        **kw,
+    )
+    below = np.asarray(free.losses) < threshold
+    reached = below.any(axis=1)
+    assert 0 < reached.sum() < 7
+    np.testing.assert_array_equal(result.stopped, reached)
+    first = np.where(reached, below.argmax(axis=1), 400)
+    np.testing.assert_array_equal(result.steps, first)
+    assert blocks[-1] == (7, first.sum() + reached.sum())
+    assert bool(jnp.all(jnp.isnan(result.losses[reached, -1])))
+
+
+def test_resume_equals_one_run(twenty):
+    half = training.train(NETS, TASK, learning_rate=0.1, steps=9, **KW)
+    rest = training.train(half.state, TASK, learning_rate=None, steps=20, **KW)
+    close(rest.models, twenty.models, 1e-12)
+    np.testing.assert_array_equal(rest.losses[:, 9:], twenty.losses[:, 9:])
+    assert bool(jnp.all(jnp.isnan(rest.losses[:, :9])))
+
+
+def test_same_start_at_every_learning_rate():
+    # A seed is a network: its weights, trials and noise do not depend on the rate.
+    keys = jr.split(jr.key(3), 2)
+    nets = m.ensemble(build, jnp.concatenate([keys, keys]))
+    result = training.train(
+        nets,
+        TASK,
+        learning_rate=[0.01, 0.01, 0.3, 0.3],
+        steps=2,
+        ids=[0, 1, 0, 1],
+        **KW,
+    )
+    np.testing.assert_array_equal(result.losses[:2, 0], result.losses[2:, 0])
+    assert not np.array_equal(result.losses[:2, 1], result.losses[2:, 1])
+
+
+def test_impossible_requests():
+    def run(nets=NETS, task=TASK, **changes):
+        kw = {**dict(learning_rate=0.1, steps=2), **KW, **changes}
+        return training.train(nets, task, **kw)
+
+    with pytest.raises(ValueError, match="steps = 0"):
+        run(steps=0)
+    with pytest.raises(ValueError, match="batch = 0"):
+        run(batch=0)
+    with pytest.raises(ValueError, match="record_every = 0"):
+        run(record_every=0)
+    with pytest.raises(ValueError, match=r"learning_rate has shape \(3,\)"):
+        run(learning_rate=[0.1, 0.2, 0.3])
+    with pytest.raises(ValueError, match="non-finite"):
+        run(learning_rate=np.nan)
+    with pytest.raises(ValueError, match=r"networks \[2\] have non-finite weights"):
+        run(eqx.tree_at(lambda n: n.W, NETS, NETS.W.at[2, 0, 0].set(jnp.nan)))
+    with pytest.raises(ValueError, match="ids has shape"):
+        run(ids=[0, 1])
+    with pytest.raises(ValueError, match="leading axes"):
+        run(task=tasks.DelayedCueDiscrimination.stack([0.0, 0.02]))
+    with pytest.raises(ValueError, match="input_size"):
+        run(task=tasks.DelayedActivation(0.03))
+    with pytest.raises(ValueError, match="dt/tau"):
+        run(task=tasks.DelayedCueDiscrimination(0.1, dt=0.05, cue=0.05))
