@@ -29,7 +29,16 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_ROOMS = ("dynamics", "flows", "mechanisms", "models", "plots", "studies", "tasks", "training")
+_ROOMS = (
+    "dynamics",
+    "flows",
+    "mechanisms",
+    "models",
+    "plots",
+    "studies",
+    "tasks",
+    "training",
+)
 _NAMES = {
     "Map": "._core._system",
     "Verdict": "._core._verdicts",

@@ -38,8 +38,8 @@ class DecisionList(AbstractClassifier):
     2. `chaotic`: still moving (`late_rms > moving`) and stretched by more than
         `exp(stretch)` over the late window.
     3. `limit_cycle`: still moving, stretched by less than `exp(neutral)`, and
-        recurrent (`recurrence >= recurrent`). On a map this is an invariant circle (exponent 0)
-        or, if the exponent is negative, a k-cycle.
+        recurrent (`recurrence >= recurrent`). On a map this is an invariant circle
+        (exponent 0) or, if the exponent is negative, a k-cycle.
     4. `fixed_points`: at rest (`late_rms < resting`) in a certified stable root, and
         when the delay ended the state already was there (`remaining <= arrived`).
     5. `slow_manifold`: at rest in the end, but the memory was held on the way there:

@@ -9,11 +9,12 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from .._core._batch import device_mesh, map_members
 from .._core._checks import check_step_ratio
 from .._core._types import KeyLike
 from ..dynamics import MultiStart, certify, fixed_points, jacobian
-from ..models import AbstractRNN, num_members
-from ..tasks import AbstractTask
+from ..models import AbstractRNN, member, num_members
+from ..tasks import AbstractTask, per_member
 from ._run import FreeRun, flow_map, free_run
 
 
@@ -101,9 +102,13 @@ def measure(
     check_step_ratio(dt, models.tau)
     keys = np.asarray(jr.key_data(jr.split(key, members)))
     with jax.enable_x64(True):
-        models, task = _double(models), _per_member(_double(task), members)
-        runs, flow_runs, score = _run_all(
-            models, task, keys, dt, trials, spread, readout_lag
+        models, task = _double(models), per_member(_double(task), members)
+        mesh = device_mesh()
+        padded = np.arange(-(-members // mesh.size) * mesh.size) % members
+        every = member((models, task, jnp.asarray(keys)), padded)
+        runs, flow_runs, score = jax.tree.map(
+            lambda a: jnp.asarray(np.asarray(a)[:members]),
+            _run_all(*every, dt, trials, spread, readout_lag, mesh),
         )
         slow = _slow_states(models, task, runs, dt)
         roots = _roots(models, runs, slow["state"], dt)
@@ -111,21 +116,19 @@ def measure(
 
 
 @eqx.filter_jit
-def _run_all(models, task, keys, dt, trials, spread, lag):
-    arrays, static = eqx.partition((models, task), eqx.is_array)
+def _run_all(models, task, keys, dt, trials, spread, lag, mesh):
     cues = jnp.arange(task.num_conditions)
 
     # One network at a time keeps its states in the cache; the cues share products.
-    def one(packed):
-        model, one_task = eqx.combine(packed[0], static)
-        key = jr.wrap_key_data(packed[1])
+    def one(model, one_task, key):
+        key = jr.wrap_key_data(key)
         system = model.map(dt)
         run = jax.vmap(lambda c: free_run(model, one_task, c, system=system))(cues)
         flow = flow_map(model, dt)
         flow_run = jax.vmap(lambda c: free_run(model, one_task, c, system=flow))(cues)
         return run, flow_run.late, _score(model, one_task, key, dt, trials, spread, lag)
 
-    return jax.lax.map(one, (arrays, keys))
+    return map_members(one, models, task, keys, mesh=mesh)
 
 
 def _score(model, task, key, dt, trials, spread, lag):
@@ -249,18 +252,3 @@ def _double(tree: Any) -> Any:
     """Every float array in float64."""
     cast = lambda a: jnp.asarray(a, jnp.float64) if eqx.is_inexact_array(a) else a
     return jax.tree.map(cast, tree)
-
-
-def _per_member(task: AbstractTask, members: int) -> AbstractTask:
-    """The task with a leading axis on every array, one row a network."""
-    arrays, static = eqx.partition(task, eqx.is_array)
-    shapes = {a.shape[:1] for a in jax.tree.leaves(arrays)}
-    if shapes == {()}:
-        repeat = lambda a: jnp.broadcast_to(a, (members, *a.shape))
-        arrays = jax.tree.map(repeat, arrays)
-    elif shapes != {(members,)}:
-        raise ValueError(
-            f"the task's arrays have leading axes {shapes}, expected none or one row "
-            f"for each of the {members} networks."
-        )
-    return eqx.combine(arrays, static)

@@ -410,12 +410,14 @@ def _decide(unit, points, attractors, pulses, latent_roots, mismatch):
             f"leading |eigenvalue| at the points {leading:.3f}/tau at most, gap to the "
             f"next {gap:.1f} at least"
         )
-    graded = pulses is not None and pulses.graded > 0.1 and pulses.left < pulses.graded / 2
+    graded = (
+        pulses is not None and pulses.graded > 0.1 and pulses.left < pulses.graded / 2
+    )
     if pulses is not None:
         evidence.append(
             f"pulses of amplitude {AMPLITUDES[0]} to {AMPLITUDES[-1]}: responses "
-            f"differ by {100 * pulses.graded:.0f} % after 20 tau, {100 * pulses.left:.0f} % "
-            "after 120 tau"
+            f"differ by {100 * pulses.graded:.0f} % after 20 tau, "
+            f"{100 * pulses.left:.0f} % after 120 tau"
         )
     is_slow = slow is not None and slow[0] < 0.1 and slow[1] >= 5
     if is_slow and graded:

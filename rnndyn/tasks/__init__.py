@@ -4,6 +4,7 @@ from ._base import (
     AbstractTask as AbstractTask,
     Score as Score,
     Trial as Trial,
+    per_member as per_member,
 )
 from ._memory import (
     DelayedActivation as DelayedActivation,

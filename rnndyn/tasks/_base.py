@@ -111,3 +111,21 @@ def masked_mean(
 ) -> Float[Array, ""]:
     """Mean over the steps in `mask`, 0 if there is none."""
     return jnp.sum(jnp.where(mask, values, 0)) / jnp.maximum(jnp.sum(mask), 1)
+
+
+def per_member(task: AbstractTask, count: int) -> AbstractTask:
+    """The task with a leading axis of `count` on every array: one row a network.
+
+    **Raises:** a `ValueError` if its arrays already have another leading axis.
+    """
+    arrays, static = eqx.partition(task, eqx.is_array)
+    shapes = {a.shape[:1] for a in jax.tree.leaves(arrays)}
+    if shapes == {()}:
+        repeat = lambda a: jnp.broadcast_to(a, (count, *a.shape))
+        arrays = jax.tree.map(repeat, arrays)
+    elif not shapes <= {(count,)}:
+        raise ValueError(
+            f"the task's arrays have leading axes {sorted(shapes)}, expected one task, "
+            f"or one for each of {count} networks (Task.stack, eqx.filter_vmap)."
+        )
+    return eqx.combine(arrays, static)

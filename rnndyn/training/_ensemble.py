@@ -19,8 +19,8 @@ from .._core._batch import (
 )
 from .._core._checks import check_step_ratio
 from .._core._types import KeyLike
-from ..models import num_members, trainable
-from ..tasks import AbstractTask
+from ..models import Constraints, num_members, trainable
+from ..tasks import AbstractTask, per_member
 from ._recipe import Recipe
 from ._scores import outcome
 from ._slots import (
@@ -67,13 +67,16 @@ class TrainResult(eqx.Module):
 
     state: TrainState
     history: TrainInfo
+    constraints: Constraints | None
     record_every: int = eqx.field(static=True)
     seconds: float = eqx.field(static=True)
 
     @property
     def models(self) -> Any:
-        """The trained networks."""
-        return self.state.model
+        """The trained networks, constraints applied."""
+        if self.constraints is None:
+            return self.state.model
+        return eqx.filter_vmap(self.constraints)(self.state.model)
 
     @property
     def losses(self) -> Float[Array, "members records"]:
@@ -172,7 +175,7 @@ def train(
     recipe_ = Recipe(optimiser=optimiser, batch=batch, **recipe)
     states = _initial(models, recipe_, learning_rate, key, ids)
     count = num_members(states)
-    tasks = _per_member(task, count)
+    tasks = per_member(task, count)
     _check_fit(states.model, task)
 
     mesh = device_mesh(devices)
@@ -217,7 +220,8 @@ def train(
     states, history = jax.tree.map(
         lambda a: jnp.asarray(a) if isinstance(a, np.ndarray) else a, (states, history)
     )
-    return TrainResult(states, history, record_every, time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    return TrainResult(states, history, recipe_.constraints, record_every, seconds)
 
 
 def _initial(models, recipe, learning_rate, key, ids):
@@ -259,24 +263,6 @@ def _check_weights(models, recipe, count):
         )
 
 
-def _per_member(task, count):
-    """The task with a leading member axis on all arrays."""
-    leaves = jax.tree.leaves(eqx.filter(task, eqx.is_array))
-    if not leaves:
-        return task
-    if all(a.ndim and a.shape[0] == count for a in leaves):
-        return task
-    if any(a.ndim == 0 for a in leaves):
-        return jax.tree.map(
-            lambda a: jnp.broadcast_to(a, (count, *a.shape)) if eqx.is_array(a) else a,
-            task,
-        )
-    raise ValueError(
-        f"the task's arrays have leading axes {[a.shape[0] for a in leaves]}, expected "
-        f"one task, or one for each of {count} networks (Task.stack, eqx.filter_vmap)."
-    )
-
-
 def _check_fit(models, task):
     for name in ("input_size", "output_size"):
         if getattr(models, name) != getattr(task, name):
@@ -302,6 +288,7 @@ def _bar(count, steps):
         total=count,
         unit=" networks",
         desc=f"training, {steps} epochs",
+        mininterval=0.5,
         bar_format="{desc}: {n:.1f}/{total} |{bar}| {elapsed}<{remaining}, "
         "{rate_noinv_fmt}",
     )
