@@ -118,7 +118,7 @@ class Analyse:
         report = rd.analyse(model, dt=dt, starts=self.starts, key=key)
         print(f"{type(model).__name__}, {model.state_size} units, {self.file.name}")
         print("\nfixed points (flow; eigenvalues and speeds in units of 1/tau)")
-        unit = float(model.time_scale)
+        unit = report.time_scale
         for i, x in enumerate(report.points):
             leading = np.round(report.eigenvalues[i, :3] * unit, 5)
             state = {-1: "stable", 0: "undecided", 1: "unstable"}
@@ -175,14 +175,15 @@ class Doctor:
         print(f"devices     {jax.device_count()} ({devices})")
         cores = _bootstrap.available_cores()
         print(f"cores       {cores}")
-        x64 = jax.config.jax_enable_x64
+        config = jax.config.values
+        x64 = config["jax_enable_x64"]
         print(f"precision   training float{64 if x64 else 32}, verdicts float64")
-        print(f"matmul      {jax.config.jax_default_matmul_precision or 'default'}")
+        print(f"matmul      {config['jax_default_matmul_precision'] or 'default'}")
         threads = os.environ.get("OPENBLAS_NUM_THREADS", "not set")
         advice = "" if threads == "1" else "  <- set to 1: 15-200x on small matrices"
         print(f"BLAS        OPENBLAS_NUM_THREADS={threads}{advice}")
         print(f"XLA_FLAGS   {os.environ.get('XLA_FLAGS', '')}")
-        print(f"cache       {jax.config.jax_compilation_cache_dir or 'off'}")
+        print(f"cache       {config['jax_compilation_cache_dir'] or 'off'}")
         for name in self.packages:
             try:
                 print(f"{name:11s} {version(name)}")

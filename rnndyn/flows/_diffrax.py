@@ -111,9 +111,9 @@ class DiffraxFlow(AbstractFlow):
             throw=self.throw,
         )
 
-    def _controller(self, args, dtype):
+    def _controller(self, args, dtype) -> Any:
         if self.controller is not None:
-            controller = self.controller
+            controller: Any = self.controller
         elif self.sigma is not None:
             controller = dfx.ConstantStepSize()
         else:

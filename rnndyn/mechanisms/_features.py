@@ -105,10 +105,10 @@ def measure(
         models, task = _double(models), per_member(_double(task), members)
         mesh = device_mesh()
         padded = np.arange(-(-members // mesh.size) * mesh.size) % members
-        every = member((models, task, jnp.asarray(keys)), padded)
+        nets, tasks = member((models, task), padded)
         runs, flow_runs, score = jax.tree.map(
             lambda a: jnp.asarray(np.asarray(a)[:members]),
-            _run_all(*every, dt, trials, spread, readout_lag, mesh),
+            _run_all(nets, tasks, keys[padded], dt, trials, spread, readout_lag, mesh),
         )
         slow = _slow_states(models, task, runs, dt)
         roots = _roots(models, runs, slow["state"], dt)

@@ -52,6 +52,7 @@ class Attractors(eqx.Module):
 class Report(eqx.Module):
     """What one network does without input, with evidence. Host level, NumPy.
 
+    - `model` (in float64), its `time_scale` and the step `dt` (seconds).
     - `points`, `slow`: certified fixed points of the flow, and non-zero minima of the
       speed; `readout` `(point, output)`: the output there.
     - `map_radius` `(point,)`: largest multiplier modulus in the Euler map (NaN
@@ -66,6 +67,7 @@ class Report(eqx.Module):
     """
 
     model: AbstractRNN
+    time_scale: float
     dt: float | None
     points: np.ndarray
     residual: np.ndarray
@@ -225,6 +227,7 @@ def analyse(
         evidence = [*task_report.evidence(0), *evidence]
     return Report(
         model=model,
+        time_scale=unit,
         dt=dt,
         points=points["x"],
         residual=points["speed"],
@@ -377,10 +380,10 @@ def _collect(groups, kinds, nearest, late: LateRun, dt) -> Attractors:
         share=intervals[:, 0],
         low=intervals[:, 1],
         high=intervals[:, 2],
-        rms=late.rms[first],
+        rms=np.asarray(late.rms)[first],
         period=late.period[first] * dt,
         exponent=late.exponent[first] / dt,
-        state=late.final[first],
+        state=np.asarray(late.final)[first],
     )
 
 
@@ -407,8 +410,8 @@ def _decide(unit, points, attractors, pulses, latent_roots, mismatch):
     if slow is not None:
         leading, gap = slow
         evidence.append(
-            f"leading |eigenvalue| at the points {leading:.3f}/tau at most, gap to the "
-            f"next {gap:.1f} at least"
+            f"slowest direction of each point: |eigenvalue| up to {leading:.3f}/tau, "
+            f"the next one at least {gap:.1f} times as fast"
         )
     graded = (
         pulses is not None and pulses.graded > 0.1 and pulses.left < pulses.graded / 2

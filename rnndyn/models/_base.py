@@ -65,7 +65,7 @@ class AbstractRNN(AbstractVectorField):
     ) -> Float[Array, " state"]:
         """The vector field `f(t, x, args)`; `args` is the input: `None`, an array
         `(input,)`, or a callable `u(t)`."""
-        u = args(t) if callable(args) else args
+        u: Any = args(t) if callable(args) else args
         return self.velocity(x, self.recurrent(x) + self.drive(u))
 
     @property
@@ -139,7 +139,7 @@ def num_members(models: Any) -> int:
             f"the arrays of the ensemble have leading axes {sizes}, expected one "
             "common size. Build it with rnndyn.models.ensemble or eqx.filter_vmap."
         )
-    return sizes.pop()
+    return int(sizes.pop() or 0)
 
 
 def member(models: Any, index: Any) -> Any:

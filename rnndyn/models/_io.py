@@ -45,7 +45,9 @@ def load_network(path: str | Path, **overrides: Any) -> AbstractRNN:
     tau = _need(fields, "tau", path, "time constant in seconds")
     weights = {k: fields[k] for k in _WEIGHTS if k in fields}
     common = {"tau": tau, **{k: fields[k] for k in ("noise", "x0") if k in fields}}
-    names = {k: str(fields[k]) for k in ("activation", "readout") if k in fields}
+    names: dict[str, Any] = {
+        k: str(fields[k]) for k in ("activation", "readout") if k in fields
+    }
     if form == "piecewise":
         _need(fields, "A", path, "diagonal of the linear part")
         _need(fields, "W", path, "recurrent weights (state, state)")
@@ -54,7 +56,9 @@ def load_network(path: str | Path, **overrides: Any) -> AbstractRNN:
         for name in ("m", "n"):
             _need(fields, name, path, "low-rank factor (state, rank)")
         weights.pop("W", None)
-        scale = {"scale": str(fields["scale"])} if "scale" in fields else {}
+        scale: dict[str, Any] = (
+            {"scale": str(fields["scale"])} if "scale" in fields else {}
+        )
         return LowRankRNN.from_arrays(**weights, **common, **names, **scale, form=form)
     _need(fields, "W", path, "recurrent weights (state, state), or m and n")
     build = RateRNN if form == "rate" else CurrentRNN

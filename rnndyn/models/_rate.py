@@ -1,7 +1,7 @@
 """Full-rank networks in rate form and in current form."""
 
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
@@ -141,6 +141,9 @@ class RateRNN(AbstractFullRankRNN):
     **Reference:** Kurtkaya, Dinc et al. 2025, arXiv:2502.17433.
     """
 
+    if TYPE_CHECKING:  # type checkers would make up a constructor from the fields
+        __init__ = AbstractFullRankRNN.__init__
+
     def recurrent(self, x):
         return self.W @ x
 
@@ -163,6 +166,9 @@ class CurrentRNN(AbstractFullRankRNN):
     doi:10.1103/PhysRevLett.61.259; Sussillo & Abbott 2009,
     doi:10.1016/j.neuron.2009.07.018.
     """
+
+    if TYPE_CHECKING:
+        __init__ = AbstractFullRankRNN.__init__
 
     def recurrent(self, x):
         return self.W @ activation_fn(self.activation)(x)

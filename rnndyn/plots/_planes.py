@@ -99,5 +99,7 @@ def spectrum(
         angle = np.linspace(0, 2 * np.pi, 200)
         ax.plot(np.cos(angle), np.sin(angle), lw=0.7, color="#999999")
         ax.set_aspect("equal")
+    if np.ptp(values.imag) < 0.2:  # rounding must not fill the axis
+        ax.set_ylim(-0.5, 0.5)
     unit_name = "1/tau" if kind == "flow" else "multiplier"
     return tidy(ax, title="eigenvalues", x=f"Re ({unit_name})", y="Im")

@@ -25,7 +25,7 @@ def report(result: Report) -> Any:
     read-out at the points, end states."""
     fig, axes = figure(2, 2)
     model = result.model
-    unit = float(model.time_scale)
+    unit = result.time_scale
     paths = _paths(result, unit)
     rank2 = (
         isinstance(model, LowRankRNN) and model.rank == 2 and model.form == "current"
@@ -40,6 +40,7 @@ def report(result: Report) -> Any:
     ax = axes[1, 0]
     if result.readout.shape[1]:
         ax.bar(range(len(result.readout)), result.readout[:, 0], color="#2c7fb8")
+        ax.set_xticks(range(len(result.readout)))
     tidy(ax, title="read-out at the points", x="point", y="output 1")
     ax = axes[1, 1]
     shares = result.attractors.share
