@@ -21,11 +21,26 @@ if TYPE_CHECKING:
     )
     from ._core._system import Map as Map
     from ._core._verdicts import Verdict as Verdict
-    from .mechanisms import analyse as analyse
+    from .dynamics import (
+        certify as certify,
+        fixed_points as fixed_points,
+        slow_points as slow_points,
+    )
+    from .flows import DiffraxFlow as DiffraxFlow, ScanFlow as ScanFlow
+    from .mechanisms import (
+        Mechanism as Mechanism,
+        analyse as analyse,
+        classify as classify,
+    )
     from .models import (
+        CurrentRNN as CurrentRNN,
+        LowRankRNN as LowRankRNN,
+        RateRNN as RateRNN,
+        ensemble as ensemble,
         load_network as load_network,
         save_network as save_network,
     )
+    from .training import train as train
 
 __version__ = "0.1.0"
 
@@ -42,9 +57,21 @@ _ROOMS = (
 _NAMES = {
     "Map": "._core._system",
     "Verdict": "._core._verdicts",
-    "analyse": ".mechanisms",
-    "load_network": ".models",
-    "save_network": ".models",
+    **dict.fromkeys(("certify", "fixed_points", "slow_points"), ".dynamics"),
+    **dict.fromkeys(("DiffraxFlow", "ScanFlow"), ".flows"),
+    **dict.fromkeys(("Mechanism", "analyse", "classify"), ".mechanisms"),
+    **dict.fromkeys(
+        (
+            "CurrentRNN",
+            "LowRankRNN",
+            "RateRNN",
+            "ensemble",
+            "load_network",
+            "save_network",
+        ),
+        ".models",
+    ),
+    "train": ".training",
 }
 
 
