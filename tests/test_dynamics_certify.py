@@ -123,3 +123,19 @@ def test_works_in_a_float32_process():
     env = {**os.environ, "JAX_ENABLE_X64": "0"}
     command = [sys.executable, "-c", textwrap.dedent(code)]
     subprocess.run(command, check=True, env=env)
+
+
+def test_a_diverging_network_leaves_the_other_63_bit_identical():
+    W = networks(64, 5)
+    starts = jnp.asarray(np.random.default_rng(2).standard_normal((16, 5)))
+    search = eqx.filter_jit(
+        eqx.filter_vmap(lambda net: rdd.fixed_points(net, starts, strategy=FEW))
+    )
+    good = search(Net(jnp.asarray(W)))
+    W[17] = np.nan
+    bad = search(Net(jnp.asarray(W)))
+    others = np.arange(64) != 17
+    for a, b in zip(jax.tree.leaves(good), jax.tree.leaves(bad), strict=True):
+        if a.ndim and a.shape[0] == 64 and not np.array_equal(a, W):
+            np.testing.assert_array_equal(a[others], b[others])
+    assert not np.asarray(bad.mask)[17].any()

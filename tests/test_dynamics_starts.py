@@ -79,3 +79,24 @@ def test_oddness_is_found_and_not_imagined(getkey):
     assert strategy.is_odd(lambda x: jnp.tanh(2 * x) - x, probes)
     assert not strategy.is_odd(lambda x: jnp.tanh(2 * x + 1e-9) - x, probes)
     assert not strategy.is_odd(lambda x: x * jnp.nan, probes)
+
+
+def test_states_after_pulses_and_inside_the_search(getkey):
+    leak = lambda t, x, u: -x + (0.0 if u is None else u)
+    flow = flows.ScanFlow(dt=0.05)
+    amplitudes = jnp.array([[1.0, 0.0], [0.0, -2.0]])
+    sampler = rdd.AfterPulses(
+        jnp.zeros(2), amplitudes, 30, flow=flow, duration=1.0, after=2.0
+    )
+    x = sampler(leak, None, key=getkey())
+    # One coordinate responds to each pulse and decays from 1 - 1/e of the amplitude.
+    assert np.all(np.sort(np.abs(x), axis=1)[:, 0] < 1e-12)
+    assert np.abs(x).max() <= 2 * (1 - np.exp(-1.0)) + 1e-6
+    assert np.abs(x).max(axis=1).min() >= (1 - np.exp(-1.0)) * np.exp(-2.0) - 1e-6
+    paths = rdd.FromTrajectories(jnp.ones((2, 2)), 6, flow=flow, duration=1.0)
+    none = rdd.MultiStart(num_large=0, rounds=0)
+    for each in (sampler, paths):
+        pts = rdd.fixed_points(leak, each, strategy=none, key=getkey())
+        np.testing.assert_allclose(pts.roots(), [[0.0, 0.0]], atol=1e-12)
+    with pytest.raises(ValueError, match="expected a flow"):
+        sampler(Map(lambda x, u: x), None, key=getkey())

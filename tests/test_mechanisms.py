@@ -202,3 +202,13 @@ def test_wilson_interval():
     assert share == 0.5
     np.testing.assert_allclose([low, high], [0.299, 0.701], atol=1e-3)
     assert wilson(0, 10)[1] < 1e-12 and 0.2 < wilson(0, 10)[2] < 0.3
+
+
+def test_chunks_change_nothing():
+    nets = [toggle(), oscillator(), relaxer(), toggle(), oscillator()]
+    stack = lambda *a: jnp.stack(a) if eqx.is_array(a[0]) else a[0]
+    many = jax.tree.map(stack, *nets)
+    whole = classify(many, task, key=jax.random.key(0), trials=2)
+    parts = classify(many, task, key=jax.random.key(0), trials=2, chunk=2)
+    np.testing.assert_array_equal(whole.cue_code, parts.cue_code)
+    np.testing.assert_allclose(whole.features.accuracy, parts.features.accuracy)

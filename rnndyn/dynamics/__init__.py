@@ -12,6 +12,7 @@ from ._search import Tolerances as Tolerances
 from ._solver import LevenbergMarquardt as LevenbergMarquardt
 from ._starts import (
     AbstractSampler as AbstractSampler,
+    AfterPulses as AfterPulses,
     Box as Box,
     FromTrajectories as FromTrajectories,
     Gaussian as Gaussian,

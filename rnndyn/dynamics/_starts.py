@@ -7,6 +7,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from .._core._system import Map
@@ -97,7 +98,7 @@ class FromTrajectories(AbstractSampler):
 
     x0s: Float[Array, "trajectories state"]
     flow: AbstractFlow | None
-    duration: Float[Array, ""]
+    duration: float = eqx.field(static=True)
     n: int = eqx.field(static=True)
     num_times: int = eqx.field(static=True)
 
@@ -112,7 +113,7 @@ class FromTrajectories(AbstractSampler):
     ):
         self.x0s = jnp.asarray(x0s)
         self.flow, self.n, self.num_times = flow, n, num_times
-        self.duration = jnp.asarray(duration, self.x0s.dtype)
+        self.duration = float(duration)  # static, as some flows need it
         if self.x0s.ndim != 2:
             raise ValueError(
                 f"`x0s` has shape {self.x0s.shape}, expected (trajectories, state)."
@@ -129,12 +130,75 @@ class FromTrajectories(AbstractSampler):
             )
         else:
             flow = self.flow
-            ts = jnp.linspace(0, 1, self.num_times, dtype=self.x0s.dtype)
-            ts = ts * self.duration
+            ts = np.linspace(0, self.duration, self.num_times)
             run = lambda x0: flow.trajectory(system, x0, ts, args).xs
         states = jax.vmap(run)(self.x0s).reshape(-1, self.x0s.shape[1])
         chosen = jax.random.randint(key, (self.n,), 0, states.shape[0])
         return states[chosen]
+
+
+class AfterPulses(AbstractSampler):
+    """`n` states along responses to input pulses: where a memory would be kept.
+
+    From `x0`, one pulse of each row of `amplitudes` is shown for `duration`, then the
+    flow runs on for `after`, without input; states are drawn at random times after
+    the pulse. For flows `f(t, x, args)` whose `args` may be an array of inputs.
+
+    **Arguments:**
+
+    - `x0`: the state before the pulse, shape `(state,)`.
+    - `amplitudes`: shape `(pulses, input)`.
+    - `n`: number of starts to draw.
+    - `flow`: how to integrate (`rnndyn.flows`).
+    - `duration`, `after`: in the time unit of the flow.
+    - `num_times`: number of sampling times.
+    """
+
+    x0: Float[Array, " state"]
+    amplitudes: Float[Array, "pulses input"]
+    flow: AbstractFlow
+    duration: float = eqx.field(static=True)
+    after: float = eqx.field(static=True)
+    n: int = eqx.field(static=True)
+    num_times: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        x0: Any,
+        amplitudes: Any,
+        n: int,
+        *,
+        flow: AbstractFlow,
+        duration: Any,
+        after: Any,
+        num_times: int = 50,
+    ):
+        self.x0 = jnp.asarray(x0)
+        self.amplitudes = jnp.asarray(amplitudes, self.x0.dtype)
+        _check_vector("x0", self.x0)
+        if self.amplitudes.ndim != 2:
+            raise ValueError(
+                f"`amplitudes` has shape {self.amplitudes.shape}, expected "
+                "(pulses, input): one row a pulse."
+            )
+        self.flow, self.n, self.num_times = flow, n, num_times
+        # Static, for flows that must know their number of steps.
+        self.duration, self.after = float(duration), float(after)
+
+    def __call__(self, system, args, *, key):
+        if isinstance(system, Map):
+            raise ValueError(
+                "AfterPulses got a Map, expected a flow. Iterate the map yourself "
+                "(rnndyn.flows.iterate) and pass the states, or use NearStates."
+            )
+        ts = np.linspace(0, self.after, self.num_times)
+
+        def respond(u):
+            x = self.flow(system, self.x0, 0.0, self.duration, u)
+            return self.flow.trajectory(system, x, ts, jnp.zeros_like(u)).xs
+
+        states = jax.vmap(respond)(self.amplitudes).reshape(-1, self.x0.shape[0])
+        return states[jax.random.randint(key, (self.n,), 0, states.shape[0])]
 
 
 class MultiStart(eqx.Module):

@@ -154,27 +154,29 @@ class ScanFlow(AbstractFlow):
         self.num_steps = num_steps
         self.method = RK4() if method is None else method
 
-    def _steps(self, longest: Any) -> int:
+    def _steps(self, *times: Any) -> int:
+        """Steps for the longest of the intervals between `times`."""
         if self.dt is None:
             assert self.num_steps is not None
             return self.num_steps
-        if not is_concrete(longest):
+        if not all(is_concrete(t) for t in times):
             raise ValueError(
                 "the end time is traced but the number of steps must be known. "
                 "Pass ScanFlow(num_steps=...) instead of dt."
             )
         # Rounding of t1 - t0 must not cost a step.
-        ratio = float(np.max(np.abs(np.asarray(longest)))) / self.dt
+        spans = np.diff(np.concatenate([np.ravel(t) for t in times]))
+        ratio = float(np.max(np.abs(spans), initial=0.0)) / self.dt
         return max(int(np.ceil(ratio - 1e-6 * max(ratio, 1))), 1)
 
     def __call__(self, f, x0, t0, t1, args=None, *, key=None):
+        num_steps = self._steps(t0, t1)
         t0, t1 = _times(x0, t0), _times(x0, t1)
-        num_steps = self._steps(t1 - t0)
         return self._run(f, x0, t0, t1, num_steps, args, key)
 
     def trajectory(self, f, x0, ts, args=None, *, key=None):
+        num_steps = self._steps(ts)
         ts = _times(x0, ts)
-        num_steps = self._steps(ts[1:] - ts[:-1])
 
         def interval(carry, inputs):
             x, key = carry

@@ -80,6 +80,7 @@ def measure(
     trials: int = 16,
     spread: float = 0.1,
     readout_lag: int = 1,
+    chunk: int = 64,
     key: KeyLike,
 ) -> Features:
     """Measure the evidence for every network of an ensemble. Host level, float64.
@@ -93,6 +94,7 @@ def measure(
     - `spread`: standard deviation inside the tanh of the random initial states of
         these trials.
     - `readout_lag`: 1 if outputs are read before the update, as in the paper.
+    - `chunk`: networks measured at a time, which bounds the memory.
     - `key`: for noise and initial states of the scored trials.
 
     **Raises:** a `ValueError` if `models` is no ensemble or `dt/tau` outside (0, 1].
@@ -104,15 +106,29 @@ def measure(
     with jax.enable_x64(True):
         models, task = _double(models), per_member(_double(task), members)
         mesh = device_mesh()
-        padded = np.arange(-(-members // mesh.size) * mesh.size) % members
-        nets, tasks = member((models, task), padded)
-        runs, flow_runs, score = jax.tree.map(
-            lambda a: jnp.asarray(np.asarray(a)[:members]),
-            _run_all(nets, tasks, keys[padded], dt, trials, spread, readout_lag, mesh),
-        )
-        slow = _slow_states(models, task, runs, dt)
-        roots = _roots(models, runs, slow["state"], dt)
-        return _assemble(models, runs, flow_runs, score, slow, roots, dt)
+        whole = lambda n: -(-n // mesh.size) * mesh.size
+        size = min(whole(chunk), whole(members))
+        parts = []
+        for first in range(0, members, size):
+            # The last chunk is filled up by repetition: one shape, one program.
+            index = np.arange(first, first + size) % members
+            nets, tasks = member((models, task), index)
+            everything = _run_all(
+                nets, tasks, keys[index], dt, trials, spread, readout_lag, mesh
+            )
+            rows = slice(0, min(size, members - first))
+            cut = lambda a, rows=rows: jnp.asarray(np.asarray(a)[rows])
+            parts.append(jax.tree.map(cut, _assess(nets, tasks, *everything, dt)))
+        return jax.tree.map(lambda *a: jnp.concatenate(a), *parts)
+
+
+def _assess(models, task, runs, flow_runs, score, dt) -> Features:
+    runs, flow_runs, score = jax.tree.map(
+        lambda a: jnp.asarray(np.asarray(a)), (runs, flow_runs, score)
+    )
+    slow = _slow_states(models, task, runs, dt)
+    roots = _roots(models, runs, slow["state"], dt)
+    return _assemble(models, runs, flow_runs, score, slow, roots, dt)
 
 
 @eqx.filter_jit
