@@ -7,6 +7,11 @@ from ._linear import (
     jacobian as jacobian,
     stability as stability,
 )
+from ._lyapunov import (
+    LyapunovSpectrum as LyapunovSpectrum,
+    kaplan_yorke as kaplan_yorke,
+    lyapunov_spectrum as lyapunov_spectrum,
+)
 from ._points import FixedPoints as FixedPoints
 from ._search import Tolerances as Tolerances
 from ._solver import LevenbergMarquardt as LevenbergMarquardt
