@@ -1,7 +1,9 @@
 """Questions one can ask of any flow `f(t, x, args)` or map `F(x, args)`."""
 
 from ._certify import certify as certify
+from ._cycles import LimitCycle as LimitCycle, limit_cycle as limit_cycle
 from ._fixed_points import fixed_points as fixed_points, slow_points as slow_points
+from ._floquet import Floquet as Floquet, floquet as floquet
 from ._linear import (
     eigenvalues as eigenvalues,
     jacobian as jacobian,
