@@ -15,6 +15,7 @@ SMALLER = [
     ("jax.random.key(0), 64)", "jax.random.key(0), 2)"),
     ("2, 100, 2", "2, 10, 2"),
     ("(256, 100)", "(8, 10)"),
+    ("t_total=400.0", "t_total=20.0"),
 ]
 
 
@@ -23,7 +24,7 @@ def test_python_blocks_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     np.savez("network.npz", W=1.5 * np.eye(3), tau=0.1, form="rate", dt=0.02)
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.S)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     names: dict = {}
     for block in blocks:
         for old, new in SMALLER:
