@@ -90,7 +90,7 @@ def lyapunov_spectrum(
             "(state,) or (trajectories, state)."
         )
     size = x0.shape[-1]
-    k = size if k is None else k
+    k = int(size if k is None else k)
     if not 1 <= k <= size:
         raise ValueError(f"`k` = {k}, expected 1 to {size}, the size of the state.")
     if qr_every < 1:

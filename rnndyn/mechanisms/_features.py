@@ -113,12 +113,13 @@ def measure(
             # The last chunk is filled up by repetition: one shape, one program.
             index = np.arange(first, first + size) % members
             nets, tasks = member((models, task), index)
-            everything = _run_all(
+            runs, flow_runs, score = _run_all(
                 nets, tasks, keys[index], dt, trials, spread, readout_lag, mesh
             )
+            whole_chunk = _assess(nets, tasks, runs, flow_runs, score, dt)
             rows = slice(0, min(size, members - first))
             cut = lambda a, rows=rows: jnp.asarray(np.asarray(a)[rows])
-            parts.append(jax.tree.map(cut, _assess(nets, tasks, *everything, dt)))
+            parts.append(jax.tree.map(cut, whole_chunk))
         return jax.tree.map(lambda *a: jnp.concatenate(a), *parts)
 
 
