@@ -114,6 +114,8 @@ class Analyse:
         given = {k: v for k in names if (v := getattr(self, k)) is not None}
         model = rd.load_network(self.file, **given)
         dt = rd.models.network_dt(self.file) if self.dt is None else self.dt
+        if dt is None:
+            print("no dt, in the file or by --dt: the Euler map is not looked at")
         key = jax.random.key(self.seed)
         report = rd.analyse(model, dt=dt, starts=self.starts, key=key)
         print(f"{type(model).__name__}, {model.state_size} units, {self.file.name}")
@@ -206,7 +208,8 @@ def main() -> None:
         config=(tyro.conf.PositionalRequiredArgs,),
         description="By which mechanism does a recurrent network hold a memory?",
     )
-    _bootstrap.configure()
+    # Weights of a file keep all their digits; training is in float32.
+    _bootstrap.configure(x64=isinstance(command, Analyse))
     try:
         command.run()
     except ValueError as error:

@@ -82,7 +82,7 @@ def test_known_mechanisms_per_cue(build, code):
     if code != Mechanism.diverged:
         assert float(report.margin.min()) > 0
     lines = report.evidence(0)
-    assert len(lines) == 2 and code.name in lines[0]
+    assert len(lines) == 3 and "accuracy" in lines[0] and code.name in lines[1]
 
 
 def test_learned_and_not_learned():
@@ -212,3 +212,100 @@ def test_chunks_change_nothing():
     parts = classify(many, task, key=jax.random.key(0), trials=2, chunk=2)
     np.testing.assert_array_equal(whole.cue_code, parts.cue_code)
     np.testing.assert_allclose(whole.features.accuracy, parts.features.accuracy)
+
+
+def linear(w, w_in, w_out, **options):
+    return rate.from_arrays(
+        w, w_in, W_out=w_out, tau=0.01, activation="identity", readout="sigmoid",
+        **options,
+    )  # fmt: skip
+
+
+def cue_names(model):
+    return [Mechanism(int(c)).name for c in label(model).cue_code[0]]
+
+
+def test_period_two_of_a_map():
+    W = np.diag([-3.5, 2.0, 0.0])
+    model = rate.from_arrays(
+        W, [[1.0, 1.0], [-1, 1], [0, 0]], W_out=[[0, -3.0, 0], [0, 3.0, 0]], tau=0.01,
+        readout="sigmoid",
+    )  # fmt: skip
+    f = label(model).features
+    np.testing.assert_allclose(f.period, 0.01)
+    assert float(f.recurrence.max()) <= 1
+
+
+def test_spirals_that_decay_or_grow_are_no_cycles():
+    for rate_per_trial in (-1 / 30, 1 / 200):
+        z = np.exp(rate_per_trial / 18 + 1j * 2 * np.pi / 40)
+        w = (z - 0.5) / 0.5
+        W = np.array([[w.real, -w.imag], [w.imag, w.real]])
+        names = cue_names(linear(W, [[-0.3, 0.3], [0, 0]], np.eye(2)))
+        assert "limit_cycle" not in names and "chaotic" not in names
+
+
+def test_run_away_is_not_chaos():
+    model = rate.from_arrays(
+        np.diag([1.2, 1.2]), [[0.0, 5.0], [5.0, 0.0]], W_out=4 * np.eye(2), tau=0.01,
+        activation="relu", readout="sigmoid",
+    )  # fmt: skip
+    assert not {"chaotic", "limit_cycle"} & set(cue_names(model))
+
+
+def test_a_leaky_integrator_is_not_a_fixed_point_memory():
+    for trials in (3, 1000):
+        w = (np.exp(-1 / (18 * trials)) - 0.5) / 0.5
+        W = np.diag([0.0, w])
+        for offset in (0.0, 8.0):
+            W_in = [[offset, offset], [-0.2, 0.2]]
+            model = linear(W, W_in, [[0, -100.0], [0, 100.0]], b=[10 * offset, 0.0])
+            assert "fixed_points" not in cue_names(model)
+
+
+def test_an_idle_slow_unit_does_not_make_a_slow_manifold():
+    n = 14
+    W = np.zeros((n + 1, n + 1))
+    W[range(1, n), range(n - 1)] = 1
+    W[n, n] = 1 - 1e-3
+    W_in = np.zeros((n + 1, 2))
+    W_in[0] = [-1, 1]
+    W_out = np.concatenate([np.full((2, n), 5.0), np.zeros((2, 1))], axis=1)
+    W_out[0] *= -1
+    model = rate.from_arrays(
+        W, W_in, W_out=W_out, tau=5e-3, activation="identity", readout="sigmoid"
+    )
+    assert "slow_manifold" not in cue_names(model)
+
+
+def test_two_frequencies_are_no_limit_cycle():
+    blocks = [rotation(2.0, 0.8), rotation(2.0, 0.8 / 1.618)]
+    W = np.block([[blocks[0], np.zeros((2, 2))], [np.zeros((2, 2)), blocks[1]]])
+    model = rate.from_arrays(W, np.ones((4, 2)), W_out=np.ones((2, 4)), tau=0.01)
+    assert "limit_cycle" not in cue_names(model)
+
+
+def test_the_flow_is_resolved_however_stiff():
+    rng = np.random.default_rng(0)
+    n = 40
+    W = 1.3 * rng.standard_normal((n, n)) / n**0.5 - 30 / n
+    model = rd.models.CurrentRNN.from_arrays(
+        W, rng.standard_normal((n, 2)), W_out=np.ones((2, n)), tau=0.01
+    )
+    x = jnp.asarray(rng.standard_normal(n) * 0.5)
+    run = lambda substeps: settle(
+        flow_map(model, 0.005, substeps=substeps),
+        x,
+        jnp.zeros(2),
+        transient=1040,
+        window=520,
+    )
+    assert float(run(None).rms) > 0.1  # two substeps would say 3e-7: at rest
+    np.testing.assert_allclose(run(None).rms, run(64).rms, rtol=0.1)
+
+
+def test_one_unit_and_no_root_found():
+    one = rate.from_arrays([[2.0]], [[1.0, -1.0]], W_out=[[1.0], [-1.0]], tau=0.01)
+    assert len(label(one).names) == 1
+    nan = eqx.tree_at(lambda m: m.W, toggle(), jnp.full((2, 2), jnp.nan))
+    assert "no certified root found" in label(nan).evidence(0)[1]

@@ -179,12 +179,28 @@ def test_file_round_trip(name, tmp_path, getkey):
 def test_npz_with_missing_arrays_and_overrides(tmp_path):
     path = tmp_path / "net.npz"
     np.savez(path, W=np.eye(3, dtype=np.float32), form="current")
+    with pytest.raises(ValueError, match="no 'activation'"):
+        rd.load_network(path, tau=0.1)
     with pytest.raises(ValueError, match="no 'tau'.*load_network.*tau="):
         rd.load_network(path)
     model = rd.load_network(path, tau=0.1, activation="tanh")
     assert model.W.dtype == jnp.float32 and model.input_size == 0
     with pytest.raises(ValueError, match="override = 'colour' is not known"):
         rd.load_network(path, tau=0.1, colour="red")
+    np.savez(path, W=np.eye(3), bias=np.ones(3), form=b"rate", tau=[0.1], dt=[0.02])
+    with pytest.warns(UserWarning, match="not read by a full network: bias"):
+        model = rd.load_network(path, activation="tanh")
+    assert model.tau.shape == () and rd.models.network_dt(path) == 0.02
+    np.savez(path, W=1j * np.eye(3), form="rate", tau=0.1, activation="tanh")
+    with pytest.raises(ValueError, match="W is complex"):
+        rd.load_network(path)
+    with pytest.raises(ValueError, match="ends in .npz"):
+        rd.save_network(tmp_path / "x.npz", model)
+    nets = rd.models.ensemble(
+        lambda k: rd.models.RateRNN(1, 3, 1, tau=0.1, key=k), jr.split(jr.key(0), 2)
+    )
+    with pytest.raises(ValueError, match="leading axis of 2"):
+        rd.save_network(tmp_path / "x.safetensors", nets)
     np.savez(path, m=np.ones((3, 1)), form="rate", tau=0.1)
     with pytest.raises(ValueError, match="no 'n'"):
         rd.load_network(path)

@@ -22,7 +22,14 @@ SMALLER = [
 def test_python_blocks_run(tmp_path, monkeypatch, capsys):
     pytest.importorskip("matplotlib")
     monkeypatch.chdir(tmp_path)
-    np.savez("network.npz", W=1.5 * np.eye(3), tau=0.1, form="rate", dt=0.02)
+    np.savez(
+        "network.npz",
+        W=1.5 * np.eye(3),
+        tau=0.1,
+        form="rate",
+        dt=0.02,
+        activation="tanh",
+    )
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.S)
     assert len(blocks) == 4
     names: dict = {}

@@ -102,7 +102,17 @@ def test_command_line_analyse(rank_one, tmp_path):
     failed = run_cli("analyse", path, cwd=tmp_path)
     assert failed.returncode != 0 and "--form" in failed.stderr
     done = run_cli(
-        "analyse", path, "--form", "current", "--starts", 8, "--dt", 0.02, cwd=tmp_path
+        "analyse",
+        path,
+        "--form",
+        "current",
+        "--activation",
+        "tanh",
+        "--starts",
+        8,
+        "--dt",
+        0.02,
+        cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
     assert "mechanism: fixed_points" in done.stdout

@@ -38,8 +38,11 @@ def check_finite(name: str, x: Any) -> None:
 
 def check_positive(name: str, x: Any) -> None:
     """Raise a `ValueError` unless every concrete entry is above zero."""
-    if is_concrete(x) and not bool(np.all(np.asarray(x) > 0)):
-        raise ValueError(f"{name} = {np.asarray(x)}, expected > 0 (in seconds).")
+    if not is_concrete(x):
+        return
+    x = np.asarray(x)
+    if x.dtype.kind not in "fiu" or not bool(np.all((x > 0) & np.isfinite(x))):
+        raise ValueError(f"{name} = {x}, expected > 0 (finite, in seconds).")
 
 
 def check_step_ratio(dt: Any, tau: Any) -> None:

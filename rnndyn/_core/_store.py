@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 
 SCHEMA = "rnndyn/1"
@@ -32,7 +32,7 @@ def write_arrays(
     partial = path.with_name(path.name + ".tmp")
     named = {k: np.asarray(v, order="C") for k, v in arrays.items()}
     metadata = {"schema": SCHEMA, "header": json.dumps(dict(header), sort_keys=True)}
-    save_file(named, partial, metadata=metadata)
+    partial.write_bytes(save(named, metadata=metadata))
     os.replace(partial, path)
 
 

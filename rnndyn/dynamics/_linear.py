@@ -93,7 +93,7 @@ class Linearised(eqx.Module):
     - `eigenvalues`: of the residual's Jacobian J (scale-free).
     - `condition`: sigma_max / sigma_min of J, at most 1/eps^2.
     - `newton`: length of the Newton step, |J^-1 f|: the error of the point. 0 where
-        f is no more than the rounding of terms of the size of J x.
+        each component of f is no more than the rounding of its own terms.
     """
 
     eigenvalues: Complex[Array, "slots state"]
@@ -149,9 +149,10 @@ def newton_length(
     """Length of the Newton step (see `Linearised`); large if there is none."""
     eps = jnp.finfo(x.dtype).eps
     step = norm(jnp.linalg.solve(jac, f))
-    rounding = 8 * eps * norm(jac) * jnp.maximum(1, norm(x))
+    # Equation by equation: the stiffest one must not excuse the softest.
+    rounding = 8 * eps * (jnp.abs(jac) @ jnp.abs(x) + jnp.abs(x))
     step = jnp.where(jnp.isfinite(step), step, 1 / eps**2)
-    return jnp.where(norm(f) <= rounding, 0, step)
+    return jnp.where(jnp.all(jnp.abs(f) <= rounding), 0, step)
 
 
 @eqx.filter_custom_jvp
@@ -165,6 +166,19 @@ def _eigenvalues(fn, x, select, shift):
     complex_dtype = jnp.result_type(x.dtype, jnp.complex64)
     values = jnp.zeros(x.shape, complex_dtype)
     return lax.while_loop(lambda c: jnp.any(c[0]), body, (select, values))[1]
+
+
+@jax.custom_jvp
+def _eig_once(jac):
+    return jnp.linalg.eig(jac)
+
+
+@_eig_once.defjvp
+def _eig_once_jvp(primals, tangents):
+    raise NotImplementedError(
+        "second derivatives of eigenvalues are not implemented. Differentiate the root "
+        "to second order instead, or difference first derivatives."
+    )
 
 
 @_eigenvalues.def_jvp
@@ -181,7 +195,7 @@ def _eigenvalues_jvp(primals, tangents):
         def work(x_i, t_i):
             jac_at = lambda fn, y: jax.jacfwd(fn)(y)
             jac, t_jac = eqx.filter_jvp(jac_at, (fn, x_i), (t_fn, t_i))
-            w, v = jnp.linalg.eig(lax.stop_gradient(_finite(jac)))
+            w, v = _eig_once(_finite(jac))
             size = jnp.abs(w + shift) if shift == 1 else jnp.real(w)
             v = v[:, jnp.lexsort((-jnp.imag(w), -size))]
             inverse = _finite(jnp.linalg.inv(v))

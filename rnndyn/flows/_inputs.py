@@ -13,7 +13,7 @@ class HeldInput(eqx.Module):
     """Zero-order hold: `values[k]` `(time, input)` from `t0 + k dt` to
     `t0 + (k+1) dt`, held before the first and after the last.
 
-    Fixed-step flows give every stage of a step the input at its start; adaptive ones
+    Fixed-step flows give every stage of a step the input in its middle; adaptive ones
     are told the switching times, so no step straddles one.
     """
 
@@ -32,10 +32,6 @@ class HeldInput(eqx.Module):
         # The same comparison as the adaptive controller's: a stage evaluated one
         # rounding step before a switch must still see the old value.
         return self.values[jnp.searchsorted(self.switch_times, t, side="right")]
-
-    def at_step(self, t: Any) -> Float[Array, " input"]:
-        """The value at a time on the grid, however it was rounded."""
-        return self(t + 1e-3 * self.dt)
 
     @property
     def switch_times(self) -> Float[Array, " time"]:

@@ -34,17 +34,21 @@ class DecisionList(AbstractClassifier):
 
     Per cue, on the map the network was trained as:
 
-    1. `diverged`: the free run left the finite numbers.
-    2. `chaotic`: still moving (`late_rms > moving`) and stretched by more than
-        `exp(stretch)` over the late window.
-    3. `limit_cycle`: still moving, stretched by less than `exp(neutral)`, and
+    1. `diverged`: the free run left the finite numbers, or 1e8.
+    2. `chaotic`: still moving (`late_rms > moving`), bounded (`late_trend` between 1/2
+        and 2), and stretched by more than `exp(stretch)` in both halves of the late
+        window, each taken twice.
+    3. `limit_cycle`: still moving, neither growing nor decaying
+        (`|late_trend - 1| < steady`), stretched by less than `exp(neutral)`, and
         recurrent (`recurrence >= recurrent`). On a map this is an invariant circle
         (exponent 0) or, if the exponent is negative, a k-cycle.
-    4. `fixed_points`: at rest (`late_rms < resting`) in a certified stable root, and
-        when the delay ended the state already was there (`remaining <= arrived`).
+    4. `fixed_points`: at rest (`late_rms < resting`) in a certified stable root, which
+        is not that of another cue (`apart > arrived`), and when the delay ended the
+        state already was there (`remaining <= arrived`).
     5. `slow_manifold`: at rest in the end, but the memory was held on the way there:
-        `remaining > arrived`, and the slowest time constant of the delay is at least
-        `slow` of the unit's own.
+        `remaining > arrived`, the slowest time constant of the delay is at least `slow`
+        of the unit's own, and the state itself came to move slowly: at its slowest it
+        would need at least `lasting` of the delay to cross the separation of the cues.
     6. `undetermined` otherwise.
 
     The network's label is that of its cues if they agree and `mixed` if they are held
@@ -59,21 +63,24 @@ class DecisionList(AbstractClassifier):
     resting: Float[Array, ""] = _threshold(0.02)
     stretch: Float[Array, ""] = _threshold(10.0)
     neutral: Float[Array, ""] = _threshold(5.0)
-    recurrent: Float[Array, ""] = _threshold(0.9)
+    recurrent: Float[Array, ""] = _threshold(0.98)
+    steady: Float[Array, ""] = _threshold(0.03)
     root_margin: Float[Array, ""] = _threshold(1e-6)
     arrived: Float[Array, ""] = _threshold(0.1)
     slow: Float[Array, ""] = _threshold(2.0)
+    lasting: Float[Array, ""] = _threshold(0.5)
 
     def __call__(self, features):
         f = features
-        moving = f.late_rms > self.moving
-        chaotic = moving & (f.growth > self.stretch)
-        closed = (f.growth < self.neutral) & (f.recurrence >= self.recurrent)
-        cycle = moving & closed
+        chaotic, cycle = self._motion(
+            f.late_rms, f.late_trend, f.growth, f.growth_low, f.recurrence
+        )
         stable = f.at_root & (f.root_radius < 1 - self.root_margin)
         resting = (f.late_rms < self.resting) & stable
-        arrived = f.remaining <= self.arrived
-        slow = f.slow_time >= self.slow * f.unit_time[:, None]
+        arrived = (f.remaining <= self.arrived) & (f.apart > self.arrived)
+        away = f.remaining > self.arrived
+        slow = away & (f.slow_time >= self.slow * f.unit_time[:, None])
+        slow = slow & (f.dwell >= self.lasting * f.delay[:, None])
         cue_code = _first(
             (~f.finite, Mechanism.diverged),
             (chaotic, Mechanism.chaotic),
@@ -99,6 +106,14 @@ class DecisionList(AbstractClassifier):
             features=f,
         )
 
+    def _motion(self, rms, trend, growth, growth_low, recurrence):
+        moving = rms > self.moving
+        bounded = (trend > 0.5) & (trend < 2)
+        steady = jnp.abs(trend - 1) < self.steady
+        closed = (growth < self.neutral) & (recurrence >= self.recurrent)
+        chaotic = moving & bounded & (growth_low > self.stretch)
+        return chaotic, moving & steady & closed
+
     def _margin(self, f, cue_code):
         above = lambda value, limit: value / limit - 1
         below = lambda value, limit: 1 - value / limit
@@ -107,7 +122,9 @@ class DecisionList(AbstractClassifier):
         )
         rest = below(f.late_rms, self.resting)
         here = jnp.minimum(rest, below(f.remaining, self.arrived))
+        lasting = above(f.dwell, jnp.maximum(self.lasting * f.delay[:, None], 1e-12))
         slow = above(f.slow_time, self.slow * f.unit_time[:, None])
+        slow = jnp.minimum(slow, lasting)
         away = jnp.minimum(rest, jnp.minimum(above(f.remaining, self.arrived), slow))
         margin = jnp.select(
             [
@@ -122,13 +139,17 @@ class DecisionList(AbstractClassifier):
         return jnp.maximum(margin, 0)
 
     def _flow(self, f):
-        moving = f.flow_late_rms > self.moving
-        chaotic = moving & (f.flow_growth > self.stretch)
-        closed = (f.flow_growth < self.neutral) & (f.flow_recurrence >= self.recurrent)
+        chaotic, cycle = self._motion(
+            f.flow_late_rms,
+            f.flow_late_trend,
+            f.flow_growth,
+            f.flow_growth_low,
+            f.flow_recurrence,
+        )
         return _first(
             (~f.flow_finite, Mechanism.diverged),
             (chaotic, Mechanism.chaotic),
-            (moving & closed, Mechanism.limit_cycle),
+            (cycle, Mechanism.limit_cycle),
             (f.flow_late_rms < self.resting, Mechanism.fixed_points),
         )
 

@@ -15,7 +15,7 @@ from .._core._types import KeyLike
 from ..dynamics import MultiStart, certify, fixed_points, jacobian
 from ..models import AbstractRNN, member, num_members
 from ..tasks import AbstractTask, per_member
-from ._run import FreeRun, flow_map, free_run
+from ._run import FreeRun, flow_map, flow_substeps, free_run
 
 
 class Features(eqx.Module):
@@ -25,35 +25,50 @@ class Features(eqx.Module):
     trained as. Speeds are `|F(x) - x|`, times are in seconds.
 
     - `accuracy`, `reliability` `(member,)`: task score with noise.
-    - `unit_time` `(member,)`: the slowest unit's own time constant.
+    - `unit_time` `(member,)`: the slowest unit's own time constant; `delay`
+        `(member,)`: duration of the delay (s).
     - `finite`: the free run stayed finite.
-    - `late_rms`: oscillation that remains after 40 trial lengths (state units).
+    - `late_rms`: oscillation that remains after 40 trial lengths (state units);
+        `late_trend`: its size in the second half of the late window over that in the
+        first, 1 if it neither grows nor decays.
     - `period` (s), `recurrence`: of the remaining oscillation; recurrence 1 is closed.
     - `exponent` (1/s): leading Lyapunov exponent in the late window; `growth`: the
-        logarithm of the total stretch over that window.
+        logarithm of the total stretch over that window; `growth_low`: twice that of
+        the half that stretches less.
+    - `separation`: distance between the states of different cues when the delay ends
+        (with one cue, the extent of its trial): the size of the memory.
+    - `apart`: distance between the final states of this cue and the nearest other, over
+        `separation`: 0 if they end in the same place.
     - `root_residual`, `root_distance`, `root_radius`: speed, distance from the final
-        state and largest multiplier modulus of the certified root the run ended in;
-        `at_root` says whether there is one.
+        state and largest multiplier modulus of the nearest certified root (infinite
+        where none was found); `at_root`: it lies within a hundredth of `separation`.
     - `remaining`: distance still to go to the final state when the delay ends, over
-        the largest distance in the trial: 0 if the memory already sits at it.
+        `separation`: 0 if the memory already sits at it.
     - `drift`: distance moved during the delay, over the same.
-    - `slow_speed`: smallest speed during the delay; `slow_time` (s): longest time
-        constant of the linearised map there; `num_slow`, `slow_gap`: how many slow
+    - `slow_speed`: smallest speed during the delay; `dwell` (s): time that speed needs
+        to cross the separation; `slow_time` (s): longest time constant of the
+        linearised map there; `num_slow`, `slow_gap`: how many slow
         directions lie above the largest gap among the ten slowest, and that gap.
-    - `flow_late_rms`, `flow_growth`, `flow_period`, `flow_recurrence`,
-        `flow_finite`: the same numbers for the continuous flow;
+    - `flow_late_rms`, `flow_late_trend`, `flow_growth`, `flow_growth_low`,
+        `flow_period`, `flow_recurrence`, `flow_finite`: the same numbers for the
+        continuous flow;
         `flow_root_rightmost` (1/s): rightmost eigenvalue of the flow at the root.
     """
 
     accuracy: Float[Array, " member"]
     reliability: Float[Array, " member"]
     unit_time: Float[Array, " member"]
+    delay: Float[Array, " member"]
     finite: Bool[Array, "member cue"]
     late_rms: Float[Array, "member cue"]
+    late_trend: Float[Array, "member cue"]
     period: Float[Array, "member cue"]
     recurrence: Float[Array, "member cue"]
     exponent: Float[Array, "member cue"]
     growth: Float[Array, "member cue"]
+    growth_low: Float[Array, "member cue"]
+    separation: Float[Array, "member cue"]
+    apart: Float[Array, "member cue"]
     at_root: Bool[Array, "member cue"]
     root_residual: Float[Array, "member cue"]
     root_distance: Float[Array, "member cue"]
@@ -61,14 +76,17 @@ class Features(eqx.Module):
     remaining: Float[Array, "member cue"]
     drift: Float[Array, "member cue"]
     slow_speed: Float[Array, "member cue"]
+    dwell: Float[Array, "member cue"]
     slow_time: Float[Array, "member cue"]
     num_slow: Int[Array, "member cue"]
     slow_gap: Float[Array, "member cue"]
     flow_finite: Bool[Array, "member cue"]
     flow_late_rms: Float[Array, "member cue"]
+    flow_late_trend: Float[Array, "member cue"]
     flow_period: Float[Array, "member cue"]
     flow_recurrence: Float[Array, "member cue"]
     flow_growth: Float[Array, "member cue"]
+    flow_growth_low: Float[Array, "member cue"]
     flow_root_rightmost: Float[Array, "member cue"]
 
 
@@ -105,6 +123,7 @@ def measure(
     keys = np.asarray(jr.key_data(jr.split(key, members)))
     with jax.enable_x64(True):
         models, task = _double(models), per_member(_double(task), members)
+        substeps = flow_substeps(models, dt)
         mesh = device_mesh()
         whole = lambda n: -(-n // mesh.size) * mesh.size
         size = min(whole(chunk), whole(members))
@@ -114,7 +133,15 @@ def measure(
             index = np.arange(first, first + size) % members
             nets, tasks = member((models, task), index)
             runs, flow_runs, score = _run_all(
-                nets, tasks, keys[index], dt, trials, spread, readout_lag, mesh
+                nets,
+                tasks,
+                keys[index],
+                dt,
+                substeps,
+                trials,
+                spread,
+                readout_lag,
+                mesh,
             )
             whole_chunk = _assess(nets, tasks, runs, flow_runs, score, dt)
             rows = slice(0, min(size, members - first))
@@ -133,7 +160,7 @@ def _assess(models, task, runs, flow_runs, score, dt) -> Features:
 
 
 @eqx.filter_jit
-def _run_all(models, task, keys, dt, trials, spread, lag, mesh):
+def _run_all(models, task, keys, dt, substeps, trials, spread, lag, mesh):
     cues = jnp.arange(task.num_conditions)
 
     # One network at a time keeps its states in the cache; the cues share products.
@@ -141,7 +168,7 @@ def _run_all(models, task, keys, dt, trials, spread, lag, mesh):
         key = jr.wrap_key_data(key)
         system = model.map(dt)
         run = jax.vmap(lambda c: free_run(model, one_task, c, system=system))(cues)
-        flow = flow_map(model, dt)
+        flow = flow_map(model, dt, substeps=substeps)
         flow_run = jax.vmap(lambda c: free_run(model, one_task, c, system=flow))(cues)
         return run, flow_run.late, _score(model, one_task, key, dt, trials, spread, lag)
 
@@ -175,29 +202,47 @@ def _score(model, task, key, dt, trials, spread, lag):
 @eqx.filter_jit
 def _slow_states(models, task, runs, dt):
     """Where each run was slowest during the delay, and the linearised map there."""
+    delay = task.periods.index("delay")
 
     def one(model, one_task, run):
-        def cue(run):
+        begin = one_task.ends[delay - 1] if delay else 0
+        ending = jax.vmap(lambda r: r.held[r.memory_end])(run)
+        final = run.late.final
+        alone = lambda x: jnp.max(
+            jnp.linalg.norm(run.held - x[:, None], axis=2), axis=1
+        )
+        separation, apart = _nearest(ending), _nearest(final)
+        if ending.shape[0] == 1:
+            separation, apart = alone(final), jnp.ones(1)
+        size = jnp.where(separation > 0, separation, 1)
+
+        def cue(run, size):
             moved = jnp.linalg.norm(run.held[1:] - run.held[:-1], axis=1)
             steps = jnp.arange(1, run.held.shape[0])
-            begin = jnp.minimum(one_task.ends[0], run.memory_end)
-            inside = (steps >= begin) & (steps <= run.memory_end)
+            first = jnp.minimum(jnp.maximum(begin, 1), run.memory_end)
+            inside = (steps >= first) & (steps <= run.memory_end)
             slowest = jnp.argmin(jnp.where(inside, moved, jnp.inf))
             x = jnp.where(run.late.finite, run.held[slowest], 0)
-            extent = jnp.max(jnp.linalg.norm(run.held - run.late.final[None], axis=1))
-            extent = jnp.where(extent > 0, extent, 1)
             ending = run.held[run.memory_end]
             return {
                 "state": x,
                 "speed": moved[slowest],
                 "jacobian": jacobian(model.map(dt), x, None),
-                "remaining": jnp.linalg.norm(ending - run.late.final) / extent,
-                "drift": jnp.linalg.norm(ending - run.held[begin - 1]) / extent,
+                "remaining": jnp.linalg.norm(ending - run.late.final) / size,
+                "drift": jnp.linalg.norm(ending - run.held[first - 1]) / size,
             }
 
-        return jax.vmap(cue)(run)
+        cues = jax.vmap(cue)(run, size)
+        length = dt * (one_task.ends[delay] - begin)
+        return cues | {"separation": separation, "apart": apart / size, "delay": length}
 
     return eqx.filter_vmap(one)(models, task, runs)
+
+
+def _nearest(x: Float[Array, "cue state"]) -> Float[Array, " cue"]:
+    """Distance of each row to the nearest other one."""
+    distance = jnp.linalg.norm(x[:, None] - x[None], axis=2)
+    return jnp.min(distance + jnp.diag(jnp.full(len(x), jnp.inf)), axis=1)
 
 
 def _roots(models, runs: FreeRun, slow_states, dt):
@@ -219,11 +264,12 @@ def _roots(models, runs: FreeRun, slow_states, dt):
     take = lambda a: np.take_along_axis(a, nearest, axis=1)
     closest = np.min(distance, axis=-1)
     return {
-        "distance": np.where(np.isfinite(closest), closest, 0),
-        "found": np.isfinite(closest),
-        "residual": take(np.asarray(points.speed)),
-        "radius": take(radius),
-        "rightmost": take(rightmost),
+        "distance": closest,
+        "residual": np.where(
+            np.isfinite(closest), take(np.asarray(points.speed)), np.inf
+        ),
+        "radius": np.where(np.isfinite(closest), take(radius), np.inf),
+        "rightmost": np.where(np.isfinite(closest), take(rightmost), np.inf),
     }
 
 
@@ -234,18 +280,26 @@ def _assemble(models, runs, flow_runs, score, slow, roots, dt) -> Features:
     rate = np.sort(np.abs(np.log(np.maximum(np.abs(values), 1e-300))), axis=-1)
     leading = np.maximum(rate[..., :10], 1e-12)
     gaps = leading[..., 1:] / leading[..., :-1]
-    scale = np.maximum(1, np.linalg.norm(np.asarray(runs.late.final), axis=-1))
-    at_root = roots["found"] & (roots["distance"] <= 1e-2 * scale)
+    if gaps.shape[-1] == 0:  # one unit has one direction and no gap
+        gaps = np.ones_like(leading)
+    size = np.asarray(slow["separation"])
+    at_root = roots["distance"] <= 1e-2 * size
+    dwell = dt * size / np.maximum(np.asarray(slow["speed"]), 1e-300)
     return Features(
         accuracy=score.accuracy,
         reliability=score.reliability,
         unit_time=jnp.max(models.tau.reshape(len(values), -1), axis=1),
+        delay=slow["delay"],
         finite=runs.late.finite,
         late_rms=runs.late.rms,
+        late_trend=runs.late.trend,
         period=runs.late.period * dt,
         recurrence=runs.late.recurrence,
         exponent=runs.late.exponent / dt,
         growth=runs.late.growth,
+        growth_low=runs.late.growth_low,
+        separation=slow["separation"],
+        apart=slow["apart"],
         at_root=jnp.asarray(at_root),
         root_residual=jnp.asarray(roots["residual"]),
         root_distance=jnp.asarray(roots["distance"]),
@@ -253,14 +307,17 @@ def _assemble(models, runs, flow_runs, score, slow, roots, dt) -> Features:
         remaining=slow["remaining"],
         drift=slow["drift"],
         slow_speed=slow["speed"],
+        dwell=jnp.asarray(dwell),
         slow_time=jnp.asarray(dt / leading[..., 0]),
         num_slow=jnp.asarray(np.argmax(gaps, axis=-1) + 1),
         slow_gap=jnp.asarray(np.max(gaps, axis=-1)),
         flow_finite=flow_runs.finite,
         flow_late_rms=flow_runs.rms,
+        flow_late_trend=flow_runs.trend,
         flow_period=flow_runs.period * dt,
         flow_recurrence=flow_runs.recurrence,
         flow_growth=flow_runs.growth,
+        flow_growth_low=flow_runs.growth_low,
         flow_root_rightmost=jnp.asarray(roots["rightmost"]),
     )
 

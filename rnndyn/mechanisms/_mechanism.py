@@ -62,9 +62,10 @@ class MechanismReport(eqx.Module):
         }
 
     def evidence(self, member: int) -> list[str]:
-        """Why one network has its label, a line per cue."""
-        lines = []
+        """Why one network has its label: its score, then a line per cue."""
         f = self.features
+        score = f"accuracy {float(f.accuracy[member]):.2f}, reliability "
+        lines = [score + f"{float(f.reliability[member]):.2f}"]
         for cue in range(self.cue_code.shape[1]):
             at = lambda a, cue=cue: float(np.asarray(a)[member, cue])
             code = MECHANISMS[int(self.cue_code[member, cue])]
@@ -76,11 +77,16 @@ class MechanismReport(eqx.Module):
                     f"leading exponent {at(f.exponent):.2g}/s"
                 )
             else:
+                root = "no certified root found"
+                if at(f.root_distance) < float("inf"):
+                    root = (
+                        f"certified root at distance {at(f.root_distance):.1g} "
+                        f"(residual {at(f.root_residual):.1g}, largest multiplier "
+                        f"{at(f.root_radius):.4f})"
+                    )
                 what = (
-                    f"late rms {at(f.late_rms):.2g}, root at distance "
-                    f"{at(f.root_distance):.1g} (residual {at(f.root_residual):.1g}, "
-                    f"largest multiplier {at(f.root_radius):.4f}), "
-                    f"{100 * at(f.remaining):.0f} % of the way still to go when the "
+                    f"late rms {at(f.late_rms):.2g}, {root}, "
+                    f"{at(f.remaining):.2f} separations still to go when the "
                     f"delay ends, slowest time constant {1e3 * at(f.slow_time):.0f} ms "
                     f"in {int(at(f.num_slow))} direction(s), gap {at(f.slow_gap):.1f}"
                 )

@@ -166,7 +166,8 @@ def analyse(
 
     - `model`: any network.
     - `task`: if given, the network is also labelled cue by cue (`classify`).
-    - `dt`: step of the Euler map it was trained as (seconds), if it was.
+    - `dt`: step of the Euler map it was trained as (seconds), if it was; the task's
+        by default.
     - `starts`: random starts of each kind.
     - `key`: PRNG key.
 
@@ -181,6 +182,8 @@ def analyse(
         print(report.mechanism, *report.evidence, sep="\\n")
         ```
     """
+    if task is not None and dt is None:
+        dt = task.dt
     keys = jr.split(key, 4)
     data = [np.asarray(jr.key_data(k)) for k in keys]
     with jax.enable_x64(True):
@@ -318,13 +321,15 @@ def _settle_all(system, x0s, u, transient, window):
 
 
 def _attractors(model, system, dt, unit, x0s, points, stable) -> Attractors:
-    """Free runs of 300 time constants from a sample of the starts, grouped."""
-    x0s = x0s[:: max(1, len(x0s) // 64)]
+    """Free runs of 360 time constants from a sample of the starts, grouped. Cycles
+    longer than 80 time constants are not recognised."""
+    x0s = x0s[jnp.all(jnp.isfinite(x0s), axis=1)]
+    x0s = x0s[:: max(1, len(x0s) // 48)]
     # A start on an unstable root would stay there for ever.
     x0s = x0s + 1e-3 * jr.normal(jr.key(0), x0s.shape, x0s.dtype)
     per_unit = max(1, round(unit / dt))
     u = jnp.zeros(model.input_size, x0s.dtype)
-    late = _settle_all(system, x0s, u, 250 * per_unit, 50 * per_unit)
+    late = _settle_all(system, x0s, u, 200 * per_unit, 160 * per_unit)
     late = jax.tree.map(np.asarray, late)
     final = np.where(late.finite[:, None], late.final, 0)
     size = np.maximum(1, np.linalg.norm(final, axis=1))
@@ -336,8 +341,10 @@ def _attractors(model, system, dt, unit, x0s, points, stable) -> Attractors:
     at_point = late.finite & (distance.min(axis=1) < 1e-3 * size) & (late.rms < rms_tol)
     at_point &= np.append(stable, False)[nearest]
     moving = late.finite & ~at_point & (late.rms > rms_tol)
-    chaotic = moving & (late.growth > 10)
-    cycle = moving & (late.growth < 5) & (late.recurrence > 0.9)
+    bounded = (late.trend > 0.5) & (late.trend < 2)
+    steady = np.abs(late.trend - 1) < 0.03
+    chaotic = moving & bounded & (late.growth_low > 10)
+    cycle = moving & steady & (late.growth < 5) & (late.recurrence > 0.98)
     kinds = np.select(
         [~late.finite, at_point, chaotic, cycle],
         ["diverged", "fixed_point", "chaotic", "limit_cycle"],

@@ -1,12 +1,16 @@
 """Running networks freely after their memory period, one compiled program for all."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from .._core._system import Map
+from ..dynamics import jacobian
 from ..flows import RK4, ScanFlow
 from ..models import AbstractRNN
 from ..tasks import AbstractTask
@@ -20,8 +24,11 @@ class LateRun(eqx.Module):
     - `period`: in steps, by autocorrelation of the late window, 0 if there is none;
       `recurrence`: the autocorrelation at that lag, 1 for a closed orbit.
     - `exponent`: leading Lyapunov exponent in the late window, per step; `growth`:
-      the same times the number of steps of the window.
-    - `final`: the last state; `finite`: the window holds finite numbers only.
+      the same times the number of steps of the window; `growth_low`: twice the smaller
+      of the growths in its two halves.
+    - `trend`: largest distance from the time average in the second half of the window,
+      over that in the first.
+    - `final`: the last state; `finite`: the window holds finite numbers below 1e8 only.
     """
 
     rms: Float[Array, "*batch"]
@@ -29,6 +36,8 @@ class LateRun(eqx.Module):
     recurrence: Float[Array, "*batch"]
     exponent: Float[Array, "*batch"]
     growth: Float[Array, "*batch"]
+    growth_low: Float[Array, "*batch"]
+    trend: Float[Array, "*batch"]
     final: Float[Array, "*batch state"]
     finite: Bool[Array, "*batch"]
 
@@ -109,17 +118,23 @@ def settle(
     x = jax.lax.fori_loop(0, transient, lambda _, x: system(x, u), x)
 
     def step(carry, _):
-        x, v, log_growth = carry
+        x, v = carry
         x, v = jax.jvp(lambda x: system(x, u), (x,), (v,))
         size = jnp.linalg.norm(v)
         size = jnp.where(size > 0, size, 1)
-        return (x, v / size, log_growth + jnp.log(size)), x
+        return (x, v / size), (x, jnp.log(size))
 
     v = jnp.cos(1.0 + jnp.arange(x.size, dtype=x.dtype))
-    start = (x, v / jnp.linalg.norm(v), jnp.zeros((), x.dtype))
-    (x, _, growth), states = jax.lax.scan(step, start, None, length=window)
+    start = (x, v / jnp.linalg.norm(v))
+    (x, _), (states, stretch) = jax.lax.scan(step, start, None, length=window)
     centred = states - jnp.mean(states, axis=0, keepdims=True)
-    finite = jnp.all(jnp.isfinite(states))
+    half = window // 2
+    # Largest distances, not root mean squares: halves need not hold whole periods.
+    distance = jnp.linalg.norm(centred, axis=1)
+    halves = [jnp.max(distance[:half]), jnp.max(distance[half:])]
+    growths = [jnp.sum(stretch[:half]), jnp.sum(stretch[half:])]
+    growth = growths[0] + growths[1]
+    finite = jnp.all(jnp.abs(states) < 1e8)  # false for NaN
     rms = jnp.sqrt(jnp.mean(centred**2))
     # Rounding noise at rest has autocorrelations too, but no period.
     moving = rms > 1e-9 * jnp.maximum(1, jnp.max(jnp.abs(x)))
@@ -130,6 +145,8 @@ def settle(
         recurrence=recurrence,
         exponent=growth / window,
         growth=growth,
+        growth_low=2 * jnp.minimum(*growths),
+        trend=halves[1] / jnp.where(halves[0] > 0, halves[0], 1),
         final=x,
         finite=finite,
     )
@@ -139,31 +156,62 @@ def _period(
     centred: Float[Array, "time state"],
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Lag and height of the first autocorrelation peak that is nearly the highest."""
-    n, fine = centred.shape[0], 4
+    n = centred.shape[0]
     spectrum = jnp.sum(jnp.abs(jnp.fft.rfft(centred, n=2 * n, axis=0)) ** 2, axis=1)
-    # Band-limited interpolation: a period between two steps must not look imperfect.
-    spectrum = jnp.pad(spectrum, (0, (fine - 1) * n))
-    raw = fine * jnp.fft.irfft(spectrum)[: fine * n // 2]
-    lags = jnp.arange(raw.size) / fine
+    raw = jnp.fft.irfft(spectrum)[: n // 2]
+    lags = jnp.arange(raw.size)
     power = jnp.where(raw[0] > 0, raw[0] / n, 1)
     correlation = raw / (n - lags) / power
+    # A parabola through three lags: a period between two steps is not imperfect.
+    before, after = jnp.roll(correlation, 1), jnp.roll(correlation, -1)
+    bend = before - 2 * correlation + after
+    is_peak = (correlation >= before) & (correlation > after) & (bend < 0)
+    shift = jnp.where(is_peak, 0.5 * (before - after) / jnp.where(is_peak, bend, 1), 0)
+    top = jnp.minimum(correlation - 0.25 * (before - after) * shift, 1)
     # A return needs a departure: lags before the first negative value do not count.
     left = jnp.cumsum(correlation < 0) > 0
-    rises = correlation > jnp.roll(correlation, 1)
-    falls = correlation >= jnp.roll(correlation, -1)
-    peak = left & rises & falls & (jnp.arange(raw.size) < raw.size - 1)
-    height = jnp.where(peak, correlation, -jnp.inf)
+    peak = left & is_peak & (lags < raw.size - 1)
+    height = jnp.where(peak, top, -jnp.inf)
     best = jnp.max(height)
     first = jnp.argmax(height >= best - 0.02 * jnp.abs(best))
     found = jnp.any(peak)
-    return jnp.where(found, lags[first], 0), jnp.where(found, correlation[first], 0)
+    return (
+        jnp.where(found, lags[first] + shift[first], 0),
+        jnp.where(found, top[first], 0),
+    )
 
 
-def flow_map(model: AbstractRNN, dt: float | Float[Array, ""]) -> Map:
-    """The time-`dt` map of the network's flow, by two RK4 steps of `dt/2`: what the
-    continuous-time network does, sampled where its Euler map lives."""
-    flow = ScanFlow(num_steps=2, method=RK4())
+def flow_map(
+    model: AbstractRNN, dt: float | Float[Array, ""], *, substeps: int | None = None
+) -> Map:
+    """The time-`dt` map of the network's flow, by RK4: what the continuous-time network
+    does, sampled where its Euler map lives.
+
+    `substeps` is the number of RK4 steps, see `flow_substeps`; found from the model
+    itself if it is one concrete network.
+    """
+    if substeps is None:
+        substeps = flow_substeps(model, dt)
+    flow = ScanFlow(num_steps=substeps, method=RK4())
     return Map(_FlowStep(model, flow, jnp.asarray(dt)), dt=dt)
+
+
+def flow_substeps(models: AbstractRNN, dt: Any) -> int:
+    """RK4 steps in `dt` that resolve the fastest direction at rest (where saturating
+    activations are steepest), of one network or of all of an ensemble: at least 2,
+    steps of |J| h <= 1. Host level."""
+    jacobians = np.asarray(_jacobian_at_rest(models))
+    finite = np.all(np.isfinite(jacobians), axis=(-2, -1))
+    stiffness = np.linalg.norm(jacobians[finite], 2, axis=(-2, -1)).max(initial=0.0)
+    # Powers of two: few different programs.
+    wanted = min(max(float(dt) * float(stiffness), 2.0), 1024.0)
+    return int(2 ** np.ceil(np.log2(wanted)))
+
+
+@eqx.filter_jit
+def _jacobian_at_rest(models):
+    at_rest = lambda model: jacobian(model, jnp.zeros_like(model.x0), None)
+    return (eqx.filter_vmap(at_rest) if models.x0.ndim == 2 else at_rest)(models)
 
 
 class _FlowStep(eqx.Module):

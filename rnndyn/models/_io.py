@@ -1,5 +1,6 @@
 """Networks from files that other people wrote, and back."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,14 @@ _NAMES = ("form", "activation", "readout", "scale")
 _NUMBERS = ("tau", "dt", "noise", "x0")
 
 
+_PERCEPTRON = ("activation", "readout", "W_in", "b", "W_out", "b_out")
+_READ = {  # what each kind of network takes besides form, tau, noise, x0 and dt
+    "full": (*_PERCEPTRON, "W", "b_in"),
+    "low rank": (*_PERCEPTRON, "m", "n", "scale", "W_fixed"),
+    "piecewise": ("A", "W", "h", "W_in", "W_out", "b_out"),
+}
+
+
 def load_network(path: str | Path, **overrides: Any) -> AbstractRNN:
     """A network from an npz or safetensors file of named arrays.
 
@@ -35,40 +44,68 @@ def load_network(path: str | Path, **overrides: Any) -> AbstractRNN:
     - `overrides`: fields that the file lacks, or that should be replaced.
 
     **Returns:** a `LowRankRNN` if there are `m` and `n`, otherwise a `RateRNN`,
-    `CurrentRNN` or `PiecewiseLinearRNN`.
+    `CurrentRNN` or `PiecewiseLinearRNN`, in JAX's default precision: float64 weights
+    keep their digits under `jax.enable_x64(True)` only. Arrays that are not read are
+    named in a warning.
 
     **Raises:** a `ValueError` that names what is missing and how to pass it.
     """
     fields = _fields(path, overrides)
-    form = str(_need(fields, "form", path, "rate, current or piecewise"))
+    form = _text(_need(fields, "form", path, "rate, current or piecewise"))
     one_of("form", form, ("rate", "current", "piecewise"))
-    tau = _need(fields, "tau", path, "time constant in seconds")
-    weights = {k: fields[k] for k in _WEIGHTS if k in fields}
-    common = {"tau": tau, **{k: fields[k] for k in ("noise", "x0") if k in fields}}
-    names: dict[str, Any] = {
-        k: str(fields[k]) for k in ("activation", "readout") if k in fields
-    }
+    _need(fields, "tau", path, "time constant in seconds")
     if form == "piecewise":
+        kind, build = "piecewise", PiecewiseLinearRNN
         _need(fields, "A", path, "diagonal of the linear part")
-        _need(fields, "W", path, "recurrent weights (state, state)")
-        return PiecewiseLinearRNN.from_arrays(**weights, **common)
-    if "m" in fields or "n" in fields:
+    elif "m" in fields or "n" in fields:
+        kind, build = "low rank", LowRankRNN
         for name in ("m", "n"):
             _need(fields, name, path, "low-rank factor (state, rank)")
-        weights.pop("W", None)
-        scale: dict[str, Any] = (
-            {"scale": str(fields["scale"])} if "scale" in fields else {}
+    else:
+        kind, build = "full", RateRNN if form == "rate" else CurrentRNN
+    if kind != "low rank":
+        _need(fields, "W", path, "recurrent weights (state, state), or m and n")
+    if kind != "piecewise":
+        _need(fields, "activation", path, "name of the activation, such as tanh")
+    known = (*_READ[kind], "tau", "noise", "x0")
+    unread = sorted(set(fields) - set(known) - {"form", "dt", "class"})
+    if unread:
+        warnings.warn(
+            f"{path}: not read by a {kind} network: {', '.join(unread)}. "
+            f"It reads {', '.join(known)}.",
+            stacklevel=2,
         )
-        return LowRankRNN.from_arrays(**weights, **common, **names, **scale, form=form)
-    _need(fields, "W", path, "recurrent weights (state, state), or m and n")
-    build = RateRNN if form == "rate" else CurrentRNN
-    return build.from_arrays(**weights, **common, **names)
+    given: dict[str, Any] = {k: _plain(k, fields[k]) for k in known if k in fields}
+    if kind == "low rank":
+        given["form"] = form
+    return build.from_arrays(**given)
+
+
+def _text(value: Any) -> str:
+    value = np.ravel(value)[0]
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _plain(name: str, value: Any) -> Any:
+    """Names as strings, one-element `tau` and `noise` as numbers, real arrays."""
+    if name in _NAMES:
+        return _text(value)
+    value = np.asarray(value)
+    if not (np.issubdtype(value.dtype, np.number) or value.dtype == bool):
+        raise ValueError(
+            f"{name} has dtype {value.dtype}, expected numbers. Save it as floats."
+        )
+    if np.iscomplexobj(value):
+        raise ValueError(f"{name} is complex, expected real numbers. Save {name}.real.")
+    if name in ("tau", "noise") and value.size == 1:
+        return float(value.ravel()[0])
+    return value
 
 
 def network_dt(path: str | Path, default: float | None = None) -> float | None:
     """The step (seconds) that a file says its network was trained with."""
     fields = _fields(path, {})
-    return float(np.asarray(fields["dt"])) if "dt" in fields else default
+    return float(np.ravel(fields["dt"])[0]) if "dt" in fields else default
 
 
 def save_network(path: str | Path, model: AbstractRNN, **extra: Any) -> None:
@@ -76,8 +113,20 @@ def save_network(path: str | Path, model: AbstractRNN, **extra: Any) -> None:
 
     **Arguments:** `path`, `model`, and `extra` numbers for the header, such as `dt`.
 
-    **Raises:** a `ValueError` for a class of network that has no file form.
+    **Raises:** a `ValueError` for an ensemble, a class of network that has no file
+    form, or a path that ends in `.npz`.
     """
+    if Path(path).suffix == ".npz":
+        raise ValueError(
+            f"{path} ends in .npz, but networks are written as safetensors. Pass "
+            f"{Path(path).with_suffix('.safetensors').name!r}."
+        )
+    if model.x0.ndim != 1:
+        raise ValueError(
+            f"model has a leading axis of {model.x0.shape[0]}, expected one network. "
+            "Pass rnndyn.models.member(models, i)."
+        )
+    extra = {k: float(v) for k, v in extra.items()}
     header: dict[str, Any] = {"class": type(model).__name__, **extra}
     if isinstance(model, LowRankRNN):
         if model.latent_readout:

@@ -11,7 +11,14 @@ from jaxtyping import Array, Float
 from .._core._checks import as_float, check_shape
 from .._core._system import Map
 from .._core._types import KeyLike
-from ._base import AbstractRNN, check_sizes, check_x0, given_array, input_current
+from ._base import (
+    AbstractRNN,
+    check_sizes,
+    check_tau,
+    check_x0,
+    given_array,
+    input_current,
+)
 
 
 class PiecewiseLinearRNN(AbstractRNN):
@@ -34,7 +41,7 @@ class PiecewiseLinearRNN(AbstractRNN):
     W_in: Float[Array, "state input"]
     W_out: Float[Array, "output state"]
     b_out: Float[Array, " output"]
-    tau: Float[Array, ""]
+    tau: Float[Array, "*per_unit"]
     noise: Float[Array, ""]
     x0: Float[Array, " state"]
     state_size: int = eqx.field(static=True)
@@ -65,7 +72,7 @@ class PiecewiseLinearRNN(AbstractRNN):
         self.W_in = jr.normal(keys[2], (n, input_size))
         self.W_out = jr.normal(keys[3], (output_size, n)) / n**0.5
         self.b_out = jnp.zeros(output_size)
-        self.tau = as_float(tau).astype(self.W.dtype)
+        self.tau = check_tau(tau, n, self.W.dtype)
         self.noise = jnp.asarray(noise, self.W.dtype)
         self.x0 = check_x0(x0, n, self.W.dtype)
         self.state_size = n
@@ -110,7 +117,7 @@ class PiecewiseLinearRNN(AbstractRNN):
             W_in=W_in,
             W_out=W_out,
             b_out=given_array("b_out", b_out, (outputs,), "(output,).", dtype=dtype),
-            tau=as_float(tau).astype(dtype),
+            tau=check_tau(tau, n, dtype),
             noise=jnp.asarray(noise, dtype),
             x0=check_x0(x0, n, dtype),
         )

@@ -74,6 +74,7 @@ def ensemble_report(
     delays: Any,
     epochs: Any,
     losses: Any,
+    names: Any,
     examples: Any,
 ) -> Any:
     """Phase diagram, learning curves, and one network of each kind.
@@ -82,7 +83,8 @@ def ensemble_report(
 
     - `labels`: names, shape `(learning rate, delay, seed)`.
     - `learning_rates`, `delays` (ms): the coordinates.
-    - `epochs` `(record,)`, `losses` `(member, record)`.
+    - `epochs` `(record,)`, `losses` `(member, record)`, `names` `(member,)`: curves and
+        the label of each.
     - `examples`: up to two tuples `(title, paths, points, stability, slow)`.
     """
     fig, axes = figure(2, 2, size=(4.6, 3.7))
@@ -90,7 +92,7 @@ def ensemble_report(
         axes[0, 0], labels, learning_rates, delays, row="learning rate",
         column="delay (ms)",
     )  # fmt: skip
-    loss_curves(axes[0, 1], epochs, losses, np.ravel(labels))
+    loss_curves(axes[0, 1], epochs, losses, names)
     for ax, (title, paths, x, stability, slow) in zip(axes[1], examples, strict=False):
         plane = pca_plane(paths)
         for path, colour in zip(paths, ("#2c7fb8", "#e0a030"), strict=False):

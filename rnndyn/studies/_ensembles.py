@@ -213,6 +213,7 @@ def plot_ensemble(run: EnsembleRun) -> Any:
         delays=run.config.delays,
         epochs=epochs,
         losses=losses,
+        names=run.report.names,
         examples=examples,
     )
 

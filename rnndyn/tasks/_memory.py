@@ -137,9 +137,10 @@ class DelayedCueDiscrimination(AbstractTask):
         # Strictly larger: equal outputs are no answer.
         right = share > jnp.max(jnp.where(trial.targets > 0, -jnp.inf, outputs), axis=1)
         share = jnp.where(total > 0, share / jnp.where(total > 0, total, 1), 0)
+        confidence = jnp.clip(share, 0, 1)
         return Score(
             accuracy=masked_mean(right.astype(share.dtype), mask),
-            reliability=masked_mean(share, mask),
+            reliability=masked_mean(confidence, mask),
         )
 
 

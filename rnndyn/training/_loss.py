@@ -45,7 +45,7 @@ def run_trials(
 def _each(fn, xs):
     """`fn` on every step of every trial. Over one flat axis: as two nested vmaps the
     products with two-column matrices come out ten times slower on a CPU."""
-    flat = jax.vmap(fn)(xs.reshape(-1, xs.shape[-1]))
+    flat = jax.vmap(fn)(xs.reshape(xs.shape[0] * xs.shape[1], xs.shape[-1]))
     return flat.reshape(*xs.shape[:-1], flat.shape[-1])
 
 
