@@ -98,6 +98,8 @@ class Analyse:
     """Read-out nonlinearity."""
     scale: str | None = None
     """1/N or 1: factor of m n^T in low-rank networks."""
+    member: int | None = None
+    """Which network, of a file that holds many (weights of `rnndyn demo`)."""
     starts: int = 32
     """Random starts of each kind; more search harder."""
     seed: int = 0
@@ -112,7 +114,7 @@ class Analyse:
         start = time.perf_counter()
         names = ("form", "tau", "activation", "readout", "scale")
         given = {k: v for k in names if (v := getattr(self, k)) is not None}
-        model = rd.load_network(self.file, **given)
+        model = rd.load_network(self.file, member=self.member, **given)
         dt = rd.models.network_dt(self.file) if self.dt is None else self.dt
         if dt is None:
             print("no dt, in the file or by --dt: the Euler map is not looked at")

@@ -139,3 +139,48 @@ def test_a_diverging_network_leaves_the_other_63_bit_identical():
         if a.ndim and a.shape[0] == 64 and not np.array_equal(a, W):
             np.testing.assert_array_equal(a[others], b[others])
     assert not np.asarray(bad.mask)[17].any()
+
+
+PLAIN = rdd.MultiStart(num_large=0, rounds=0, detect_odd=False)
+
+
+def certified(f, x0s, **options):
+    return rdd.certify(rdd.slow_points(f, jnp.asarray(x0s), strategy=PLAIN, **options))
+
+
+def test_a_stiff_direction_excuses_no_ghost():
+    f = lambda t, x, args: jnp.stack([1e-13 + x[0] ** 2, -1e3 * x[1]])
+    points = certified(f, [[2e-6, 0.1], [0.0, 0.5], [1e-3, 0.0]])
+    assert not np.any(np.asarray(points.verdict) == Verdict.root)
+
+
+def test_inflections_and_maxima_of_the_speed_are_no_slow_points():
+    inflection = lambda t, x, a: jnp.stack([1 + x[0] ** 3, -x[1]])
+    maximum = lambda t, x, a: jnp.stack([0.05 / (1 + x[0] ** 2), -1e3 * x[1]])
+    for f, x0s in [
+        (inflection, [[0.3, 0.2], [0.1, 0.3], [0.01, 0.01]]),
+        (maximum, [[0.0, 0.5], [1e-9, 0.1]]),
+    ]:
+        assert len(certified(f, x0s).slow()) == 0
+    valley = lambda t, x, a: jnp.stack([0.1 + x[0] ** 2, -1e3 * x[1]])
+    points = certified(valley, [[0.3, 0.2], [-0.1, 0.3]])
+    assert np.asarray(points.verdict)[np.asarray(points.mask)] == [Verdict.slow_point]
+
+
+def test_an_isolated_double_root_is_no_continuum():
+    f = lambda t, x, a: jnp.stack([-x[0], 1e3 * x[1] ** 2 * (x[1] - 1e-3)])
+    points = certified(f, [[0.1, 0.1], [0.0, 0.0], [0.0, 1e-3], [0.1, -0.1]])
+    assert not np.any(np.asarray(points.verdict) == Verdict.continuum)
+
+
+def test_stability_is_undecided_on_a_kink():
+    W = jnp.array([[0.0, 3.0], [3.0, 0.0]])
+    relu = lambda t, x, a: -x + jax.nn.relu(W @ x)
+    points = rdd.certify(rdd.fixed_points(relu, jnp.zeros((1, 2)), strategy=PLAIN))
+    assert np.asarray(points.stability)[np.asarray(points.mask)] == [0]
+
+
+def test_a_root_beside_a_slow_point_does_not_erase_it():
+    f = lambda t, x, a: (x**2 - 1) * ((x - 4) ** 2 + 0.1) / 10
+    points = certified(f, [[1.2], [4.05]])
+    assert np.any(np.abs(points.slow() - 3.973) < 0.01)

@@ -41,3 +41,20 @@ def test_stability_on_both_sides_of_the_threshold(kind):
     code, margin = rdd.stability(values, kind=kind, tol=1e-3)
     assert list(code) == [-1, 1, 0, 0]
     np.testing.assert_allclose(margin, [-2e-3, 2e-3, -5e-4, 5e-4], atol=1e-12)
+
+
+def test_second_derivative_of_an_eigenvalue_of_a_root():
+    plain = rdd.MultiStart(num_large=0, rounds=0, detect_odd=False)
+
+    def value(w):
+        rows = [jnp.stack([1.2, w]), jnp.stack([0.5 * w * w, 0.3])]
+        f = lambda t, x, a: -x + jnp.tanh(jnp.stack(rows) @ x)
+        points = rdd.fixed_points(f, jnp.zeros((1, 2)), strategy=plain)
+        return points.eigenvalues[0, 0].real
+
+    # At the root 0: lambda = -1 + (a + d)/2 + sqrt((a - d)^2/4 + b c), b c = w^3/2.
+    exact = lambda w: -0.25 + jnp.sqrt(0.45**2 + w**3 / 2)
+    np.testing.assert_allclose(value(0.7), exact(0.7), rtol=1e-12)
+    np.testing.assert_allclose(jax.grad(value)(0.7), jax.grad(exact)(0.7), rtol=1e-10)
+    second = jax.grad(jax.grad(value))(0.7)
+    np.testing.assert_allclose(second, jax.grad(jax.grad(exact))(0.7), rtol=1e-9)

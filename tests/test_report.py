@@ -207,3 +207,28 @@ def test_phase_diagram_and_curves_draw():
     rd.plots.loss_curves(axes[0, 1], np.arange(5), losses, labels.ravel())
     rd.plots.spectrum(axes[0, 2], jnp.array([[0.5 + 0.1j, 0.5 - 0.1j]]), kind="map")
     fig.canvas.draw()
+
+
+def test_a_network_of_the_demo_can_be_analysed(tmp_path):
+    config = rd.studies.EnsembleConfig(
+        delays=(20, 40, 60), learning_rates=(0.1,), seeds=2, units=12, batch=4, epochs=6
+    )
+    run = rd.studies.run_ensemble(config)
+    assert run.labels.shape == (3, 1, 2) and "share" in run.table()
+    rd.studies.save_ensemble(run, tmp_path)
+    path = tmp_path / "weights-00000.safetensors"
+    with pytest.raises(ValueError, match="holds 6 networks"):
+        rd.load_network(path)
+    model = rd.load_network(path, member=4)
+    expected = rd.models.member(run.result.models, 4)
+    np.testing.assert_array_equal(model.W, expected.W)
+    assert model.readout_activation == "sigmoid"
+    pytest.importorskip("matplotlib")
+    figure = rd.studies.plot_ensemble(run)
+    # Curves carry the label of their own network: one median line a label.
+    thick = [line for line in figure.axes[1].lines if line.get_linewidth() > 1]
+    for line in thick:
+        name = line.get_label().replace(" ", "_")
+        mine = np.asarray(run.report.names) == name
+        median = np.median(np.asarray(run.result.losses)[mine], axis=0)
+        np.testing.assert_allclose(line.get_ydata(), median)

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import optax
 import pytest
 
 from rnndyn import models as m, tasks, training
@@ -205,3 +206,28 @@ def test_impossible_requests():
         run(task=tasks.DelayedActivation(0.03))
     with pytest.raises(ValueError, match="dt/tau"):
         run(task=tasks.DelayedCueDiscrimination(0.1, dt=0.05, cue=0.05))
+
+
+def test_rank_two_networks_learn_delayed_activation_without_input():
+    def build(key):
+        return m.LowRankRNN(
+            0, 40, 1, rank=2, tau=0.01, form="rate", scale="1", readout="sigmoid",
+            latent_readout=True, init=m.GaussianFactors(b_out_std=1.0),
+            x0=0.1 * jax.random.normal(jax.random.fold_in(key, 1), (40,)), key=key,
+        )  # fmt: skip
+
+    nets = m.ensemble(build, jax.random.split(jax.random.key(0), 2))
+    task = tasks.DelayedActivation(delay=0.03)
+    result = training.train(
+        nets,
+        task,
+        optimiser=optax.adam,
+        learning_rate=0.01,
+        steps=600,
+        batch=1,
+        readout="after",
+        start=training.ModelStart(),
+        key=jax.random.key(1),
+    )
+    assert np.all(result.losses[:, -1] < 0.05 * result.losses[:, 0])
+    np.testing.assert_array_equal(result.models.x0, nets.x0)

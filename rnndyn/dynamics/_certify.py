@@ -41,12 +41,13 @@ def certify(
         not move the point further than the search's tolerance for one point.
     - *continuum*: a root with a singular Jacobian, with other roots found at the
         expected distance along its null direction.
-    - *slow_point*: the gradient of q vanishes to rounding and its exact Hessian is
-        positive semidefinite, so it is a minimum of the speed.
+    - *slow_point*: the gradient of q vanishes to rounding, its exact Hessian is
+        positive semidefinite, and the speed does not fall along its softest direction.
     - anything else is *undetermined*, or keeps the verdict *diverged* or *lost*.
 
     Roots are also looked for at -x of every root, and accepted by the same test.
-    Eigenvalues come from LAPACK on the host, for distinct points only.
+    Eigenvalues come from LAPACK on the host, for distinct points only. Where the
+    Jacobian jumps (a relu at its kink) stability is left undecided.
 
     **Arguments:**
 
@@ -83,7 +84,8 @@ def certify(
     tol = max(1e-12, 8 * eps * size**0.5) if tol is None else float(tol)
     tol_unique = 1e-6 if tol_unique is None else float(tol_unique)
     reach = 1e-3 if single else tol_unique
-    polish = _Polish(problem, scale, tol, tol_unique, max_steps)
+    # As an array its value is not compiled in: 0 steps only look.
+    polish = _Polish(problem, scale, tol, tol_unique, np.asarray(max_steps, np.int32))
 
     speed = flat(points.speed).astype(np.float64)
     jac = {}  # (net, slot) -> Jacobian of the residual, for distinct points
@@ -122,7 +124,7 @@ def certify(
     old = x[net, slot]
     new = polish.minima(net, old)
     near = _length(new["x"] - old) <= 0.1 * _size(old)
-    good = polish.is_minimum(new) & near
+    good = polish.is_minimum(net, new) & near
     verdict[net, slot] = np.where(
         good, int(Verdict.slow_point), int(Verdict.undetermined)
     )
@@ -137,6 +139,10 @@ def certify(
     unique |= kept
 
     # Spectrum, then the order of `fixed_points`.
+    kinked = np.zeros_like(unique)
+    net, slot = np.nonzero(unique)
+    if len(net):
+        kinked[net, slot] = polish.kinks(net, x[net, slot])
     values = np.zeros((nets, slots, size), complex)
     condition, margin = np.zeros((2, nets, slots))
     stability = np.zeros((nets, slots), np.int32)
@@ -155,7 +161,7 @@ def certify(
             margin[n, s] = w[0].real
             w = w / scale[n]
         values[n, s] = w
-        if abs(margin[n, s]) > tol_margin * max(1, sigma[0]):
+        if abs(margin[n, s]) > tol_margin * max(1, sigma[0]) and not kinked[n, s]:
             stability[n, s] = np.sign(margin[n, s])
     is_root = np.isin(verdict, (Verdict.root, Verdict.continuum))
     rank = np.where(unique & is_root, 0, np.where(unique, 1, 2))
@@ -197,6 +203,18 @@ class _Polish:
     def minima(self, net, x):
         return self._chunks(_polish_minima, net, x)
 
+    def look(self, net, x):
+        """Speed and Jacobian at `x`, without a step."""
+        return self._chunks(_polish_roots, net, x, np.zeros((), np.int32))
+
+    def kinks(self, net, x):
+        """Where the Jacobian jumps, so that it says nothing about stability."""
+        direction = np.random.default_rng(0).standard_normal(x.shape[1])
+        step = 1e-7 * _size(x)[:, None] * direction / np.linalg.norm(direction)
+        above, below = (self.look(net, x + sign * step)["jac"] for sign in (1, -1))
+        jump = np.abs(above - below).max(axis=(1, 2), initial=0)
+        return jump > 1e-3 * np.abs(above).max(axis=(1, 2), initial=0)
+
     def is_root(self, new):
         eps = np.finfo(np.float64).eps
         size = _size(new["x"])
@@ -205,16 +223,24 @@ class _Polish:
         )
         return small & (new["newton"] <= eps**0.5 * size)
 
-    def is_minimum(self, new):
+    def is_minimum(self, net, new):
         eps = np.finfo(np.float64).eps
         rounding = 64 * eps * np.linalg.norm(new["jac"], axis=(1, 2))
         slope = new["gradient"] * _size(new["x"])
         flat = slope <= 1e-8 * new["speed"] ** 2 + rounding * new["speed"]
-        lowest = np.array([np.linalg.eigvalsh(h)[0] for h in new["hessian"]])
-        bowl = lowest >= -1e-8 * np.abs(new["hessian"]).max(axis=(1, 2), initial=0)
-        return np.isfinite(new["speed"]) & ~self.is_root(new) & flat & bowl
+        candidate = np.isfinite(new["speed"]) & ~self.is_root(new) & flat
+        if not candidate.any():
+            return candidate
+        # Curvatures relative to those of each coordinate: a stiff direction must not
+        # hide a soft one. Where the softest is flat to second order, look around.
+        lowest, softest = zip(*map(_softest, new["hessian"]), strict=True)
+        step = 3e-3 * _size(new["x"])[:, None] * np.array(softest)
+        around = [self.look(net, new["x"] + sign * step)["speed"] for sign in (1, -1)]
+        lower = np.minimum(*around) < new["speed"] * (1 - 1e-12)
+        return candidate & (np.array(lowest) >= -1e-8) & ~lower
 
-    def _chunks(self, program, net, x):
+    def _chunks(self, program, net, x, max_steps=None):
+        max_steps = self.max_steps if max_steps is None else max_steps
         # Also with nothing to do: one padded chunk gives the shapes of the result.
         pad = -len(x) % CHUNK if len(x) else CHUNK
         rows = np.concatenate([x, np.zeros((pad, x.shape[1]))])
@@ -232,7 +258,7 @@ class _Polish:
                     rows[i : i + CHUNK],
                     self.tol,
                     self.tol_unique,
-                    self.max_steps,
+                    max_steps,
                 )
                 pieces.append({k: np.array(v) for k, v in out.items()})
         return {k: np.concatenate([p[k] for p in pieces])[: len(x)] for k in pieces[0]}
@@ -268,7 +294,7 @@ def _polish_roots(problem, scale, x, tol, tol_unique, max_steps):
             return x, state, num_steps, *judge(tols, x0, x, state, num_steps, max_steps)
 
         zero = jnp.zeros((), jnp.int32)
-        carry = (x0, solver.start(x0), zero, jnp.asarray(False), zero)
+        carry = (x0, solver.start(x0), zero, max_steps <= 0, zero)
         x, _, num_steps, _, verdict = lax.while_loop(lambda c: ~c[3], body, carry)
         jac, f = jax.jacfwd(lambda y: (fn(y),) * 2, has_aux=True)(x)
         return {
@@ -358,12 +384,23 @@ def _add_mirrored(polish, x, speed, verdict, unique, jac, tol_unique):
     good = polish.is_root(new) & (_length(new["x"] - old) <= tol_unique * _size(old))
     for i in np.flatnonzero(good):
         n = net[i]
-        spare = np.flatnonzero(~unique[n])
+        spare = np.flatnonzero(~unique[n] & (verdict[n] != Verdict.slow_point))
         if len(spare) and not _close(x[n, unique[n]], new["x"][i], tol_unique).any():
             s = spare[-1]
             x[n, s], speed[n, s] = new["x"][i], new["speed"][i]
             verdict[n, s], unique[n, s] = Verdict.root, True
             jac[n, s] = new["jac"][i]
+
+
+def _softest(hessian):
+    """Lowest eigenvalue of the Hessian with each coordinate scaled to its own
+    curvature, and the direction that belongs to it."""
+    curvature = np.abs(np.diag(hessian))
+    floor = 1e-12 * max(np.abs(hessian).max(initial=0), 1e-300)
+    scale = np.sqrt(np.maximum(curvature, floor))
+    values, vectors = np.linalg.eigh(hessian / np.outer(scale, scale))
+    direction = vectors[:, 0] / scale
+    return values[0], direction / np.linalg.norm(direction)
 
 
 def _find_continua(polish, x, verdict, unique, jac):
@@ -381,6 +418,9 @@ def _find_continua(polish, x, verdict, unique, jac):
     new = polish.roots(net, base + h[:, None] * np.array([v for _, _, v in probes]))
     moved = _length(new["x"] - base)
     good = polish.is_root(new) & (moved > 0.5 * h) & (moved < 2 * h)
+    # An isolated neighbour has a regular Jacobian; a member of the family has not.
+    sigma = np.linalg.svd(new["jac"], compute_uv=False)
+    good &= sigma[:, -1] <= 1e-6 * np.maximum(sigma[:, 0], 1e-300)
     for i in np.flatnonzero(good):
         verdict[probes[i][0], probes[i][1]] = Verdict.continuum
 

@@ -50,7 +50,9 @@ def fixed_points(
 
     **Arguments:**
 
-    - `system`: a flow `f(t, x, args)` (taken at t = 0) or a `Map`.
+    - `system`: a flow `f(t, x, args)` (taken at t = 0) or a `Map`. As under `jax.jit`,
+        a plain callable is taken as unchanging: what may change goes into `args` or
+        the arrays of an `equinox.Module`.
     - `x0s`: starting states, shape `(starts, state)`, or a sampler.
     - `args`: the input, held constant.
     - `strategy`: which starts to add; `MultiStart(num_large=0, rounds=0)` adds none.

@@ -169,16 +169,20 @@ def _eigenvalues(fn, x, select, shift):
 
 
 @jax.custom_jvp
-def _eig_once(jac):
-    return jnp.linalg.eig(jac)
+def _eig(jac):
+    """Eigenvalues and vectors, differentiable where the eigenvalues are distinct. The
+    length of a vector is arbitrary; only what does not depend on it may be used."""
+    return tuple(jnp.linalg.eig(jac))
 
 
-@_eig_once.defjvp
-def _eig_once_jvp(primals, tangents):
-    raise NotImplementedError(
-        "second derivatives of eigenvalues are not implemented. Differentiate the root "
-        "to second order instead, or difference first derivatives."
-    )
+@_eig.defjvp
+def _eig_jvp(primals, tangents):
+    w, v = _eig(*primals)
+    turned = jnp.linalg.inv(v) @ (tangents[0].astype(v.dtype) @ v)
+    gap = w[None, :] - w[:, None]
+    apart = gap != 0
+    rates = jnp.where(apart, 1 / jnp.where(apart, gap, 1), 0)
+    return (w, v), (jnp.diag(turned), v @ (rates * turned))
 
 
 @_eigenvalues.def_jvp
@@ -195,7 +199,7 @@ def _eigenvalues_jvp(primals, tangents):
         def work(x_i, t_i):
             jac_at = lambda fn, y: jax.jacfwd(fn)(y)
             jac, t_jac = eqx.filter_jvp(jac_at, (fn, x_i), (t_fn, t_i))
-            w, v = _eig_once(_finite(jac))
+            w, v = _eig(_finite(jac))
             size = jnp.abs(w + shift) if shift == 1 else jnp.real(w)
             v = v[:, jnp.lexsort((-jnp.imag(w), -size))]
             inverse = _finite(jnp.linalg.inv(v))

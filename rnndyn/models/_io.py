@@ -28,7 +28,9 @@ _READ = {  # what each kind of network takes besides form, tau, noise, x0 and dt
 }
 
 
-def load_network(path: str | Path, **overrides: Any) -> AbstractRNN:
+def load_network(
+    path: str | Path, *, member: int | None = None, **overrides: Any
+) -> AbstractRNN:
     """A network from an npz or safetensors file of named arrays.
 
     Read are `form` (`"rate"`, `"current"` or `"piecewise"`), `tau` (seconds),
@@ -41,6 +43,7 @@ def load_network(path: str | Path, **overrides: Any) -> AbstractRNN:
 
     - `path`: the file. In a safetensors file, names and numbers may also stand in the
         header.
+    - `member`: which network of a file that holds many, one a row of every array.
     - `overrides`: fields that the file lacks, or that should be replaced.
 
     **Returns:** a `LowRankRNN` if there are `m` and `n`, otherwise a `RateRNN`,
@@ -50,7 +53,7 @@ def load_network(path: str | Path, **overrides: Any) -> AbstractRNN:
 
     **Raises:** a `ValueError` that names what is missing and how to pass it.
     """
-    fields = _fields(path, overrides)
+    fields = _fields(path, overrides, member)
     form = _text(_need(fields, "form", path, "rate, current or piecewise"))
     one_of("form", form, ("rate", "current", "piecewise"))
     _need(fields, "tau", path, "time constant in seconds")
@@ -68,7 +71,8 @@ def load_network(path: str | Path, **overrides: Any) -> AbstractRNN:
     if kind != "piecewise":
         _need(fields, "activation", path, "name of the activation, such as tanh")
     known = (*_READ[kind], "tau", "noise", "x0")
-    unread = sorted(set(fields) - set(known) - {"form", "dt", "class"})
+    about = {"form", "dt", "class", "config", "first_member"}
+    unread = sorted(set(fields) - set(known) - about)
     if unread:
         warnings.warn(
             f"{path}: not read by a {kind} network: {', '.join(unread)}. "
@@ -149,8 +153,18 @@ def save_network(path: str | Path, model: AbstractRNN, **extra: Any) -> None:
     write_arrays(path, named_leaves(eqx.filter(model, eqx.is_array)), header)
 
 
-def _fields(path, overrides):
+def _fields(path, overrides, member=None):
     arrays, header = read_arrays(path)
+    sizes = {np.shape(a)[:1] for a in arrays.values()}
+    stacked = np.ndim(arrays.get("W", arrays.get("m", 0))) == 3
+    count = max(sizes, default=(0,))[0] if stacked else 0
+    if stacked and (member is None or len(sizes) != 1 or not 0 <= member < count):
+        raise ValueError(
+            f"{path} holds {count} networks and member = {member}, expected one of "
+            f"them. Pass member=0 .. {count - 1}, or --member on the command line."
+        )
+    if member is not None and stacked:
+        arrays = {k: a[member] for k, a in arrays.items()}
     given = {k: v for k, v in overrides.items() if v is not None}
     known = (*_WEIGHTS, *_NAMES, *_NUMBERS)
     for name in given:

@@ -73,9 +73,9 @@ class LowRankRNN(AbstractRNN):
         current:  tau dx/dt = -x + s m n^T phi(x) + W_fixed phi(x) + W_in u + b
         rate:     tau dr/dt = -r + phi(s m n^T r + W_fixed r + W_in u + b)
 
-    Only `m` and `n` `(state, rank)` are trained; `W_fixed` is an optional random
-    part. The read-out acts on the rates, or with `latent_readout` on the latent
-    variables `kappa = s n^T (rates)`:
+    Trained are `m` and `n` `(state, rank)`, biases, input and read-out weights;
+    `W_fixed` is an optional random part that stays. The read-out acts on the rates, or
+    with `latent_readout` on the latent variables `kappa = s n^T (rates)`:
 
         y = readout(W_out rates + b_out)    or    y = readout(W_out kappa + b_out)
 

@@ -87,10 +87,10 @@ class DelayedCueDiscrimination(AbstractTask):
     @classmethod
     def stack(cls, delays: Any, **kwargs: Any) -> "DelayedCueDiscrimination":
         """One task per delay as a single Module with a leading axis, padded to the
-        longest: an ensemble of tasks for an ensemble of networks."""
+        longest (or to `num_steps=`): tasks for an ensemble of networks."""
         delays = [float(d) for d in np.ravel(delays)]
-        longest = cls(max(delays), **kwargs).num_steps
-        tasks = {d: cls(d, num_steps=longest, **kwargs) for d in set(delays)}
+        kwargs = {"num_steps": cls(max(delays), **kwargs).num_steps} | kwargs
+        tasks = {d: cls(d, **kwargs) for d in set(delays)}
         steps = jnp.stack([tasks[d].delay_steps for d in delays])
         return eqx.tree_at(lambda t: t.delay_steps, tasks[delays[0]], steps)
 

@@ -141,8 +141,9 @@ def train(
     - `learning_rate`: a number, or shape `(members,)`. A resumed state keeps its own.
     - `steps`: epochs in total.
     - `batch`: trials an epoch, conditions alternating.
-    - `key`: PRNG key. Member `i` uses `fold_in(key, ids[i])` and the epoch, nothing
-      else: results do not depend on `chunk`, devices, or who trains beside it.
+    - `key`: PRNG key; a resumed state keeps its own. Member `i` uses
+        `fold_in(key, ids[i])` and the epoch, nothing else: results do not depend on
+        `chunk`, devices, or who trains beside it.
     - `record_every`: stride of the history in epochs.
     - `ids`: member numbers, `0 .. members - 1` by default.
     - `chunk`: slots, rounded up to a multiple of the devices; four a device on CPUs.
