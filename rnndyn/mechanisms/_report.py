@@ -321,7 +321,7 @@ def _settle_all(system, x0s, u, transient, window):
 
 
 def _attractors(model, system, dt, unit, x0s, points, stable) -> Attractors:
-    """Free runs of 360 time constants from a sample of the starts, grouped. Cycles
+    """Free runs of 500 time constants from a sample of the starts, grouped. Cycles
     longer than 80 time constants are not recognised."""
     x0s = x0s[jnp.all(jnp.isfinite(x0s), axis=1)]
     x0s = x0s[:: max(1, len(x0s) // 48)]
@@ -329,7 +329,7 @@ def _attractors(model, system, dt, unit, x0s, points, stable) -> Attractors:
     x0s = x0s + 1e-3 * jr.normal(jr.key(0), x0s.shape, x0s.dtype)
     per_unit = max(1, round(unit / dt))
     u = jnp.zeros(model.input_size, x0s.dtype)
-    late = _settle_all(system, x0s, u, 200 * per_unit, 160 * per_unit)
+    late = _settle_all(system, x0s, u, 340 * per_unit, 160 * per_unit)
     late = jax.tree.map(np.asarray, late)
     final = np.where(late.finite[:, None], late.final, 0)
     size = np.maximum(1, np.linalg.norm(final, axis=1))
