@@ -6,6 +6,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax.sharding import PartitionSpec as P
@@ -83,3 +84,9 @@ def take(tree: Any, index: Any) -> Any:
 def to_host(tree: Any) -> Any:
     """JAX arrays as NumPy arrays that may be written to."""
     return jax.tree.map(lambda a: np.array(a) if eqx.is_array(a) else a, tree)
+
+
+def to_double(tree: Any) -> Any:
+    """Every float array in float64; inside `jax.enable_x64(True)`."""
+    cast = lambda a: jnp.asarray(a, jnp.float64) if eqx.is_inexact_array(a) else a
+    return jax.tree.map(cast, tree)

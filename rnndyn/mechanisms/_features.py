@@ -1,7 +1,5 @@
 """The numbers that decide a label: measured in float64, for all networks at once."""
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -9,7 +7,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from .._core._batch import device_mesh, map_members
+from .._core._batch import device_mesh, map_members, to_double
 from .._core._checks import check_step_ratio
 from .._core._types import KeyLike
 from ..dynamics import MultiStart, certify, fixed_points, jacobian
@@ -122,7 +120,7 @@ def measure(
     check_step_ratio(dt, models.tau)
     keys = np.asarray(jr.key_data(jr.split(key, members)))
     with jax.enable_x64(True):
-        models, task = _double(models), per_member(_double(task), members)
+        models, task = to_double(models), per_member(to_double(task), members)
         substeps = flow_substeps(models, dt)
         mesh = device_mesh()
         whole = lambda n: -(-n // mesh.size) * mesh.size
@@ -320,9 +318,3 @@ def _assemble(models, runs, flow_runs, score, slow, roots, dt) -> Features:
         flow_growth_low=flow_runs.growth_low,
         flow_root_rightmost=jnp.asarray(roots["rightmost"]),
     )
-
-
-def _double(tree: Any) -> Any:
-    """Every float array in float64."""
-    cast = lambda a: jnp.asarray(a, jnp.float64) if eqx.is_inexact_array(a) else a
-    return jax.tree.map(cast, tree)

@@ -9,6 +9,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float
 
+from .._core._batch import to_double
 from .._core._types import KeyLike
 from .._core._verdicts import Verdict
 from ..dynamics import Box, FixedPoints, MultiStart, certify, fixed_points, slow_points
@@ -16,7 +17,6 @@ from ..flows import iterate
 from ..models import AbstractRNN, LowRankRNN
 from ..tasks import AbstractTask
 from ._classify import classify
-from ._features import _double
 from ._mechanism import MECHANISMS, Mechanism, MechanismReport, wilson
 from ._run import LateRun, flow_map, settle
 
@@ -190,7 +190,7 @@ def analyse(
         k_random, k_plane, k_search, _ = (
             jr.wrap_key_data(jnp.asarray(d)) for d in data
         )
-        model = _double(model)
+        model = to_double(model)
         unit = float(model.time_scale)
         pulses, path = _pulses(model, unit)
         random = jr.normal(k_random, (starts, model.state_size))

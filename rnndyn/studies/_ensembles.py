@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
+from .._core._batch import to_double
 from .._core._store import SCHEMA, named_leaves, write_arrays
 from ..dynamics import MultiStart, certify, slow_points
 from ..flows import iterate
@@ -230,8 +231,7 @@ def _example(run: EnsembleRun, kind: Mechanism) -> tuple | None:
     delay = c.delays[i // (len(c.learning_rates) * c.seeds)]
     task = DelayedCueDiscrimination(delay / 1000, c.post_reaction)
     with jax.enable_x64(True):
-        cast = lambda a: a.astype(jnp.float64) if eqx.is_inexact_array(a) else a
-        model = jax.tree.map(cast, member(run.result.models, i))
+        model = to_double(member(run.result.models, i))
         system = model.map(task.dt)
         inputs = jax.vmap(lambda k: task.trial(k).inputs)(jnp.arange(2))
         steps = 5 * task.num_steps
