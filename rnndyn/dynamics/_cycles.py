@@ -1,21 +1,27 @@
 """Limit cycles of flows by single and multiple shooting."""
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Bool, Complex, Float, Int, PyTree
 
+from .._core._export import Result
 from .._core._masks import norm
 from .._core._system import Map
 from .._core._verdicts import Verdict
-from ..flows import AbstractFlow, Dopri8, ScanFlow
-from ._floquet import floquet
+from ..flows import AbstractFlow, DiffraxFlow, Dopri8, ScanFlow
+from ._floquet import Floquet, floquet
+from ._points import Frozen, Values
+from ._shooting import Mesh, Shot, attach_orbit, shoot
 
 
-class LimitCycle(eqx.Module):
+class LimitCycle(Result):
     """A periodic orbit of a flow, or the place where the search for one ended.
 
     `x0`, `period`, `orbit` and `log_multipliers` are differentiable by the implicit
@@ -25,46 +31,64 @@ class LimitCycle(eqx.Module):
 
     - `x0`: a point on the orbit, shape `(state,)`; `period`: in the time unit of the
         flow.
-    - `orbit`: shape `(segment + 1, state)`, equally spaced in time, closed.
+    - `orbit`: shape `(nodes, state)`, at `times` `(nodes,)` from 0 to the period;
+        first point = last. Equally spaced unless some stretch is much stiffer than
+        the rest, which then gets more nodes.
     - `log_multipliers`: complex logarithms of the Floquet multipliers, shape
         `(state,)`, real part descending.
     - `trivial`: which of them is the one along the flow, whose logarithm should be 0.
     - `accuracy`: |its logarithm|: the error that the other logarithms can be trusted
         to. `defect`: see `Floquet`.
+    - `phase_response`: infinitesimal phase response along the orbit, `(nodes, state)`:
+        time by which the oscillation is advanced per unit of displacement of each
+        state (the adjoint Floquet vector Z with Z . f = 1). No derivative.
     - `residual`: largest gap between the end of a segment and the next one's start,
         relative to max(1, |x|).
+    - `error`, `log_error`: relative changes, when the step is halved, of the period
+        and of the logarithms (of these relative to max(1, |ln m|), the largest), from
+        `certify`; NaN before. A small residual says that the orbit closes, not that
+        the steps were short enough: only these and `accuracy` say so.
     - `extent`: largest distance of the orbit from its mean.
     - `verdict`: `limit_cycle`; `constant` if the orbit has shrunk to a point;
-        `diverged`; `undetermined` if the residual is above `tol`.
+        `diverged`; `undetermined` if the residual is above `tol` or the trivial
+        multiplier is off by more than its root.
     - `stability`: -1 stable, 1 unstable, 0 undecided; `margin`: the largest real part
         of the other logarithms.
-    - `num_steps`: Newton steps made.
+    - `num_steps`: how many times the orbit was integrated.
     """
 
-    x0: Float[Array, " state"]
-    period: Float[Array, ""]
-    orbit: Float[Array, "nodes state"]
-    log_multipliers: Complex[Array, " state"]
-    trivial: Int[Array, ""]
-    accuracy: Float[Array, ""]
-    defect: Float[Array, ""]
-    residual: Float[Array, ""]
-    extent: Float[Array, ""]
-    verdict: Int[Array, ""]
-    stability: Int[Array, ""]
-    margin: Float[Array, ""]
-    num_steps: Int[Array, ""]
+    x0: Float[Values, "*batch state"]
+    period: Float[Values, "*batch"]
+    orbit: Float[Values, "*batch nodes state"]
+    times: Float[Values, "*batch nodes"]
+    log_multipliers: Complex[Values, "*batch state"]
+    trivial: Int[Values, "*batch"]
+    accuracy: Float[Values, "*batch"]
+    defect: Float[Values, "*batch"]
+    phase_response: Float[Values, "*batch nodes state"]
+    residual: Float[Values, "*batch"]
+    error: Float[Values, "*batch"]
+    log_error: Float[Values, "*batch"]
+    extent: Float[Values, "*batch"]
+    verdict: Int[Values, "*batch"]
+    stability: Int[Values, "*batch"]
+    margin: Float[Values, "*batch"]
+    num_steps: Int[Values, "*batch"]
+    problem: Frozen
+    mesh: Mesh
     kind: str = eqx.field(static=True, default="flow")
 
     @property
-    def multipliers(self) -> Complex[Array, " state"]:
+    def multipliers(self) -> Complex[Values, "*batch state"]:
         """The Floquet multipliers; may underflow where their logarithms do not."""
-        return jnp.exp(self.log_multipliers)
+        logs = self.log_multipliers
+        return np.exp(logs) if isinstance(logs, np.ndarray) else jnp.exp(logs)
 
     @property
-    def mask(self) -> Bool[Array, ""]:
+    def mask(self) -> Bool[Values, "*batch"]:
         """Whether a limit cycle was found."""
-        return self.verdict == Verdict.limit_cycle
+        found = self.verdict == Verdict.limit_cycle
+        return np.asarray(found) if isinstance(found, np.bool_) else found
 
     def check(self) -> "LimitCycle":
         """Itself, or a `ValueError` if no cycle was found. Host level."""
@@ -77,6 +101,52 @@ class LimitCycle(eqx.Module):
             )
         return self
 
+    def at(self, time: Any) -> Float[Array, " state"]:
+        """The state `time` after `x0` (any sign), by integration from the nearest
+        earlier node. Not batched: use `jax.vmap`."""
+        time = jnp.asarray(time, self.orbit.dtype)
+        time = time - lax.stop_gradient(jnp.floor(time / self.period)) * self.period
+        k = jnp.searchsorted(jnp.asarray(self.times), time, side="right") - 1
+        k = jnp.clip(k, 0, self.orbit.shape[0] - 2)
+        return self._from_node(k, time - self.times[k])
+
+    def extrema(
+        self, observable: Callable
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """Smallest and largest value of `observable(x) -> number` on the orbit.
+
+        Refined between the nodes by Newton's method on its rate of change, and
+        differentiable (envelope theorem). The amplitude of unit i is
+        `cycle.extrema(lambda x: x[i])[1]`. Not batched: use `jax.vmap`. Extrema
+        narrower than the spacing of the nodes can be missed.
+        """
+        values = jax.vmap(observable)(self.orbit[:-1])
+        ends = jnp.stack([jnp.argmin(values), jnp.argmax(values)])
+        low, high = jax.vmap(lambda k: self._extremum(observable, k))(ends)
+        return low, high
+
+    def _extremum(self, observable, k):
+        system, args = self.problem.thaw()
+        velocity = lambda x: system(jnp.zeros((), x.dtype), x, args)
+        rate = lambda x: jax.jvp(observable, (x,), (velocity(x),))[1]
+        spacings = jnp.diff(jnp.asarray(self.times))
+        spacing = jnp.maximum(spacings[k], jnp.roll(spacings, 1)[k])
+
+        def newton(_, shift):
+            x = self._from_node(k, shift)
+            value, bend = jax.jvp(rate, (x,), (velocity(x),))
+            step = value / jnp.where(bend == 0, 1, bend)
+            return jnp.clip(shift - step, -spacing, spacing)
+
+        zero = jnp.zeros((), self.orbit.dtype)
+        shift = lax.fori_loop(0, 8, newton, zero)
+        return observable(self._from_node(k, lax.stop_gradient(shift)))
+
+    def _from_node(self, k, duration):
+        system, args = self.problem.thaw()
+        velocity = lambda x: system(jnp.zeros((), x.dtype), x, args)
+        return self.mesh.through(velocity, jnp.asarray(self.orbit)[k], duration)
+
 
 def limit_cycle(
     f: Any,
@@ -87,17 +157,20 @@ def limit_cycle(
     flow: AbstractFlow | None = None,
     segments: int = 1,
     tol: float | None = None,
-    max_steps: int = 40,
-    floquet_segments: int = 64,
+    max_steps: int = 60,
+    period_bounds: tuple[Any, Any] | None = None,
+    reduce_period: bool = True,
+    floquet_segments: int = 60,
 ) -> LimitCycle:
     """The limit cycle near a guess, stable or not, with its Floquet multipliers.
 
-    Damped Newton on the segment ends and the period, with the phase fixed by the
-    flow's direction at the guess. Pure: works under `jit`, `vmap` and `grad`.
+    Damped Newton on the starts of the segments and the period, the phase left free.
+    Pure: works under `jit`, `vmap` and `grad`.
 
     ```python
     cycle = rd.dynamics.limit_cycle(van_der_pol, jnp.array([2.0, 0.0]), 6.6)
-    cycle.check().period, cycle.log_multipliers, cycle.accuracy
+    cycle = rd.certify(cycle).check()
+    cycle.period, cycle.log_multipliers, cycle.accuracy, cycle.error
     ```
 
     **Arguments:**
@@ -107,17 +180,29 @@ def limit_cycle(
         segments, `(segments, state)`.
     - `period`: a guess for the period.
     - `flow`: how to integrate over a given time, traced times allowed. By default
-        order 8 with 1024 steps an orbit.
+        order 8 with 16 steps for each of the 60 pieces of an orbit, which are made
+        shorter where the flow is stiffer; `certify` halves the steps where that does
+        not suffice (van der Pol up to mu = 20). Stiffer systems:
+        `DiffraxFlow(diffrax.Kvaerno5(), adjoint=diffrax.DirectAdjoint(),
+        max_steps=4096)`; multipliers below exp(-10) a piece are then lost in the
+        tolerance of the solver, unless `floquet_segments` is raised (see
+        `log_error`).
     - `segments`: of multiple shooting. Unstable orbits need enough that no segment
         stretches by more than about 1e6.
-    - `tol`: largest residual; default 1e-11 in float64 and 1e-4 in float32.
-    - `max_steps`: of Newton's method.
-    - `floquet_segments`: pieces over which the multipliers are accumulated; the
-        result does not depend on it as long as each piece is short.
+    - `tol`: largest residual; default 1e-11 in float64 and 1e-4 in float32, 1e-8 with
+        an adaptive `flow` (whose tolerance should be 100 times smaller).
+    - `max_steps`: integrations of the orbit.
+    - `period_bounds`: the search stays between these; default a thousandth to a
+        hundred times `period`.
+    - `reduce_period`: look for a shorter period (1/2, 1/3, 1/5 and products of them)
+        where the guess was a multiple of it.
+    - `floquet_segments`: pieces over which the multipliers are accumulated, rounded
+        up to a multiple of `segments`; the result does not depend on it as long as
+        each piece is short.
 
-    **Returns:** a `LimitCycle`; look at its `verdict`. The period may be a multiple of
-    the minimal one if the guess was. Not guaranteed: that the cycle is the one nearest
-    to the guess.
+    **Returns:** a `LimitCycle`; look at its `verdict`. Not guaranteed: that the cycle
+    is the one nearest to the guess; that the steps are short enough (`certify` tests
+    it).
 
     **Reference:** Stoer & Bulirsch 2002 section 7.3.5 (multiple shooting);
     Lust 2001, doi:10.1142/S0218127401003486.
@@ -125,8 +210,7 @@ def limit_cycle(
     if isinstance(f, Map):
         raise ValueError(
             "limit_cycle got a Map, expected a flow f(t, x, args). The oscillations of "
-            "maps are invariant circles or k-cycles; look at the flow, or at "
-            "rnndyn.mechanisms.settle."
+            "maps are invariant circles or k-cycles: see k_cycles and invariant_circle."
         )
     x0 = jnp.asarray(x0)
     if x0.ndim not in (1, 2) or not jnp.issubdtype(x0.dtype, jnp.floating):
@@ -139,135 +223,175 @@ def limit_cycle(
             f"`x0` has {x0.shape[0]} rows, expected {segments}, one a segment. Pass "
             f"segments={x0.shape[0]}."
         )
-    dtype = x0.dtype
-    tol = (1e-11 if dtype == jnp.float64 else 1e-4) if tol is None else tol
-    integrate = flow or ScanFlow(
-        num_steps=max(8, -(-1024 // segments)), method=Dopri8()
+    mesh = make_mesh(flow, segments, floquet_segments)
+    return _limit_cycle(
+        f,
+        x0,
+        period,
+        as_arrays(args, x0.dtype),
+        mesh,
+        tol,
+        max_steps,
+        period_bounds,
+        reduce_period,
     )
-    zero = jnp.zeros((), dtype)
 
-    def advance(x, duration, args):
-        return integrate(f, x, zero, duration, args)
 
-    period = jnp.asarray(period, dtype)
-    sg = jax.lax.stop_gradient
+ADAPT = 4
+"""How often a mesh is adapted to an orbit."""
+
+
+def make_mesh(
+    flow: AbstractFlow | None, segments: int, floquet_segments: int, steps: int = 16
+) -> Mesh:
+    """The mesh of `limit_cycle`; `steps` of order 8 a piece if `flow` is `None`."""
+    if segments < 1 or floquet_segments < 1:
+        raise ValueError(
+            f"`segments` = {segments} and `floquet_segments` = {floquet_segments}, "
+            "expected at least 1."
+        )
+    flow = ScanFlow(num_steps=steps, method=Dopri8()) if flow is None else flow
+    if isinstance(flow, DiffraxFlow):  # a failed solve is a verdict, not an exception
+        flow = dataclasses.replace(flow, throw=False)
+    return Mesh(flow, segments, -(-floquet_segments // segments))
+
+
+def default_tol(mesh: Mesh, dtype: Any, tol: float | None) -> float:
+    """See `limit_cycle`."""
+    if tol is not None:
+        return tol
+    if dtype != jnp.float64:
+        return 1e-4
+    return 1e-11 if isinstance(mesh.flow, ScanFlow) else 1e-8
+
+
+# One program, cached: an eager call compiles once for each system and shape.
+@eqx.filter_jit
+def _limit_cycle(
+    f, x0, period, args, mesh, tol, max_steps, period_bounds, reduce_period
+):
+    sg = lax.stop_gradient
+    period = sg(jnp.asarray(period, x0.dtype))
+    x0 = sg(x0)
+    tol = default_tol(mesh, x0.dtype, tol)
+    bounds = (1e-3 * period, 100 * period) if period_bounds is None else period_bounds
+    velocity = velocity_of(f, args, x0[0] if x0.ndim == 2 else x0)
+    frozen = freeze(velocity)
     if x0.ndim == 1:
-        step = lambda x, _: (advance(x, sg(period) / segments, sg(args)), x)
-        _, x0 = jax.lax.scan(step, sg(x0), None, length=segments)
-    reference = sg(x0[0])
-    direction = sg(f(zero, reference, args))
-    direction = direction / jnp.maximum(norm(direction), jnp.finfo(dtype).tiny)
-    size = x0.shape[1]
-
-    def residual(z, args):
-        nodes, duration = z[:-1].reshape(segments, size), z[-1]
-        ends = jax.vmap(lambda x: advance(x, duration / segments, args))(nodes)
-        gaps = ends - jnp.roll(nodes, -1, axis=0)
-        phase = jnp.vdot(direction, nodes[0] - reference)
-        return jnp.concatenate([gaps.ravel(), phase[None]])
-
-    fn = eqx.filter_closure_convert(
-        residual, jnp.zeros(segments * size + 1, dtype), args
+        duration = period / mesh.segments
+        step = lambda x, _: (mesh.through(frozen, x, duration), x)
+        x0 = x0[None] if mesh.segments == 1 else _unroll(step, x0, mesh.segments)
+    shot = shoot(
+        mesh,
+        frozen,
+        x0,
+        period,
+        tol=tol,
+        max_steps=max_steps,
+        bounds=bounds,
+        reduce_period=reduce_period,
+        adapt=ADAPT,
     )
-    freeze = lambda tree: jax.tree.map(lambda a: sg(a) if eqx.is_array(a) else a, tree)
-    frozen, held = freeze(fn), freeze(args)
-    z0 = sg(jnp.concatenate([x0.ravel(), period[None]]))
-    z, num_steps = _newton(lambda z: frozen(z, held), z0, tol, max_steps)
-    jacobian = jax.jacfwd(lambda z: frozen(z, held))(z)
-    error = frozen(z, held)
-    # One Newton step from the constant solution carries the exact first derivative.
-    step = jnp.linalg.solve(sg(jacobian), fn(z, args) - sg(fn(z, args)))
-    z = z - jnp.where(jnp.isfinite(step), step, 0)
-    nodes, duration = z[:-1].reshape(segments, size), z[-1]
+    fields = describe(mesh, velocity, shot, tol)
+    return LimitCycle(**fields, problem=Frozen(f, args), mesh=mesh)
 
-    pieces = -(-floquet_segments // segments) * segments
-    # The pieces start at the nodes, so that errors do not grow along the orbit.
-    per_node = pieces // segments
-    piece = ScanFlow(num_steps=max(4, -(-1024 // pieces)), method=Dopri8())
-    if flow is not None:
-        piece = flow
-    small = lambda x: piece(f, x, zero, duration / pieces, args)
 
-    def along(x):
-        def step(x, _):
-            return small(x), x
+def _unroll(step, x, length):
+    return lax.scan(step, x, None, length=length)[1]
 
-        return jax.lax.scan(step, x, None, length=per_node)[1]
 
-    orbit = jax.vmap(along)(nodes).reshape(pieces, size)
-    spectrum = floquet(jax.lax.map(jax.jacfwd(small), orbit))
+def as_arrays(args: PyTree, dtype: Any) -> PyTree:
+    """Python floats as arrays: their values are then not compiled in."""
+    cast = lambda a: jnp.asarray(a, dtype) if isinstance(a, float) else a
+    return jax.tree.map(cast, args)
+
+
+def velocity_of(f: Any, args: Any, x: Float[Array, " state"]) -> Callable:
+    """`x -> dx/dt` with everything it depends on as leaves, also what `f` closes
+    over."""
+    # Constants of the closure become leaves: derivatives live there and only there.
+    zero = jnp.zeros((), x.dtype)
+    out = jax.eval_shape(lambda x: f(zero, x, args), x)
+    if getattr(out, "shape", None) != x.shape or out.dtype != x.dtype:
+        raise ValueError(
+            f"the flow returns {out} for a state {x.dtype}{x.shape}, expected the same "
+            "shape and dtype. Cast the start, or the system's arrays: one dtype "
+            "throughout."
+        )
+    return eqx.filter_closure_convert(lambda x: f(zero, x, args), x)
+
+
+def freeze(tree: Any) -> Any:
+    """The same without derivatives."""
+    cut = lambda a: lax.stop_gradient(a) if eqx.is_array(a) else a
+    return jax.tree.map(cut, tree)
+
+
+def describe(mesh: Mesh, velocity: Callable, shot: Shot, tol: float) -> dict[str, Any]:
+    """The numbers of a `LimitCycle` from a search that has ended."""
+    sg = lax.stop_gradient
+    shot = attach_orbit(mesh, velocity, shot)
+    size = shot.nodes.shape[1]
+    dtype = shot.nodes.dtype
+    orbit = shot.orbit.states.reshape(mesh.size, size)
+    jacobians = shot.orbit.jacobians.reshape(mesh.size, size, size)
+    spectrum = floquet(jacobians)
     logs = spectrum.log_multipliers
-    trivial = _trivial(spectrum.vectors[0], f(zero, orbit[0], args))
+    speeds = sg(jax.vmap(velocity)(orbit))
+    trivial = _trivial(spectrum.vectors[0], speeds[0])
     others = jnp.where(jnp.arange(size) == trivial, -jnp.inf, logs.real)
     margin = jnp.max(others)
-    gap = norm(sg(error)) / jnp.maximum(1, norm(reference))
-    extent = jnp.max(
-        jnp.linalg.norm(orbit - jnp.mean(orbit, axis=0, keepdims=True), axis=1)
-    )
-    accuracy = jnp.abs(logs[trivial])
+    mean = jnp.mean(orbit, axis=0, keepdims=True)
+    extent = sg(jnp.max(jnp.linalg.norm(orbit - mean, axis=1)))
+    accuracy = sg(jnp.abs(logs[trivial]))
+    response = _phase_response(spectrum, trivial, speeds)
+    closed = jnp.concatenate([orbit, orbit[:1]])
+    times = jnp.cumsum(shot.orbit.shares.ravel()) * shot.period
+    times = jnp.concatenate([jnp.zeros(1, dtype), times])
+    finite = jnp.all(jnp.isfinite(shot.residual)) & jnp.all(jnp.isfinite(orbit))
+    flat = extent < 1e-6 * jnp.maximum(1, norm(orbit[0]))
     verdict = jnp.select(
         [
-            ~(jnp.isfinite(gap) & jnp.all(jnp.isfinite(orbit))),
-            gap > tol,
-            (extent < 1e-6 * jnp.maximum(1, norm(reference))) | (duration <= 0),
+            ~finite,
+            shot.residual > tol,
+            flat | (shot.period <= 0),
+            ~(accuracy <= jnp.sqrt(tol)),
         ],
-        [Verdict.diverged, Verdict.undetermined, Verdict.constant],
+        [
+            Verdict.diverged,
+            Verdict.undetermined,
+            Verdict.constant,
+            Verdict.undetermined,
+        ],
         Verdict.limit_cycle,
     ).astype(jnp.int32)
     decided = (verdict == Verdict.limit_cycle) & (jnp.abs(margin) > 10 * accuracy)
-    return LimitCycle(
+    return dict(
         x0=orbit[0],
-        period=duration,
-        orbit=jnp.concatenate([orbit, orbit[:1]]),
+        period=shot.period,
+        orbit=closed,
+        times=times,
         log_multipliers=logs,
         trivial=trivial,
-        accuracy=sg(accuracy),
+        accuracy=accuracy,
         defect=spectrum.defect,
-        residual=gap,
-        extent=sg(extent),
+        phase_response=sg(jnp.concatenate([response, response[:1]])),
+        residual=shot.residual,
+        error=jnp.full((), jnp.nan, dtype),
+        log_error=jnp.full((), jnp.nan, dtype),
+        extent=extent,
         verdict=verdict,
         stability=jnp.where(decided, jnp.sign(sg(margin)), 0).astype(jnp.int32),
         margin=margin,
-        num_steps=num_steps,
+        num_steps=shot.num_steps,
     )
 
 
-def _newton(fn, z0, tol, max_steps):
-    """Newton steps, halved while the residual does not fall; stops where it no longer
-    can, well below `tol` if rounding allows."""
-
-    def body(carry):
-        z, size, count, _ = carry
-        r = fn(z)
-        step = jnp.linalg.solve(jax.jacfwd(fn)(z), r)
-        step = jnp.where(jnp.isfinite(step), step, 0)
-        # A period that would change by more than half is a step too far.
-        factor = jnp.minimum(
-            1, 0.5 * jnp.abs(z[-1]) / jnp.maximum(jnp.abs(step[-1]), 1e-300)
-        )
-
-        def worse(c):
-            factor, new = c
-            return ~(new < size) & (factor > 1e-3)
-
-        def halve(c):
-            factor = c[0] / 2
-            return factor, norm(fn(z - factor * step))
-
-        factor, new = jax.lax.while_loop(
-            worse, halve, (factor, norm(fn(z - factor * step)))
-        )
-        better = new < size
-        z = jnp.where(better, z - factor * step, z)
-        return z, jnp.where(better, new, size), count + 1, better
-
-    def going(carry):
-        _, size, count, better = carry
-        return better & (count < max_steps) & (size > 0)
-
-    start = (z0, norm(fn(z0)), jnp.zeros((), jnp.int32), jnp.ones((), bool))
-    z, _, count, _ = jax.lax.while_loop(going, body, start)
-    return z, count
+def _phase_response(spectrum: Floquet, trivial, speeds):
+    """Adjoint vector of the trivial multiplier, scaled so that Z . f = 1."""
+    rows = spectrum.inverse[:, trivial, :]
+    along = jnp.sum(rows * speeds, axis=1, keepdims=True)
+    return (rows / jnp.where(along == 0, 1, along)).real
 
 
 def _trivial(vectors, velocity):
@@ -275,4 +399,4 @@ def _trivial(vectors, velocity):
     unit = velocity / jnp.maximum(norm(velocity), jnp.finfo(velocity.dtype).tiny)
     along = jnp.abs(jnp.conj(vectors).T @ unit.astype(vectors.dtype))
     along = along / jnp.linalg.norm(vectors, axis=0)
-    return jnp.argmax(jax.lax.stop_gradient(along)).astype(jnp.int32)
+    return jnp.argmax(lax.stop_gradient(along)).astype(jnp.int32)

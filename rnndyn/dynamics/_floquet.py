@@ -2,25 +2,27 @@
 
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float
 
+from .._core._export import Result
 
-class Floquet(eqx.Module):
+
+class Floquet(Result):
     """Multipliers of a periodic product `A_K ... A_1` and their vectors.
 
     - `log_multipliers` `(state,)`: complex logarithms, real part descending;
         differentiable in the segments' Jacobians wherever the multiplier is simple.
     - `vectors` `(segment, state, state)`: columns are the Floquet vectors at the start
-        of each segment.
+        of each segment; rows of `inverse` are the adjoint ones.
     - `defect`: how far the vectors are from being mapped onto themselves; large where
         multipliers are defective or more than two share their modulus.
     """
 
     log_multipliers: Complex[Array, " state"]
     vectors: Complex[Array, "segment state state"]
+    inverse: Complex[Array, "segment state state"]
     defect: Float[Array, ""]
 
 
@@ -61,7 +63,12 @@ def floquet(
     logs = jnp.sum(jnp.log(stretch), axis=0)
     logs = logs.real + 1j * _principal(logs.imag)
     order = jnp.lexsort((-jax.lax.stop_gradient(logs.imag), -logs.real))
-    return Floquet(logs[order], vectors[:, :, order], jax.lax.stop_gradient(defect))
+    return Floquet(
+        logs[order],
+        vectors[:, :, order],
+        inverse[:, order, :],
+        jax.lax.stop_gradient(defect),
+    )
 
 
 def _principal(angle):
@@ -81,11 +88,13 @@ def _flag(jacobians, cycles):
         sign = jnp.where(jnp.diag(r) < 0, -1.0, 1.0).astype(r.dtype)
         return after * sign[None, :], (q, r * sign[:, None])
 
-    def cycle(q, _):
-        return jax.lax.scan(segment, q, jacobians)[0], None
+    # The last round is kept; one loop for all rounds halves the compilation.
+    def cycle(_, carry):
+        return jax.lax.scan(segment, carry[0], jacobians)
 
-    q, _ = jax.lax.scan(cycle, start.astype(jacobians.dtype), None, length=cycles)
-    last, (q, triangular) = jax.lax.scan(segment, q, jacobians)
+    zeros = jnp.zeros_like(jacobians)
+    carry = (start.astype(jacobians.dtype), (zeros, zeros))
+    last, (q, triangular) = jax.lax.fori_loop(0, cycles + 1, cycle, carry)
     return q, q[0].T @ last, triangular
 
 
@@ -136,12 +145,13 @@ def _vectors(q, block, triangular, cycles):
         c = c / jnp.linalg.norm(c, axis=0, keepdims=True)
         return c, c
 
-    def cycle(c, _):
-        c, at = jax.lax.scan(back, closing.T.astype(kind) @ c, triangular, reverse=True)
-        return impose(c), None
+    def cycle(_, carry):
+        c = closing.T.astype(kind) @ carry[0]
+        c, at = jax.lax.scan(back, c, triangular, reverse=True)
+        return impose(c), at
 
-    c, _ = jax.lax.scan(cycle, eigen, None, length=cycles)
-    _, at = jax.lax.scan(back, closing.T.astype(kind) @ c, triangular, reverse=True)
+    start = (eigen, jnp.zeros_like(triangular, kind))
+    _, at = jax.lax.fori_loop(0, cycles + 1, cycle, start)
     return q.astype(kind) @ at
 
 

@@ -30,7 +30,8 @@ class DiffraxFlow(AbstractFlow):
     - `event`: a `diffrax.Event` at which to stop; its state is then returned.
     - `dt0`: first step, chosen by the solver if `None`.
     - `max_steps`: after which the solve counts as failed.
-    - `throw`: raise when a solve fails; otherwise `Trajectory.ok` says so.
+    - `throw`: raise when a solve fails; otherwise the end state is NaN, and
+        `Trajectory.ok` says so.
 
     Times are cast to the dtype of the state. Switching times of `HeldInput` and
     `PulseInput` are passed to the controller, so no step straddles one.
@@ -66,17 +67,21 @@ class DiffraxFlow(AbstractFlow):
         self.throw = throw
 
     def __call__(self, f, x0, t0, t1, args=None, *, key=None):
+        x, ok = self.advance(f, x0, t0, t1, args, key=key)
+        return jax.tree.map(lambda a: jnp.where(ok, a, jnp.nan), x)
+
+    def advance(self, f, x0, t0, t1, args=None, *, key=None):
+        """Like a call, but `(x, ok)`: where `ok` is false, `x` is the state that the
+        solver had reached. Implicit solvers can be called again with that; NaN would
+        make their linear solves raise."""
         t0, t1 = _times(x0, t0), _times(x0, t1)
         solution = self._solve(f, x0, t0, t1, args, key, dfx.SaveAt(t1=True))
-        return jax.tree.map(lambda a: a[-1], solution.ys)
+        return jax.tree.map(lambda a: a[-1], solution.ys), _succeeded(solution)
 
     def trajectory(self, f, x0, ts, args=None, *, key=None):
         ts = _times(x0, ts)
         solution = self._solve(f, x0, ts[0], ts[-1], args, key, dfx.SaveAt(ts=ts))
-        ok = (solution.result == dfx.RESULTS.successful) | (
-            solution.result == dfx.RESULTS.event_occurred
-        )
-        return Trajectory(ts=ts, xs=solution.ys, ok=ok)
+        return Trajectory(ts=ts, xs=solution.ys, ok=_succeeded(solution))
 
     def _solve(self, f, x0, t0, t1, args, key, saveat):
         dtype = t0.dtype
@@ -123,3 +128,9 @@ class DiffraxFlow(AbstractFlow):
         if jumps is None or isinstance(controller, dfx.ConstantStepSize):
             return controller
         return dfx.ClipStepSizeController(controller, jump_ts=jumps.astype(dtype))
+
+
+def _succeeded(solution: dfx.Solution) -> Any:
+    return (solution.result == dfx.RESULTS.successful) | (
+        solution.result == dfx.RESULTS.event_occurred
+    )
