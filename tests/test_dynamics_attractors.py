@@ -1,0 +1,277 @@
+"""Attractors and basins of flows and maps with known ends."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import lorenz, van_der_pol
+
+from rnndyn import Map, Verdict
+from rnndyn.dynamics import Box, attractors, settle, verdict_of, wilson
+
+
+def normal(shape, scale=1.0, seed=0):
+    return scale * np.random.default_rng(seed).standard_normal(shape)
+
+
+def network(t, x, W):
+    return -x + jnp.tanh(W @ x)
+
+
+def rotor_matrix(a, b):
+    return jnp.array([[a, -b], [b, a]])
+
+
+def turn(z):
+    return jnp.stack([-z[1], z[0]])
+
+
+def clock(t, z, c):
+    """Radius by c0 + c1 r^2 + c2 r^4, angle by w0 + w1 sin."""
+    r2 = z[0] ** 2 + z[1] ** 2
+    radial = c[0] + c[1] * r2 + c[2] * r2**2
+    return radial * z + (c[3] + c[4] * z[1] / jnp.sqrt(r2 + 1e-30)) * turn(z)
+
+
+logistic = Map(lambda x, r: r * x * (1 - x))
+
+
+def test_wilson():
+    # Published example: 15 of 148 gives (0.0624, 0.1605).
+    np.testing.assert_allclose(wilson(15, 148), (0.10135, 0.0624, 0.1605), atol=1e-4)
+    assert wilson(0, 0)[1:] == (0.0, 1.0)
+    assert wilson(0, 10)[1] < 1e-15 and wilson(10, 10)[2] > 1 - 1e-15
+
+
+def test_eight_equal_basins():
+    """x' = x - x^3 in each of three coordinates."""
+    x0s = np.random.default_rng(1).uniform(-2, 2, (400, 3))
+    found = attractors(lambda t, x, args: x - x**3, x0s)
+    assert found.names == ["root"] * 8 and found.undecided == 0
+    assert np.all((found.low < 1 / 8) & (1 / 8 < found.high))
+    np.testing.assert_allclose(np.abs(found.state), 1, atol=1e-12)
+    np.testing.assert_allclose(found.exponents, -2, atol=1e-3)
+    # Every start goes where its signs say.
+    np.testing.assert_array_equal(np.sign(x0s), np.sign(found.state[found.label]))
+    assert found.count.sum() == 400 and found.caveats == ()
+
+
+def test_six_patterns():
+    """Three orthogonal patterns at g = 1.5: only the six pure states are stable."""
+    hadamard = np.array([[1.0]])
+    for _ in range(3):
+        hadamard = np.block([[hadamard, hadamard], [hadamard, -hadamard]])
+    xi = hadamard[1:4]
+    W = jnp.asarray(1.5 / 8 * xi.T @ xi)
+    found = attractors(network, normal((240, 8)), W)
+    assert found.names == ["root"] * 6
+    assert np.all((found.low < 1 / 6) & (1 / 6 < found.high))
+    m = 0.85855963664011036
+    np.testing.assert_allclose(np.abs(found.state), m, rtol=1e-12)
+    np.testing.assert_allclose(found.exponents, m**2 * -1.5 + 0.5, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "mu,period,exponent",
+    [
+        (1.0, 6.66328685932313, -1.0593769948418549),
+        (5.0, 11.61223066771957, -7.3587962),
+    ],
+)
+def test_van_der_pol_is_one_cycle(mu, period, exponent):
+    found = attractors(van_der_pol, normal((8, 2), 2.0), jnp.asarray(mu))
+    assert found.names == ["limit_cycle"] and found.count.tolist() == [8]
+    np.testing.assert_allclose(found.period, period, rtol=1e-7)
+    np.testing.assert_allclose(found.exponents[0, :2], [0, exponent], atol=5e-3)
+    assert np.isnan(found.exponents[0, 2])
+    assert list(found.to_dict()["verdict_name"]) == ["limit_cycle"]
+
+
+def test_clocks():
+    """Bistable, just before and just after a saddle-node on the cycle."""
+    x0s = np.array(
+        [[0.1, 0.2], [-0.3, 0.1], [0.0, 0.4], [1.0, 1.0], [-0.6, 0.3], [2, 0]]
+    )
+    bistable = attractors(clock, x0s, jnp.array([-0.5, 2.0, -1.0, 1.0, 0.0]))
+    assert bistable.names == ["root", "limit_cycle"]
+    # The basins meet at r^2 = 1 - sqrt(1/2).
+    inside = np.linalg.norm(x0s, axis=1) < (1 - 0.5**0.5) ** 0.5
+    np.testing.assert_array_equal(bistable.label == 0, inside)
+    np.testing.assert_allclose(bistable.period[1], 2 * np.pi, rtol=1e-8)
+    assert np.isnan(bistable.period[0]) and bistable.extent[0] == 0
+    # w - sin(angle): period 2 pi / sqrt(w^2 - 1), with a bottleneck.
+    slow = attractors(clock, x0s, jnp.array([1.0, -1.0, 0.0, 1.001, -1.0]))
+    assert slow.names == ["limit_cycle"]
+    np.testing.assert_allclose(slow.period, 2 * np.pi / 0.002001**0.5, rtol=1e-5)
+    below = attractors(clock, x0s, jnp.array([1.0, -1.0, 0.0, 0.999, -1.0]))
+    assert below.names == ["root"]
+    np.testing.assert_allclose(below.state[0, 1], 0.999, rtol=1e-12)
+    # A passage longer than the run is no attractor.
+    bottleneck = jnp.array([1.0, -1.0, 0.0, 1 + 1e-9, -1.0])
+    ghost = attractors(clock, x0s, bottleneck, rounds=3)
+    assert ghost.names == [] and ghost.undecided == 6
+    ends = {Verdict.undetermined, Verdict.slow_point}
+    assert set(ghost.start_verdict) <= ends and len(ghost.caveats) >= 1
+    # A centre: every orbit is closed, none attracts.
+    centre = attractors(clock, x0s, jnp.array([0.0, 0.0, 0.0, 1.0, 0.0]), rounds=2)
+    assert centre.names == [] and centre.undecided == 6
+
+
+@pytest.mark.slow
+def test_saddle_node_ghost_and_blow_up():
+    field = lambda t, x, mu: mu + x**2
+    x0s = np.linspace(-1, -0.1, 6)[:, None]
+    passed = attractors(field, x0s, jnp.asarray(1e-4))
+    assert passed.names == [] and np.all(passed.start_verdict == Verdict.diverged)
+    assert np.all(np.isfinite(passed.final))
+    stuck = attractors(field, x0s, jnp.asarray(1e-10))
+    assert np.all(stuck.start_verdict == Verdict.slow_point) and stuck.undecided == 6
+    stable = attractors(field, x0s, jnp.asarray(-1e-4))
+    assert stable.names == ["root"]
+    np.testing.assert_allclose(stable.state, -1e-2, rtol=1e-9)
+
+
+def test_cycling_between_saddles_is_no_attractor():
+    """May & Leonard 1975: the dwell times at three saddles grow for ever."""
+
+    def field(t, x, ab):
+        return x * (1 - x - ab[0] * jnp.roll(x, -1) - ab[1] * jnp.roll(x, -2))
+
+    x0s = np.random.default_rng(0).uniform(0.05, 1, (6, 3))
+    cycling = attractors(field, x0s, jnp.array([0.8, 1.3]), rounds=3)
+    assert cycling.names == [] and cycling.undecided == 6
+    coexisting = attractors(field, x0s, jnp.array([0.8, 0.9]))
+    assert coexisting.names == ["root"]
+    np.testing.assert_allclose(coexisting.state, 1 / 2.7, rtol=1e-12)
+
+
+def test_lorenz():
+    x0s = normal((8, 3), 5.0)
+    found = attractors(lorenz, x0s)
+    assert found.names == ["chaotic"] and found.count.tolist() == [8]
+    np.testing.assert_allclose(found.exponents[0], [0.906, 0, -14.572], atol=0.06)
+
+
+@pytest.mark.slow
+def test_torus():
+    def field(t, z, w):
+        radial = lambda r: 1 - r[0] ** 2 - r[1] ** 2
+        a, b = z[:2], z[2:]
+        parts = [radial(a) * a + w[0] * turn(a), radial(b) * b + w[1] * turn(b)]
+        return jnp.concatenate(parts)
+
+    found = attractors(field, normal((6, 4)), jnp.array([1.0, (5**0.5 - 1) / 2]))
+    assert found.names == ["torus"] and found.count.tolist() == [6]
+    np.testing.assert_allclose(found.exponents[0], [0, 0, -2], atol=1e-3)
+
+
+def test_flow_and_map_of_the_rotor():
+    """a = .8, b = 2: the origin attracts in the flow and repels in its Euler map."""
+    W = rotor_matrix(0.8, 2.0)
+    flow = attractors(network, normal((6, 2)), W)
+    assert flow.names == ["root"] and flow.kind == "flow"
+    np.testing.assert_allclose(flow.state, 0, atol=1e-12)
+    euler = Map(lambda x, W: x + 0.5 * network(0.0, x, W))
+    # A start at rest on the unstable origin is not decided.
+    x0s = np.concatenate([normal((6, 2)), np.zeros((1, 2))])
+    found = attractors(euler, x0s, W, rounds=2)
+    assert found.names == ["invariant_circle"] and found.kind == "map"
+    assert found.label.tolist() == [0] * 6 + [-1] and np.isnan(found.period[0])
+    assert abs(found.exponents[0, 0]) < 1e-8 and found.exponents[0, 1] < -0.1
+
+
+@pytest.mark.parametrize(
+    "r,name,period",
+    [
+        (2.9, "root", np.nan),
+        (3.2, "k_cycle", 2),
+        (3.5, "k_cycle", 4),
+        (3.83, "k_cycle", 3),
+        (4.0, "chaotic", np.nan),
+    ],
+)
+def test_logistic(r, name, period):
+    x0s = np.random.default_rng(0).uniform(0.05, 0.95, (10, 1))
+    found = attractors(logistic, x0s, jnp.asarray(r))
+    assert found.names == [name] and found.count.tolist() == [10]
+    np.testing.assert_array_equal(found.period, [period])
+    exponent = {2.9: np.log(0.9), 3.2: np.log(0.16) / 2, 4.0: np.log(2)}
+    if r in exponent:
+        np.testing.assert_allclose(found.exponents[0, 0], exponent[r], atol=0.02)
+
+
+def test_bad_starts_do_not_spoil_the_rest():
+    x0s = np.array([[2.0], [np.nan], [0.3], [np.inf], [0.6]])
+    x0s = np.concatenate([x0s, [[0.4]] * 5])
+    found = attractors(logistic, x0s, jnp.asarray(3.2))
+    assert found.names == ["k_cycle"] and found.count.tolist() == [7]
+    assert found.label.tolist()[:5] == [-1, -1, 0, -1, 0]
+    assert np.sum(found.start_verdict == Verdict.diverged) == 3
+    assert np.all(np.isfinite(found.final)) and "diverged" in found.caveats[0]
+    np.testing.assert_allclose(found.share, 0.7)
+    # At the period doubling itself the approach is algebraic: not decided.
+    inside = np.linspace(0.1, 0.9, 10)[:, None]
+    neutral = attractors(logistic, inside, jnp.asarray(3.0), rounds=2)
+    assert neutral.names == [] and neutral.undecided == 10
+
+
+X0S = np.array([[1.5, 0.5], [2.5, 0.1], [-1.5, 0.2], [-2.2, 0.5], [1.5, -0.5]])
+
+
+@pytest.mark.slow
+def test_a_line_of_roots_is_one_continuum():
+    line = attractors(lambda t, x, a: jnp.stack([0 * x[0], -x[1]]), X0S)
+    assert line.names == ["continuum"] and line.count.tolist() == [5]
+
+
+@pytest.mark.slow
+def test_mirror_images_are_two():
+
+    def pair(t, x, args):
+        # A clock around (2, 0) for x > 0, its mirror image for x < 0.
+        side = jnp.where(x[0] >= 0, 1.0, -1.0)
+        z = jnp.stack([side * x[0] - 2, x[1]])
+        f = (1 - z[0] ** 2 - z[1] ** 2) * z + turn(z)
+        return jnp.stack([side * f[0], f[1]])
+
+    found = attractors(pair, X0S)
+    assert found.names == ["limit_cycle"] * 2 and found.count.tolist() == [3, 2]
+    assert found.label.tolist() == [0, 0, 1, 1, 0]
+
+
+@eqx.filter_jit
+def late(x0, r):
+    run = settle(logistic, x0, r, transient=2000, window=2000)
+    return run, verdict_of(run)
+
+
+def test_settle_jit_is_eager():
+    r, x0 = jnp.asarray(3.2), jnp.array([0.3])
+    run, code = late(x0, r)
+    assert int(code) == Verdict.k_cycle and float(run.period) == 2
+    eager = settle(logistic, x0, r, transient=2000, window=2000)
+    np.testing.assert_allclose(run.orbit, eager.orbit, rtol=1e-9)
+
+
+@pytest.mark.slow
+def test_settle_in_float32_and_in_a_batch():
+    r, x0 = jnp.asarray(3.2), jnp.array([0.3])
+    batch = jax.vmap(lambda r: late(x0, r)[1])(jnp.array([2.9, 3.2, 4.0]))
+    assert batch.tolist() == [Verdict.root, Verdict.k_cycle, Verdict.chaotic]
+    run, code = late(x0.astype(jnp.float32), r.astype(jnp.float32))
+    assert run.orbit.dtype == jnp.float32 and int(code) == Verdict.k_cycle
+
+
+def test_samplers_and_bad_input():
+    box = Box(jnp.array([0.1]), jnp.array([0.9]), 10)
+    found = attractors(logistic, box, jnp.asarray(3.2))
+    assert found.count.tolist() == [10]
+    with pytest.raises(ValueError, match="starts, state"):
+        attractors(logistic, np.zeros(3), 3.2)
+    with pytest.raises(ValueError, match="`dt` = -1"):
+        attractors(network, np.zeros((2, 2)), jnp.eye(2), dt=-1.0)
+    with pytest.raises(ValueError, match="`rounds` = 0"):
+        attractors(logistic, np.zeros((2, 1)), 3.2, rounds=0)
+    with pytest.raises(ValueError, match="`dt` = None"):
+        settle(network, jnp.zeros(2), jnp.eye(2), transient=10, window=10)
