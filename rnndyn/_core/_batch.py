@@ -1,7 +1,8 @@
 """Ensembles as one program: member keys, and a function mapped over members that are
 spread over devices."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import equinox as eqx
@@ -90,3 +91,10 @@ def to_double(tree: Any) -> Any:
     """Every float array in float64; inside `jax.enable_x64(True)`."""
     cast = lambda a: jnp.asarray(a, jnp.float64) if eqx.is_inexact_array(a) else a
     return jax.tree.map(cast, tree)
+
+
+@contextlib.contextmanager
+def in_double() -> Iterator[None]:
+    """Float64 on the CPU, whatever the process allows and the accelerator can do."""
+    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+        yield

@@ -1,5 +1,7 @@
 """Roots as differentiable functions of whatever the residual depends on."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -18,8 +20,8 @@ def attach(
     The rule calls itself, so higher derivatives are right as well, and it is linear in
     the tangents, so both `jax.jacfwd` and `jax.grad` work.
 
-    Rows that are not selected, or whose Jacobian is singular to working precision
-    (where the derivative does not exist), have derivative 0.
+    Rows that are not selected keep the derivative they had. Where the Jacobian is
+    singular to working precision no derivative exists, and it is 0.
     """
     del fn, select
     return x
@@ -28,13 +30,14 @@ def attach(
 @attach.def_jvp
 def _attach_jvp(primals, tangents):
     fn, x, select = primals
-    t_fn, _, _ = tangents
+    t_fn, t_x, _ = tangents
+    t_x = jnp.zeros_like(x) if t_x is None else t_x
     x = attach(fn, x, select)
 
     def tangent(row):
-        x_i, chosen = row
+        x_i, t_i, chosen = row
 
-        def work(x_i):
+        def work(x_i, t_i):
             _, t_f = eqx.filter_jvp(lambda fn: fn(x_i), (fn,), (t_fn,))
             jac = jax.jacfwd(fn)(x_i)
             inverse = jnp.linalg.inv(lax.stop_gradient(jac))
@@ -44,6 +47,15 @@ def _attach_jvp(primals, tangents):
             jac = jnp.where(regular, jac, jnp.eye(x_i.size, dtype=x_i.dtype))
             return jnp.where(regular, -jnp.linalg.solve(jac, t_f), 0)
 
-        return lax.cond(chosen, work, jnp.zeros_like, x_i)
+        return lax.cond(chosen, work, lambda x_i, t_i: t_i, x_i, t_i)
 
-    return x, lax.map(tangent, (x, select))
+    return x, lax.map(tangent, (x, t_x, select))
+
+
+class SpeedSlope(eqx.Module):
+    """Gradient of half the squared speed."""
+
+    fn: Any
+
+    def __call__(self, x):
+        return jax.grad(lambda y: 0.5 * jnp.vdot(self.fn(y), self.fn(y)))(x)

@@ -10,8 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Complex, Float, Int
 
+from .._core._batch import in_double
+from .._core._export import Result
 from .._core._system import residual_fn
-from .._core._verdicts import Verdict, names
+from .._core._verdicts import Verdict
 
 
 # Numpy after `certify`: float64 must survive in a float32 process.
@@ -46,7 +48,7 @@ class _Slot:
     """Marks where an array belongs."""
 
 
-class FixedPoints(eqx.Module):
+class FixedPoints(Result):
     """Fixed and slow points, one slot per start of the search.
 
     Unique roots come first, in the order of their starts, then unique slow points by
@@ -64,7 +66,9 @@ class FixedPoints(eqx.Module):
     - `verdict`: codes of `rnndyn.Verdict`.
     - `unique`: the first slot of every distinct root or slow point.
     - `stability`: -1 stable, 1 unstable, 0 undecided (margin within rounding).
-    - `margin`: time_scale max Re(eigenvalue), or max |eigenvalue| - 1 for a map.
+    - `margin`: time_scale max Re(eigenvalue), or max |eigenvalue| - 1 for a map. After
+        `certify` a continuum is judged across itself: without the `dimension`
+        eigenvalues of its null directions.
     - `condition`: sigma_max / sigma_min of the residual's Jacobian: rounding errors of
         `x` and of its derivative are amplified by about this factor. It diverges at
         a fold, and on continuous families of roots the derivative does not exist.
@@ -73,6 +77,11 @@ class FixedPoints(eqx.Module):
     - `kind`: "flow" or "map".
     - `wanted`: the verdicts that `mask` covers.
     - `certified`: whether `certify` has decided the verdicts in float64.
+    - `dimension`: of the family of roots through a point: 0 where isolated, and at
+        what is no root; `family`: a label that the roots of one connected family
+        share, -1 elsewhere; `num_marginal`: number of eigenvalues whose real part (or
+        modulus - 1) is 0 within rounding, those along the family included. All three
+        are decided by `certify` and are None before.
     """
 
     x: Float[Values, "*net slots state"]
@@ -90,6 +99,9 @@ class FixedPoints(eqx.Module):
     kind: str = eqx.field(static=True)
     wanted: tuple[int, ...] = eqx.field(static=True)
     certified: bool = eqx.field(static=True)
+    dimension: Int[Values, "*net slots"] | None = None
+    family: Int[Values, "*net slots"] | None = None
+    num_marginal: Int[Values, "*net slots"] | None = None
 
     @property
     def q(self) -> Float[Values, "*net slots"]:
@@ -112,26 +124,28 @@ class FixedPoints(eqx.Module):
         """The input it was searched under."""
         return self.problem.thaw()[1]
 
-    def roots(self) -> np.ndarray:
+    def roots(self, *, families: bool = False) -> np.ndarray:
         """Certified, distinct roots, shape `(roots, state)`. Host level, one network.
 
-        Certifies first if need be; may be empty.
+        Certifies first if need be; may be empty. With `families=True` a continuous
+        family of roots counts once, by its first member.
         """
-        return self._rows(Verdict.root, Verdict.continuum)
+        pts = self if self.certified else _certified(self)
+        pts._check_single("roots")
+        is_root = np.isin(np.asarray(pts.verdict), (Verdict.root, Verdict.continuum))
+        (index,) = np.nonzero(is_root & np.asarray(pts.unique))
+        if families and pts.family is not None:
+            label = np.asarray(pts.family)[index]
+            first = np.array([list(label).index(v) for v in label], int)
+            index = index[(label < 0) | (first == np.arange(len(label)))]
+        return np.asarray(pts.x)[index]
 
     def slow(self) -> np.ndarray:
         """Certified, distinct slow points and ghosts, shape `(points, state)`."""
-        return self._rows(Verdict.slow_point, Verdict.ghost)
-
-    def to_dict(self) -> dict[str, Any]:
-        """All results as numpy arrays, verdicts by name. Host level, one network."""
-        self._check_single("to_dict")
-        fields = ["x", "x_init", "speed", "q", "eigenvalues", "unique", "mask"]
-        fields += ["stability", "margin", "condition", "time_scale"]
-        out: dict[str, Any] = {n: np.asarray(getattr(self, n)) for n in fields}
-        out["verdict"] = names(np.asarray(self.verdict))
-        out["kind"], out["certified"] = self.kind, self.certified
-        return out
+        pts = self if self.certified else _certified(self)
+        pts._check_single("slow")
+        is_slow = np.isin(np.asarray(pts.verdict), (Verdict.slow_point, Verdict.ghost))
+        return np.asarray(pts.x)[is_slow & np.asarray(pts.unique)]
 
     def to_fpf(self, dt: Any = None) -> dict[str, Any]:
         """The points of `mask` under FixedPointFinder's names. Host level, one network.
@@ -156,7 +170,7 @@ class FixedPoints(eqx.Module):
         step = 1.0 if self.kind == "map" else float(dt) / float(pts.time_scale)
         mask = np.asarray(pts.mask)
         x = np.asarray(pts.x)[mask]
-        with jax.enable_x64(True):
+        with in_double():
             system, args = pts.problem.thaw(np.float64)
             residual = residual_fn(system, args, np.asarray(pts.time_scale))
             velocity = [np.asarray(residual(jnp.asarray(p))) for p in x]
@@ -183,12 +197,6 @@ class FixedPoints(eqx.Module):
             "is_stable": np.all(np.abs(values) < 1, axis=1),
             "cond_id": np.zeros(len(x), int),
         }
-
-    def _rows(self, *verdicts: int) -> np.ndarray:
-        pts = self if self.certified else _certified(self)
-        pts._check_single("roots")
-        chosen = np.isin(np.asarray(pts.verdict), verdicts) & np.asarray(pts.unique)
-        return np.asarray(pts.x)[chosen]
 
     def _check_single(self, verb: str) -> None:
         if self.x.ndim != 2:
