@@ -56,7 +56,8 @@ def test_scalar_roots_and_eigenvalues():
     roots = pts.x[pts.mask]
     assert same_set(np.asarray(roots), np.array([[0.0], [ROOT], [-ROOT]]), 1e-12)
     outer = np.abs(pts.x[:3, 0]) > 0.5
-    np.testing.assert_allclose(pts.eigenvalues[:3][outer].real, EIGENVALUE, atol=1e-12)
+    values = jnp.real(pts.eigenvalues[:3])[outer]
+    np.testing.assert_allclose(values, EIGENVALUE, atol=1e-12)
     assert pts.mask[:3].all() and not pts.mask[3:].any()
     assert list(pts.stability[:3][outer]) == [-1, -1]
     assert int(pts.stability[:3][~outer][0]) == 1
@@ -314,8 +315,8 @@ def test_time_scale_makes_speed_scale_free_and_eigenvalues_physical():
     "x0s, f, words",
     [
         (jnp.zeros(3), scalar, "expected (starts, state)"),
-        (jnp.zeros((2, 3, 4)), scalar, "expected (starts, state)"),
-        ((jnp.zeros((2, 3)),), scalar, "ravel_pytree"),
+        ((jnp.zeros((2, 3)), jnp.zeros((3, 3))), scalar, "leading axis of starts"),
+        ("nowhere", scalar, "a sampler"),
         (jnp.zeros((2, 3), int), scalar, "floating-point"),
         (jnp.zeros((2, 3)), lambda t, x, w: x[:2], "same shape"),
         (jnp.zeros((2, 3)), lambda t, x, w: (x, x), "same shape"),
@@ -331,7 +332,7 @@ def test_bad_input_is_a_value_error(x0s, f, words):
 def test_results_in_other_forms():
     pts = rdd.fixed_points(scalar, GRID, jnp.asarray(1.5), strategy=NONE)
     table = pts.to_dict()
-    assert table["verdict"][0] == "root" and table["kind"] == "flow"
+    assert table["verdict_name"][0] == "root" and table["kind"] == "flow"
     assert pts.system is scalar and pts.args == 1.5
     with pytest.raises(ValueError, match="Euler map"):
         pts.to_fpf()
@@ -352,3 +353,64 @@ def test_the_given_start_decides_the_first_slot():
         np.testing.assert_allclose(points.x[0, 0], root, atol=1e-12)
         certified = rdd.certify(points)
         np.testing.assert_allclose(certified.x[0, 0], root, atol=1e-12)
+
+
+# Inputs as parameters: x = tanh(w x + u) with w = 0.5 has one root for every u, and
+# u = atanh(x) - w x gives it in closed form, with dx/du = s / (1 - w s), s = 1 - x^2.
+INPUT_ROOTS = np.array([-0.7, 0.1, 0.5])
+INPUTS = np.arctanh(INPUT_ROOTS) - 0.5 * INPUT_ROOTS
+
+
+def driven(t, x, u):
+    return -x + jnp.tanh(0.5 * x + u)
+
+
+def test_held_inputs_by_vmap_with_shared_starts():
+    search = lambda u: rdd.fixed_points(driven, GRID, u, strategy=NONE)
+    pts = eqx.filter_vmap(search)(jnp.asarray(INPUTS))
+    np.testing.assert_allclose(pts.x[:, 0, 0], INPUT_ROOTS, atol=1e-12)
+    assert np.array_equal(pts.mask.sum(axis=1), [1, 1, 1])
+    certified = rdd.certify(pts)
+    np.testing.assert_allclose(certified.x[:, 0, 0], INPUT_ROOTS, atol=1e-12)
+
+
+def test_derivative_of_roots_in_the_input():
+    root = lambda u: rdd.fixed_points(driven, GRID, u, strategy=NONE).x[0, 0]
+    slope = (1 - INPUT_ROOTS**2) / (1 - 0.5 * (1 - INPUT_ROOTS**2))
+    for derivative in (jax.grad, jax.jacfwd):
+        got = jax.vmap(derivative(root))(jnp.asarray(INPUTS))
+        np.testing.assert_allclose(got, slope, rtol=1e-10)
+
+
+def test_pairs_of_start_and_input():
+    starts = jnp.asarray([[1.0], [-1.0], [2.0]])
+    pair = lambda x0, u: rdd.fixed_points(driven, x0[None], u, strategy=NONE)
+    pts = eqx.filter_vmap(pair)(starts, jnp.asarray(INPUTS))
+    assert pts.x.shape == (3, 1, 1)
+    np.testing.assert_allclose(pts.x[:, 0, 0], INPUT_ROOTS, atol=1e-12)
+    np.testing.assert_allclose(pts.x_init[:, 0], starts)
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda t, x, a: -(x**3),
+        lambda t, x, a: -x + jnp.tanh(x),
+        # A Hopf point: both eigenvalues on the imaginary axis.
+        lambda t, x, a: jnp.stack([-x[1], x[0]]) - x * jnp.sum(x**2),
+    ],
+    ids=["cubic", "pitchfork", "hopf"],
+)
+def test_marginal_roots_are_roots_of_undecided_stability(f, request):
+    size = 2 if "hopf" in request.node.name else 1
+    pts = rdd.fixed_points(f, jnp.tile(GRID, (1, size)), strategy=NONE)
+    assert int(pts.mask.sum()) >= 1
+    assert np.all(np.abs(pts.x[pts.mask]) < 1e-7)
+    assert np.all(pts.stability[pts.mask] == 0)
+
+
+def test_roots_closer_than_the_tolerance_are_one():
+    f = lambda t, x, gap: -x * (x - gap)
+    count = lambda gap: int(rdd.fixed_points(f, GRID, gap, strategy=NONE).mask.sum())
+    assert count(jnp.asarray(2e-7)) <= 1
+    assert count(jnp.asarray(2e-5)) == 2

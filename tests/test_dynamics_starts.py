@@ -1,12 +1,15 @@
-"""Samplers and the strategy that adds starts."""
+"""Samplers and the strategies that add starts."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import rnndyn.dynamics as rdd
-from rnndyn import Map, flows
+from rnndyn import Map, Verdict, flows
+from rnndyn.dynamics import Deflation, NoisyRestarts
+from rnndyn.dynamics._starts import Seen
 
 
 def decay(t, x, args):
@@ -100,3 +103,123 @@ def test_states_after_pulses_and_inside_the_search(getkey):
         np.testing.assert_allclose(pts.roots(), [[0.0, 0.0]], atol=1e-12)
     with pytest.raises(ValueError, match="expected a flow"):
         sampler(Map(lambda x, u: x), None, key=getkey())
+
+
+NONE = rdd.MultiStart(num_large=0, rounds=0, detect_odd=False)
+
+
+def quintic(t, x, roots):
+    return -jnp.prod(x[0] - roots)[None]
+
+
+def test_deflation_finds_several_roots_from_one_start():
+    start, roots = jnp.array([[9.0]]), jnp.arange(1.0, 6.0)
+    alone = rdd.fixed_points(quintic, start, roots, strategy=NONE)
+    assert int(alone.mask.sum()) == 1
+    pts = rdd.fixed_points(
+        quintic, start, roots, strategy=Deflation(rounds=12, per_round=1)
+    )
+    np.testing.assert_allclose(np.sort(pts.roots().ravel()), roots, atol=1e-10)
+    found = np.asarray(pts.x[pts.mask]).ravel()
+    np.testing.assert_allclose(np.sort(found), roots, atol=1e-10)
+    # The rest of the rounds found nothing new and says so.
+    ends = {Verdict.lost, Verdict.undetermined, Verdict.root}
+    assert set(np.asarray(pts.verdict[5:]).tolist()) <= ends
+    assert np.all(np.isfinite(pts.speed)) and np.all(np.isfinite(pts.x))
+
+
+@pytest.mark.slow
+def test_deflation_pays_where_starts_share_a_root(getkey):
+    # A Rastrigin-like gradient system from a single start.
+    f = lambda t, x, a: -2 * x - 6 * jnp.pi * jnp.sin(2 * jnp.pi * x)
+    start, key = jnp.array([[0.2, 0.3]]), getkey()
+    count = lambda strategy: int(
+        rdd.fixed_points(f, start, strategy=strategy, key=key).mask.sum()
+    )
+    assert count(NONE) == 1
+    deflated = rdd.fixed_points(
+        f, start, strategy=Deflation(rounds=24, per_round=1), key=key
+    )
+    assert int(deflated.mask.sum()) >= 15
+    x = np.asarray(deflated.x[deflated.mask])
+    assert np.abs(2 * x + 6 * np.pi * np.sin(2 * np.pi * x)).max() < 1e-11
+    assert count(NoisyRestarts(rounds=24, per_round=1)) >= 5
+
+
+def test_deflation_invents_nothing():
+    f = lambda t, x, a: (1 - x) * (1 + x**2)
+    strategy = (rdd.MultiStart(num_large=0, rounds=1, per_round=4), Deflation(rounds=4))
+    pts = rdd.fixed_points(f, jnp.array([[3.0], [-2.0]]), strategy=strategy)
+    np.testing.assert_allclose(pts.x[pts.mask], [[1.0]], atol=1e-12)
+    np.testing.assert_allclose(rdd.certify(pts).roots(), [[1.0]], atol=1e-12)
+
+
+def test_deflation_under_jit_vmap_and_grad():
+    starts = jnp.array([[9.0]])
+    strategy = Deflation(rounds=8, per_round=2)
+    search = lambda roots: rdd.fixed_points(quintic, starts, roots, strategy=strategy)
+    batch = jnp.stack([jnp.arange(1.0, 6.0), jnp.array([-1.0, 0, 1, 2, 4])])
+    together = eqx.filter_jit(eqx.filter_vmap(search))(batch)
+    for i, roots in enumerate(batch):
+        one = search(roots)
+        assert np.array_equal(one.mask, together.mask[i])
+        np.testing.assert_allclose(one.x[:5], together.x[i, :5], atol=1e-10)
+
+
+@pytest.mark.slow
+def test_roots_found_by_deflation_are_differentiable():
+    # The sum of all roots moves with the sum of the parameters.
+    def total(roots):
+        pts = rdd.fixed_points(
+            quintic, jnp.array([[9.0]]), roots, strategy=Deflation(rounds=12)
+        )
+        return jnp.sum(jnp.where(pts.mask, pts.x[:, 0], 0))
+
+    slope = jax.grad(total)(jnp.arange(1.0, 6.0))
+    np.testing.assert_allclose(slope, np.ones(5), atol=1e-9)
+
+
+def test_log_weight_of_deflation():
+    roots = jnp.array([[0.0, 0.0], [3.0, 4.0], [7.0, 7.0]])
+    count = lambda n: jnp.asarray(n, jnp.int32)
+    seen = lambda n: Seen(roots[:1], roots, count(n), roots, count(0))
+    x = jnp.array([3.0, 0.0])
+    # Mean squares are 9/2 and 16/2; padding does not count.
+    strategy = Deflation(radius=2.0, power=0.5)
+    want = np.log(1 + 2 / np.sqrt(4.5) + 2 / np.sqrt(8.0))
+    np.testing.assert_allclose(strategy.log_weight(seen(2))(x), want, rtol=1e-12)
+    assert strategy.log_weight(seen(0))(x) == 0
+    on_root = strategy.log_weight(seen(3))
+    assert (
+        np.isfinite(on_root(roots[2]))
+        and np.isfinite(jax.grad(on_root)(roots[2])).all()
+    )
+
+
+def test_noisy_restarts_start_where_they_should(getkey):
+    rows = lambda value: jnp.full((4, 3), value)
+    count = lambda n: jnp.asarray(n, jnp.int32)
+    strategy = NoisyRestarts(scales=(0.0, 1e-3))
+    seen = Seen(rows(0.0), rows(10.0), count(2), rows(20.0), count(1))
+    x = strategy.propose(seen, 40, getkey())
+    np.testing.assert_allclose(x[::2], 10, atol=0.1)
+    np.testing.assert_allclose(x[1::2], 20, atol=0.2)
+    exact = np.all(x == jnp.round(x), axis=1)
+    assert 5 < exact.sum() < 35
+    # Nothing known: around the given starts.
+    seen = Seen(rows(0.0), rows(10.0), count(0), rows(20.0), count(0))
+    np.testing.assert_allclose(strategy.propose(seen, 8, getkey()), 0, atol=0.01)
+
+
+def test_bad_strategies_are_refused():
+    f, x0s = decay, jnp.ones((2, 2))
+    for strategy, words in [
+        ("deflation", "expected MultiStart"),
+        ((Deflation(), Deflation()), "at most one"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            rdd.fixed_points(f, x0s, strategy=strategy)
+    with pytest.raises(ValueError, match="one start a round"):
+        Deflation(per_round=0)
+    with pytest.raises(ValueError, match="at least one"):
+        NoisyRestarts(scales=())

@@ -13,12 +13,13 @@ from .._core._masks import first_indices, norm, unique_mask
 from .._core._system import is_map, residual_fn, time_scale_of
 from .._core._types import KeyLike
 from .._core._verdicts import Verdict
-from ._implicit import attach
+from ._implicit import SpeedSlope, attach
 from ._linear import linearise, stability
 from ._points import FixedPoints, Frozen
 from ._search import Found, Tolerances, huge, run_lanes
 from ._solver import LevenbergMarquardt
-from ._starts import AbstractSampler, MultiStart
+from ._starts import AbstractSampler, AbstractStrategy, MultiStart, Seen
+from ._states import flatten_states
 
 
 def fixed_points(
@@ -26,13 +27,14 @@ def fixed_points(
     x0s: Any,
     args: PyTree = None,
     *,
-    strategy: MultiStart | None = None,
+    strategy: Any = None,
     solver: LevenbergMarquardt | None = None,
     tol: Any = None,
     tol_unique: Any = None,
     max_steps: int = 128,
     lanes: int | None = None,
     time_scale: Any = None,
+    spectrum: bool | None = None,
     key: KeyLike | None = None,
 ) -> FixedPoints:
     """Fixed points of a flow or a map, from many starts at once.
@@ -53,18 +55,29 @@ def fixed_points(
     - `system`: a flow `f(t, x, args)` (taken at t = 0) or a `Map`. As under `jax.jit`,
         a plain callable is taken as unchanging: what may change goes into `args` or
         the arrays of an `equinox.Module`.
-    - `x0s`: starting states, shape `(starts, state)`, or a sampler.
-    - `args`: the input, held constant.
-    - `strategy`: which starts to add; `MultiStart(num_large=0, rounds=0)` adds none.
+    - `x0s`: starting states, shape `(starts, state)`, or a sampler. States may also be
+        arrays of more dimensions or pytrees: every leaf has the leading axis of
+        starts, and the system takes and returns one such state. The result is flat;
+        `states(points)` gives it back in that form.
+    - `args`: the input, held constant. Under `equinox.filter_vmap` it may have an
+        axis of its own (shared starts), or share one with `x0s` (start and input in
+        pairs); roots are differentiable in it.
+    - `strategy`: which starts to add: a `MultiStart` (the default), `Deflation` or
+        `NoisyRestarts`, or a tuple of these, whose rounds run one after the other.
+        `MultiStart(num_large=0, rounds=0)` adds none.
     - `solver`: a `rnndyn.dynamics.LevenbergMarquardt`.
     - `tol`: largest scale-free speed |tau f| or |F(x) - x| of a root, relative to
         max(1, rms of x). Default max(1e-12, 8 eps sqrt(state size)).
-    - `tol_unique`: distance, relative to max(1, |x|), below which two points are one.
-        Default 1e-6 in float64 and 1e-3 in float32.
+    - `tol_unique`: distance, relative to max(1, |x|), below which two points are one;
+        closer roots are reported as the first of them. Default 1e-6 in float64 and
+        1e-3 in float32.
     - `max_steps`: steps per start; a start that needs more is `undetermined`.
     - `lanes`: how many starts run side by side. Default: a quarter of the starts, at
         most 64. A GPU prefers more.
     - `time_scale`: unit of time of a flow's speeds. Default: the system's own, else 1.
+    - `spectrum`: whether to compute eigenvalues. Default: where the default backend
+        can (CPUs and GPUs). Without them `eigenvalues` and `margin` of the points
+        found are NaN and `stability` is 0 until `certify` computes them.
     - `key`: typed key for the added starts and for samplers. Default: a fixed key.
 
     **Returns:**
@@ -73,6 +86,11 @@ def fixed_points(
     in the order of their starts, so that a single start decides the first slot. That
     the set of roots is complete is NOT guaranteed. Near a fold the derivative is
     ill-conditioned: see `condition`.
+
+    A root is more than a small speed: Newton's method must contract there, or f change
+    sign along its softest direction. So a fold that has just vanished is
+    `undetermined`, and so is a double root, and a tail like exp(-x^2) where f
+    underflows; an f that is 0 at every float tried is taken as 0.
 
     **Reference:** D. Sussillo & O. Barak 2013, doi:10.1162/NECO_a_00409 (the question);
     for the method see `LevenbergMarquardt`.
@@ -89,6 +107,7 @@ def fixed_points(
         max_steps=max_steps,
         lanes=lanes,
         time_scale=time_scale,
+        spectrum=spectrum,
         key=key,
     )
 
@@ -104,7 +123,8 @@ def slow_points(
     Arguments and result are those of `fixed_points`, but `mask` covers roots, slow
     points and ghosts. In-graph, a slow point is where the relative slope of the speed
     is below cbrt(eps); that it is a minimum rather than a saddle of the speed is
-    decided by `certify`. Slow points carry no derivative.
+    decided by `certify`. Position and speed of a slow point are differentiable; their
+    accuracy is that of the minimum (`ghost_passage` polishes it first).
     """
     wanted = (Verdict.root, Verdict.slow_point, Verdict.ghost, Verdict.continuum)
     return _search(system, x0s, args, wanted=wanted, **options)
@@ -125,9 +145,9 @@ def _search(
     max_steps=128,
     lanes=None,
     time_scale=None,
+    spectrum=None,
     key=None,
 ):
-    strategy = MultiStart() if strategy is None else strategy
     solver = LevenbergMarquardt() if solver is None else solver
     if not isinstance(solver, LevenbergMarquardt):
         raise ValueError(
@@ -137,11 +157,12 @@ def _search(
     if max_steps < 1:
         raise ValueError(f"`max_steps` = {max_steps}, expected at least 1.")
     key = jax.random.key(0) if key is None else key
-    k_sample, k_large, k_rounds = jax.random.split(key, 3)
+    k_sample, k_large, k_rounds, k_probes = jax.random.split(key, 4)
     if isinstance(x0s, AbstractSampler):
         x0s = x0s(system, args, key=k_sample)
+    system, x0s = flatten_states(system, x0s)
     x0s = lax.stop_gradient(_check_starts(x0s))
-    given, size = x0s.shape
+    size = x0s.shape[1]
     kind = "map" if is_map(system) else "flow"
     scale = time_scale_of(system) if time_scale is None else jnp.asarray(time_scale)
 
@@ -153,25 +174,12 @@ def _search(
     frozen = jax.tree.map(lambda a: lax.stop_gradient(a) if eqx.is_array(a) else a, fn)
     tols = Tolerances(x0s.dtype, size, tol, tol_unique)
 
-    num_large, per_round = strategy.sizes(given)
-    normal = jax.random.normal(k_large, (num_large + 4, size), x0s.dtype)
-    far, probes = strategy.spread(x0s) * normal[:-4], normal[-4:]
-    later = jnp.zeros((strategy.rounds * per_round, size), x0s.dtype)
-    starts = jnp.concatenate([x0s, far, later])
+    strategies = as_strategies(strategy)
     starts, found = _rounds(
-        frozen,
-        solver,
-        tols,
-        strategy,
-        starts,
-        given,
-        given + num_large,
-        per_round,
-        k_rounds,
-        lanes,
-        max_steps,
+        frozen, solver, tols, strategies, x0s, k_large, k_rounds, lanes, max_steps
     )
-    starts, found = _close(frozen, tols, strategy, starts, found, probes)
+    probes = jax.random.normal(k_probes, (4, size), x0s.dtype)
+    starts, found = _close(frozen, tols, strategies, starts, found, probes)
 
     # Unique roots first, in the order of their starts (their speeds are rounding, and
     # the given starts should decide which root stands in the first slot), then unique
@@ -191,8 +199,12 @@ def _search(
 
     is_root = found.verdict == Verdict.root
     x = attach(fn, found.x, is_root & unique)
+    x = attach(SpeedSlope(fn), x, (found.verdict == Verdict.slow_point) & unique)
     shift = 1 if kind == "map" else 0
-    linear = linearise(fn, x, unique, shift)
+    if spectrum is None:
+        # Nonsymmetric eigenvalues exist for CPU, CUDA and ROCm only (jax 0.10).
+        spectrum = jax.default_backend() in ("cpu", "gpu")
+    linear = linearise(fn, x, unique, shift, spectrum)
     # Where the Jacobian says that the root may be far away, it is not one yet.
     sizes = jax.vmap(lambda y: jnp.maximum(1, norm(y)))(found.x)
     doubtful = linear.newton > tols.step * sizes
@@ -212,7 +224,7 @@ def _search(
         eigenvalues=values,
         verdict=verdict,
         unique=unique,
-        stability=jnp.where(unique, code, 0),
+        stability=jnp.where(unique & ~jnp.isnan(margin), code, 0),
         margin=jnp.where(unique, margin, 0),
         condition=linear.condition,
         time_scale=jnp.asarray(scale, x0s.dtype),
@@ -224,63 +236,99 @@ def _search(
     )
 
 
-def _rounds(
-    fn, solver, tols, strategy, starts, given, first, per_round, key, lanes, max_steps
-):
-    """The given and large starts, then `rounds` blocks of combinations of roots."""
+def _rounds(fn, solver, tols, strategies, x0s, k_first, k_rounds, lanes, max_steps):
+    """The given starts with what the strategies put beside them, then their rounds."""
+    given = x0s.shape[0]
+    sizes = [s.sizes(given) for s in strategies]
+    keys = jax.random.split(k_first, len(strategies))
+    beside = [
+        s.first(x0s, extra, k)
+        for s, (extra, _, _), k in zip(strategies, sizes, keys, strict=True)
+        if extra
+    ]
+    starts = jnp.concatenate([x0s, *beside])
+    first = starts.shape[0]
+    # Row 0 is the round of the given starts, which proposes nothing.
+    plan = [(0, 0)] + [
+        (i, n) for i, (_, rounds, n) in enumerate(sizes) if n for _ in range(rounds)
+    ]
+    which, counts = (jnp.asarray(v, jnp.int32) for v in zip(*plan, strict=True))
+    ends = first + jnp.cumsum(counts, dtype=jnp.int32)
+    later = sum(n for _, n in plan)
+    starts = jnp.concatenate([starts, jnp.zeros((later, x0s.shape[1]), x0s.dtype)])
     slots = starts.shape[0]
     if lanes is None:
         lanes = min(64, max(1, first // 4))
     pool = min(slots, 128)
+    # Only strategies that have rounds take part in them.
+    active = sorted({i for i, n in plan if n})
+    block = max(n for _, n in plan)
 
     def one_round(r, carry):
         starts, found = carry
-        if per_round:
-            ranked = jnp.argsort(found.speed)
-            is_root = found.verdict[ranked] == Verdict.root
-            distinct = unique_mask(found.x[ranked], is_root, tols.unique)
-            index, real = first_indices(distinct, pool)
-            block = strategy.combine(
-                found.x[ranked][index],
-                jnp.sum(real),
-                starts[:given],
-                per_round,
-                jax.random.fold_in(key, r),
-            )
-            # Round 0 runs what is there already; it writes its block where round 1
-            # will overwrite it.
-            where = first + jnp.maximum(r - 1, 0) * per_round
-            starts = lax.dynamic_update_slice(starts, block, (where, 0))
-            found = eqx.tree_at(
-                lambda t: t.x,
-                found,
-                lax.dynamic_update_slice(found.x, block, (where, 0)),
-            )
         r = jnp.asarray(r, jnp.int32)
-        begin = jnp.where(r == 0, 0, first + (r - 1) * per_round)
-        end = first + r * per_round
+        log_weight, deflate = None, False
+        if active:
+            seen = _look(tols, x0s, found, pool)
+            branches = [
+                lambda seen, key, s=strategies[i]: s.propose(seen, block, key)
+                for i in active
+            ]
+            turn = jnp.searchsorted(jnp.asarray(active, jnp.int32), which[r])
+            new = lax.switch(turn, branches, seen, jax.random.fold_in(k_rounds, r))
+            rows = ends[r] - counts[r] + jnp.arange(block, dtype=jnp.int32)
+            rows = jnp.where(rows < ends[r], rows, slots)  # out of bounds: dropped
+            starts = starts.at[rows].set(new, mode="drop")
+            found = eqx.tree_at(
+                lambda t: t.x, found, found.x.at[rows].set(new, mode="drop")
+            )
+            weights = [(i, strategies[i].log_weight(seen)) for i in active]
+            weights = [(i, w) for i, w in weights if w is not None]
+            if len(weights) > 1:
+                raise ValueError(
+                    f"{len(weights)} of the strategies weight the residual, expected "
+                    "at most one. Give it more rounds instead."
+                )
+            if weights:
+                log_weight = weights[0][1]
+                deflate = (which[r] == weights[0][0]) & (counts[r] > 0)
         found = run_lanes(
             fn,
             solver,
             tols,
             starts,
             found,
-            begin,
-            end,
+            jnp.where(r == 0, 0, ends[r] - counts[r]),
+            ends[r],
             lanes=lanes,
             max_steps=max_steps,
+            log_weight=log_weight,
+            deflate=deflate,
         )
         return starts, found
 
     carry = (starts, Found.empty(starts))
-    if not strategy.rounds:
-        return one_round(jnp.asarray(0), carry)
-    return lax.fori_loop(0, strategy.rounds + 1, one_round, carry)
+    if not active:
+        return one_round(0, carry)
+    return lax.fori_loop(0, len(plan), one_round, carry)
 
 
-def _close(fn, tols, strategy, starts, found, probes):
+def _look(tols, x0s, found, pool):
+    ranked = jnp.argsort(found.speed)
+    x, verdict = found.x[ranked], found.verdict[ranked]
+    is_root = verdict == Verdict.root
+    index, real = first_indices(unique_mask(x, is_root, tols.unique), pool)
+    ran = found.num_steps[ranked] > 0
+    others, known = first_indices(ran & ~is_root & (verdict != Verdict.diverged), pool)
+    count = lambda mask: jnp.sum(mask, dtype=jnp.int32)
+    return Seen(x0s, x[index], count(real), x[others], count(known))
+
+
+def _close(fn, tols, strategies, starts, found, probes):
     """Append the images of the roots under the symmetries, judged like any root."""
-    maps: list[Callable] = [jax.vmap(g) for g in strategy.symmetries]
+    multi = [s for s in strategies if isinstance(s, MultiStart)]
+    maps: list[Callable] = [jax.vmap(g) for s in multi for g in s.symmetries]
+    odd = [s for s in multi if s.detect_odd][:1]
     size = min(starts.shape[0], 128)
     ranked = jnp.argsort(found.speed)
     is_root = found.verdict[ranked] == Verdict.root
@@ -288,9 +336,9 @@ def _close(fn, tols, strategy, starts, found, probes):
     index, real = first_indices(distinct, size)
     roots, steps = found.x[ranked][index], found.num_steps[ranked][index]
     valid = [real] * len(maps)
-    if strategy.detect_odd:
+    if odd:
         maps.append(lambda x: -x)
-        valid.append(real & strategy.is_odd(fn, probes))
+        valid.append(real & odd[0].is_odd(fn, probes))
     for image, ok in zip(maps, valid, strict=True):
         x = jnp.where(ok[:, None], image(roots), 0)
         speed = jax.vmap(lambda y: norm(fn(y)))(x)
@@ -303,6 +351,20 @@ def _close(fn, tols, strategy, starts, found, probes):
     return starts, found
 
 
+def as_strategies(strategy: Any) -> tuple[AbstractStrategy, ...]:
+    """One strategy, several, or `None` for the default, as a tuple."""
+    if strategy is None:
+        return (MultiStart(),)
+    several = tuple(strategy) if isinstance(strategy, (tuple, list)) else (strategy,)
+    for one in several:
+        if not isinstance(one, AbstractStrategy):
+            raise ValueError(
+                f"`strategy` holds a {type(one).__name__}, expected MultiStart, "
+                "Deflation, NoisyRestarts or a tuple of such objects."
+            )
+    return several
+
+
 def _speed(fn, found, is_root):
     # At a minimum of the speed its derivative is the partial one (envelope theorem);
     # at a root it does not exist and is 0 here.
@@ -311,13 +373,7 @@ def _speed(fn, found, is_root):
     return jnp.where(moving, jnp.where(moving, live, 0), found.speed)
 
 
-def _check_starts(x0s: Any) -> Array:
-    if not eqx.is_array_like(x0s):
-        raise ValueError(
-            f"`x0s` is a {type(x0s).__name__}, expected an array (starts, state) or a "
-            "sampler. Nested states: `jax.flatten_util.ravel_pytree` them first."
-        )
-    x0s = jnp.asarray(x0s)
+def _check_starts(x0s: Array) -> Array:
     if x0s.ndim != 2 or x0s.shape[0] == 0 or x0s.shape[1] == 0:
         raise ValueError(
             f"`x0s` has shape {x0s.shape}, expected (starts, state). Pass one start as "
@@ -334,7 +390,7 @@ def _check_residual(residual: Callable, x: Array) -> None:
         got = jax.tree.map(lambda a: a.shape, out)
         raise ValueError(
             f"The system returns {got} for a state of shape {x.shape}, expected the "
-            "same shape. Vectorise nested states with `jax.flatten_util.ravel_pytree`."
+            "same shape. For nested states pass `x0s` in the same nested form."
         )
     if out.dtype != x.dtype:
         raise ValueError(

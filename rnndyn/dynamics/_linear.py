@@ -102,13 +102,17 @@ class Linearised(eqx.Module):
 
 
 def linearise(
-    fn: Callable, x: Float[Array, "slots state"], select: Bool[Array, " slots"], shift
+    fn: Callable,
+    x: Float[Array, "slots state"],
+    select: Bool[Array, " slots"],
+    shift,
+    spectrum: bool = True,
 ) -> Linearised:
     """Linear analysis of `fn` at the selected rows of `x`, at the cost of these only.
 
     One loop over the selected rows: an eigendecomposition costs more than a root
     search from one start, and most rows are duplicates. `shift` (0 or 1) is added to
-    the eigenvalues; only these are differentiable.
+    the eigenvalues; only these are differentiable. Without `spectrum` they are NaN.
     """
     frozen, points = jax.tree.map(
         lambda a: lax.stop_gradient(a) if eqx.is_array(a) else a, (fn, x)
@@ -120,9 +124,9 @@ def linearise(
         open_, condition, newton = carry
         i = jnp.argmax(open_)
         jac = _finite(jax.jacfwd(frozen)(points[i]))
-        sigma = jnp.linalg.svd(jac, compute_uv=False)
-        jac = jnp.where(sigma[0] >= 0, jac, 0)  # one LAPACK call after the other
-        step = newton_length(jac, frozen(points[i]), points[i])
+        parts = jnp.linalg.svd(jac)
+        sigma = parts[1]
+        step = _length_to_root(frozen, jac, parts, frozen(points[i]), points[i])
         ratio = sigma[0] / jnp.maximum(sigma[-1], sigma[0] * eps**2)
         return (
             open_.at[i].set(False),
@@ -134,6 +138,10 @@ def linearise(
     _, condition, newton = lax.while_loop(
         lambda c: jnp.any(c[0]), body, (select, zeros, zeros)
     )
+    if not spectrum:
+        complex_dtype = jnp.result_type(x.dtype, jnp.complex64)
+        unknown = jnp.where(select[:, None], jnp.full(x.shape, jnp.nan), 0)
+        return Linearised(unknown.astype(complex_dtype), condition, newton)
     # XLA's CPU runtime runs independent loops side by side, and batched LAPACK calls in
     # two of them can wait for each other's threads for ever (jax 0.10.2, two cores,
     # two networks of N = 100): the loops, and the calls in them, depend on each other.
@@ -145,14 +153,81 @@ def newton_length(
     jac: Float[Array, "state state"],
     f: Float[Array, " state"],
     x: Float[Array, " state"],
+    fn: Callable | None = None,
 ) -> Float[Array, ""]:
-    """Length of the Newton step (see `Linearised`); large if there is none."""
+    """Length of the Newton step (see `Linearised`); large if there is none.
+
+    With `fn` the step must also lead to a root: a second one with the same Jacobian is
+    clearly shorter (at a fold it is a quarter or more of the first, in a tail that only
+    tends to 0 a third or more), or f changes sign along the softest direction. Singular
+    directions may only hold what is rounding in equations within range.
+    """
+    if fn is not None:
+        return _length_to_root(fn, jac, jnp.linalg.svd(jac), f, x)
     eps = jnp.finfo(x.dtype).eps
     step = norm(jnp.linalg.solve(jac, f))
     # Equation by equation: the stiffest one must not excuse the softest.
     rounding = 8 * eps * (jnp.abs(jac) @ jnp.abs(x) + jnp.abs(x))
     step = jnp.where(jnp.isfinite(step), step, 1 / eps**2)
     return jnp.where(jnp.all(jnp.abs(f) <= rounding), 0, step)
+
+
+def _length_to_root(fn, jac, parts, f, x):
+    eps = jnp.finfo(x.dtype).eps
+    u, sigma, vh = parts
+    regular = sigma > 4 * eps * sigma[0]
+    inverse = jnp.where(regular, 1 / jnp.where(regular, sigma, 1), 0)
+    solve = lambda g: vh.T @ (inverse * (u.T @ g))
+    # Terms of the size of x that cancel in J too scatter f between neighbouring floats;
+    # in a tail there are none, and f is much smaller than eps |x| without being 0.
+    signs = jnp.asarray([[1.0], [-2.0], [3.0], [-5.0]], x.dtype)
+    near = 4 * eps * signs * x[None, :]
+    scatter = jnp.abs(jax.vmap(lambda d: fn(x + d) - f - jac @ d)(near))
+    scatter = jnp.minimum(jnp.max(scatter, axis=0), eps * jnp.abs(x))
+    rounding = 8 * (eps * (jnp.abs(jac) @ jnp.abs(x)) + scatter)
+    # Equation by equation: the stiffest one must not excuse the softest.
+    rounded = lambda g: jnp.where(jnp.abs(g) <= rounding, 0, g)
+    left = jnp.abs(u.T @ rounded(f)) <= jnp.abs(u.T) @ rounding
+    solvable = jnp.all(left | regular) & ~jnp.any(_out_of_range(fn, jac, f, x))
+    step = solve(rounded(f))
+    length = norm(step)
+    converges = norm(solve(rounded(fn(x - step)))) <= 0.2 * length
+    plain = norm(solve(f))
+    turns = _changes_sign(fn, u, inverse, vh, x, plain)
+    # Also large where anything is NaN.
+    return jnp.where(solvable & converges, length, jnp.where(turns, plain, 1 / eps**2))
+
+
+def _changes_sign(fn, u, inverse, vh, x, length):
+    """Whether u.f changes sign along the softest direction, all other equations solved
+    by one Newton step: a root of odd order, such as one at a pitchfork."""
+    eps = jnp.finfo(x.dtype).eps
+    others = inverse.at[-1].set(0)
+    reach = 4 * jnp.minimum(length, eps**0.25 * jnp.maximum(1, norm(x)))
+
+    def along(sign):
+        y = x + sign * reach * vh[-1]
+        y = y - vh.T @ (others * (u.T @ fn(y)))
+        f = u.T @ fn(y)
+        return f[-1], jnp.max(jnp.abs(f[:-1]), initial=0) <= 0.5 * jnp.abs(f[-1])
+
+    value, reduced = jax.vmap(along)(jnp.asarray([1.0, -1.0], x.dtype))
+    # One other equation that is singular as well, and nothing is known about it.
+    only = jnp.all(inverse[:-1] > 0)
+    return (value[0] * jnp.sign(value[1]) < 0) & jnp.all(reduced) & only
+
+
+def _out_of_range(fn, jac, f, x):
+    """Equations that are exactly 0 with their derivatives, like exp(-x^2) at x = 40,
+    and neither grow on both sides of x nor vanish everywhere."""
+    flat = (f == 0) & jnp.all(jac == 0, axis=1)
+    size = jnp.maximum(1, norm(x))
+    h = jnp.cbrt(jnp.finfo(x.dtype).eps) * size
+    direction = jnp.where(jnp.arange(x.size) % 2 == 0, 1.0, -0.7).astype(x.dtype)
+    beside = jax.vmap(fn)(jnp.stack([x + h * direction, x - h * direction]))
+    elsewhere = jax.vmap(fn)(jnp.stack([0.5 * direction, -0.3 * direction, 0.5 * x]))
+    grows, vanishes = jnp.all(beside != 0, axis=0), jnp.all(elsewhere == 0, axis=0)
+    return flat & ~grows & ~vanishes
 
 
 @eqx.filter_custom_jvp

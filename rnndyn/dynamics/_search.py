@@ -1,6 +1,7 @@
 """Many starts through few lanes: the compiled search loop."""
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -76,19 +77,42 @@ def judge(tol: Tolerances, x0, x, state, num_steps, max_steps):
     # A strongly damped step says nothing about the distance to the root.
     undamped = state.damping * jnp.minimum(1, state.speed) <= tol.step
     bounded = undamped & (state.step <= tol.step * jnp.maximum(1, norm(x)))
+    # At a fold, or in a tail that only tends to 0, steps shrink without converging.
+    tiny = state.step <= 32 * jnp.finfo(x.dtype).eps * jnp.maximum(1, norm(x))
+    settled = (state.ratio <= 0.4) | state.at_rounding | tiny
     lost_bounds = norm(x) > 1e8 * jnp.maximum(1, norm(x0))
     diverged = ~jnp.isfinite(state.speed) | lost_bounds
     slow = (state.slope <= tol.slope) & ~small
     # Steps of the size of rounding, and still uphill.
     stuck = state.damping * jnp.minimum(1, state.speed) * jnp.finfo(x.dtype).eps > 1
     verdict = jnp.select(
-        [diverged, small & bounded, slow],
+        [diverged, small & bounded & settled, slow],
         [Verdict.diverged, Verdict.root, Verdict.slow_point],
         Verdict.undetermined,
     ).astype(jnp.int32)
     # A small residual with a long Newton step may still become a root: carry on.
-    done = diverged | (small & bounded) | slow | stuck | (num_steps >= max_steps)
+    done = (
+        diverged | (small & bounded & settled) | slow | stuck | (num_steps >= max_steps)
+    )
     return done, verdict
+
+
+def judge_deflated(tol: Tolerances, x0, x, state, num_steps, max_steps):
+    """Whether a deflated lane has ended, how, and whether it may now run undeflated."""
+    eps = jnp.finfo(x.dtype).eps
+    size = jnp.maximum(1, norm(x))
+    damping = state.damping * jnp.minimum(1, state.speed)
+    # Close to a root that is not among the deflated ones.
+    handed_on = (damping <= 1e-2) & (state.step <= 1e-2 * size)
+    diverged = ~jnp.isfinite(state.speed) | (norm(x) > 1e8 * jnp.maximum(1, norm(x0)))
+    # A minimum of the deflated speed says nothing about the system.
+    flat = (state.slope <= 1e-2) | (damping * eps > 1)
+    verdict = jnp.select(
+        [diverged, flat], [Verdict.diverged, Verdict.lost], Verdict.undetermined
+    ).astype(jnp.int32)
+    handed_on = handed_on & ~diverged
+    done = (diverged | flat | (num_steps >= max_steps)) & ~handed_on
+    return done, verdict, handed_on
 
 
 def run_lanes(
@@ -102,32 +126,55 @@ def run_lanes(
     *,
     lanes: int,
     max_steps: int,
+    log_weight: Callable | None = None,
+    deflate: Any = False,
 ) -> Found:
     """Run starts `first <= i < last`, `lanes` at a time, into `found`.
 
     A vmapped solve runs to its slowest member while the others idle. Here a lane that
     ends writes its row and loads the next start, so that all lanes stay busy until
     the queue is empty; the shape of the program does not depend on any value.
+
+    Where `deflate` holds, lanes begin on exp(log_weight) fn and change to fn itself
+    once near a root, so that only `judge` ever says that one was found.
     """
     slots = starts.shape[0]
+    begin = jnp.full(lanes, deflate)
+
+    def step(x, state, deflated):
+        weight = log_weight
+        if weight is None:
+            return solver.advance(fn, x, state)
+        switched = lambda y: jnp.where(deflated, weight(y), 0)
+        return solver.advance(fn, x, state, switched)
 
     def load(index):
         x = starts[jnp.minimum(index, slots - 1)]
         return x, jax.vmap(solver.start)(x)
 
     def body(carry):
-        x, state, index, num_steps, queue, found = carry
-        x, state = jax.vmap(lambda x, s: solver.advance(fn, x, s))(x, state)
+        x, state, index, num_steps, deflated, queue, found = carry
+        x, state = jax.vmap(step)(x, state, deflated)
         num_steps = num_steps + 1
         x0 = starts[jnp.minimum(index, slots - 1)]
         done, verdict = jax.vmap(
             lambda x0, x, s, n: judge(tol, x0, x, s, n, max_steps)
         )(x0, x, state, num_steps)
+        handed_on, final = jnp.zeros_like(deflated), state.speed
+        if log_weight is not None:
+            stop, how, handed_on = jax.vmap(
+                lambda x0, x, s, n: judge_deflated(tol, x0, x, s, n, max_steps)
+            )(x0, x, state, num_steps)
+            handed_on = handed_on & deflated
+            done = jnp.where(deflated, stop, done)
+            verdict = jnp.where(deflated, how, verdict)
+            plain = jax.vmap(lambda y: norm(fn(y)))(x)
+            final = jnp.where(deflated, plain, state.speed)
         busy = index < last
         done = done & busy
         row = jnp.where(done, index, slots)  # `slots` is out of bounds: dropped
         finite = jnp.all(jnp.isfinite(x), axis=1, keepdims=True)
-        speed = jnp.where(jnp.isfinite(state.speed), state.speed, huge(x.dtype))
+        speed = jnp.where(jnp.isfinite(final), final, huge(x.dtype))
         found = Found(
             found.x.at[row].set(jnp.where(finite, x, 0), mode="drop"),
             found.speed.at[row].set(speed, mode="drop"),
@@ -141,11 +188,19 @@ def run_lanes(
             done.reshape(done.shape + (1,) * (new.ndim - 1)), new, old
         )
         x, state = jax.tree.map(where, (new_x, new_state), (x, state))
+        if log_weight is not None:
+            fresh_state = jax.vmap(solver.start)(x)
+            restart = lambda new, old: jnp.where(
+                handed_on.reshape(done.shape + (1,) * (new.ndim - 1)), new, old
+            )
+            state = jax.tree.map(restart, fresh_state, state)
+        deflated = jnp.where(done, begin, deflated & ~handed_on)
         num_steps = jnp.where(done, 0, num_steps)
-        return x, state, index, num_steps, queue + jnp.sum(done, dtype=jnp.int32), found
+        queue = queue + jnp.sum(done, dtype=jnp.int32)
+        return x, state, index, num_steps, deflated, queue, found
 
     index = jnp.minimum(first + jnp.arange(lanes, dtype=jnp.int32), last)
     x, state = load(index)
-    carry = (x, state, index, jnp.zeros_like(index), first + lanes, found)
+    carry = (x, state, index, jnp.zeros_like(index), begin, first + lanes, found)
     carry = lax.while_loop(lambda c: jnp.any(c[2] < last), body, carry)
     return carry[-1]

@@ -27,6 +27,9 @@ class LMState(eqx.Module):
     - `step`: length of the Gauss-Newton step proposed last.
     - `slope`: |J^T f| max(1, |x|) / |f|^2 before the last step: the relative decrease
         of |f|^2 / 2 to first order over a distance of the size of the state.
+    - `ratio`: length of the last proposed step over that of the one before; 0 after
+        the first step. It stays near 1/2 at a fold, whether there is a root or not.
+    - `at_rounding`: whether each component of f is within its rounding.
     """
 
     damping: Float[Array, ""]
@@ -35,6 +38,8 @@ class LMState(eqx.Module):
     speed: Float[Array, ""]
     step: Float[Array, ""]
     slope: Float[Array, ""]
+    ratio: Float[Array, ""]
+    at_rounding: Bool[Array, ""]
 
 
 class LevenbergMarquardt(optx.AbstractLeastSquaresSolver):
@@ -66,15 +71,37 @@ class LevenbergMarquardt(optx.AbstractLeastSquaresSolver):
     def start(self, x: Float[Array, " state"]) -> LMState:
         """The state before the first step at the flat vector `x`."""
         one = jnp.ones((), x.dtype)
-        infinite = (jnp.inf * one,) * 3
-        return LMState(self.damping * one, 0 * one, jnp.zeros_like(x), *infinite)
+        return LMState(
+            damping=self.damping * one,
+            scale=0 * one,
+            flat_gradient=jnp.zeros_like(x),
+            speed=jnp.inf * one,
+            step=jnp.inf * one,
+            slope=jnp.inf * one,
+            ratio=0 * one,
+            at_rounding=jnp.asarray(False),
+        )
 
     def advance(
-        self, fn: Callable, x: Float[Array, " state"], state: LMState
+        self,
+        fn: Callable,
+        x: Float[Array, " state"],
+        state: LMState,
+        log_weight: Callable | None = None,
     ) -> tuple[Float[Array, " state"], LMState]:
-        """One damped step of `fn`: vector -> vector; the point moves only downhill."""
+        """One damped step of `fn`: vector -> vector; the point moves only downhill.
+
+        With `log_weight`: vector -> scalar the step is one of exp(log_weight) fn.
+        """
         eps = jnp.finfo(x.dtype).eps
         jac, f = jax.jacfwd(lambda y: (fn(y),) * 2, has_aux=True)(x)
+        if log_weight is not None:
+            # A scalar factor m changes J by a term of rank one: d(m f) = m (J + f w^T).
+            level, w = jax.value_and_grad(log_weight)(x)
+            plain = fn
+            fn = lambda y: jnp.exp(log_weight(y)) * plain(y)
+            jac = jnp.exp(level) * (jac + f[:, None] * w[None, :])
+            f = jnp.exp(level) * f
         speed = norm(f)
         gradient = jac.T @ f
         normal = jac.T @ jac
@@ -101,7 +128,9 @@ class LevenbergMarquardt(optx.AbstractLeastSquaresSolver):
         a = jnp.where(jnp.isfinite(ratio), a / jnp.maximum(1, ratio), 0)
 
         trial = x + v + a
-        trial_speed = norm(fn(trial))
+        trial_f = fn(trial)
+        trial_speed = norm(trial_f)
+        rounding = 8 * eps * (jnp.abs(jac) @ jnp.abs(x) + jnp.abs(x))
         predicted = 0.5 * jnp.vdot(v, mu * v - gradient)
         gain = 0.5 * (speed**2 - trial_speed**2) / predicted
         flat = jnp.abs(trial_speed - speed) <= 32 * eps * speed
@@ -115,6 +144,8 @@ class LevenbergMarquardt(optx.AbstractLeastSquaresSolver):
             jnp.where(accept, trial_speed, speed),
             norm(v),
             norm(gradient) * jnp.maximum(1, norm(x)) / speed**2,
+            norm(v) / state.step,
+            jnp.all(jnp.abs(trial_f) <= rounding),
         )
         return jnp.where(accept, trial, x), state
 

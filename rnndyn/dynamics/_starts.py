@@ -201,7 +201,49 @@ class AfterPulses(AbstractSampler):
         return states[jax.random.randint(key, (self.n,), 0, states.shape[0])]
 
 
-class MultiStart(eqx.Module):
+class Seen(eqx.Module):
+    """What a search knows between two rounds; rows beyond the counts are padding.
+
+    **Attributes:**
+
+    - `given`: the starts of the caller.
+    - `roots`: distinct roots found so far, the first `num_roots` rows.
+    - `ends`: where other starts ended (slow points, undecided and lost ones), slowest
+        first, the first `num_ends` rows.
+    """
+
+    given: Float[Array, "starts state"]
+    roots: Float[Array, "pool state"]
+    num_roots: Int[Array, ""]
+    ends: Float[Array, "pool state"]
+    num_ends: Int[Array, ""]
+
+
+class AbstractStrategy(eqx.Module):
+    """What a search adds to its starts; implement these four, the rest works."""
+
+    @abc.abstractmethod
+    def sizes(self, given: int) -> tuple[int, int, int]:
+        """Static numbers, for `given` starts: of starts that run beside them, of
+        rounds afterwards, and of starts in a round."""
+
+    @abc.abstractmethod
+    def first(
+        self, given: Float[Array, "starts state"], n: int, key: KeyLike
+    ) -> Float[Array, "n state"]:
+        """The `n` starts that run beside the given ones."""
+
+    @abc.abstractmethod
+    def propose(self, seen: Seen, n: int, key: KeyLike) -> Float[Array, "n state"]:
+        """The `n` starts of one round."""
+
+    @abc.abstractmethod
+    def log_weight(self, seen: Seen) -> Callable | None:
+        """Logarithm of the factor `x -> scalar` by which the rounds multiply the
+        residual, or `None`."""
+
+
+class MultiStart(AbstractStrategy):
     """What a search adds to the starts it was given.
 
     Starts near the origin of a network often all fall into one root. So a search also
@@ -248,11 +290,20 @@ class MultiStart(eqx.Module):
         self.num_large, self.rounds, self.per_round = num_large, rounds, per_round
         self.detect_odd = detect_odd
 
-    def sizes(self, given: int) -> tuple[int, int]:
-        """Numbers of large starts and of starts per round, for `given` starts."""
+    def sizes(self, given: int) -> tuple[int, int, int]:
         large = max(64, given // 4) if self.num_large is None else self.num_large
         per_round = max(64, given // 8) if self.per_round is None else self.per_round
-        return large, per_round if self.rounds else 0
+        return large, self.rounds, per_round
+
+    def first(self, given, n, key):
+        shape = (n, given.shape[1])
+        return self.spread(given) * jax.random.normal(key, shape, given.dtype)
+
+    def propose(self, seen, n, key):
+        return self.combine(seen.roots, seen.num_roots, seen.given, n, key)
+
+    def log_weight(self, seen):
+        return None
 
     def spread(self, given: Float[Array, "starts state"]) -> Float[Array, ""]:
         """Standard deviation of starts that are far out compared with the given."""

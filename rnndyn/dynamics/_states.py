@@ -1,0 +1,130 @@
+"""Nested and multi-dimensional states as flat vectors, and back."""
+
+import math
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from .._core._system import AbstractVectorField, Map, is_map
+
+
+class Layout(eqx.Module):
+    """How a state of several arrays is laid out in one vector. Hashable, no arrays."""
+
+    treedef: Any = eqx.field(static=True)
+    shapes: tuple[tuple[int, ...], ...] = eqx.field(static=True)
+
+    def ravel(self, state: PyTree) -> Array:
+        """The vector of one state."""
+        leaves, treedef = jax.tree.flatten(state)
+        got = tuple(jnp.shape(v) for v in leaves)
+        if treedef != self.treedef or got != self.shapes:
+            raise ValueError(
+                f"The system returns {treedef} with shapes {got} for a state "
+                f"{self.treedef} with shapes {self.shapes}, expected the same "
+                "structure and shapes."
+            )
+        return jnp.concatenate([jnp.reshape(v, -1) for v in leaves])
+
+    def unravel(self, x: Any) -> PyTree:
+        """The state of a vector, or of each row of an array `(..., state)`."""
+        sizes = [math.prod(s) for s in self.shapes]
+        ends = np.cumsum([0, *sizes])
+        leaves = [
+            x[..., a:b].reshape(*x.shape[:-1], *shape)
+            for a, b, shape in zip(ends[:-1], ends[1:], self.shapes, strict=True)
+        ]
+        return jax.tree.unflatten(self.treedef, leaves)
+
+
+class FlatFlow(eqx.Module):
+    """A flow of nested states as one of vectors."""
+
+    system: Any
+    layout: Layout
+
+    def __call__(self, t, x, args):
+        return self.layout.ravel(self.system(t, self.layout.unravel(x), args))
+
+
+class FlatField(AbstractVectorField):
+    """The same for a vector field that knows its time scale."""
+
+    system: AbstractVectorField
+    layout: Layout
+
+    def __call__(self, t, x, args):
+        return self.layout.ravel(self.system(t, self.layout.unravel(x), args))
+
+    @property
+    def time_scale(self):
+        return self.system.time_scale
+
+
+class FlatStep(eqx.Module):
+    """One step of a map of nested states as a function of vectors."""
+
+    step: Any
+    layout: Layout
+
+    def __call__(self, x, args):
+        return self.layout.ravel(self.step(self.layout.unravel(x), args))
+
+
+def flatten_states(system: Any, x0s: PyTree) -> tuple[Any, Array]:
+    """`system` and starts on vectors; unchanged if they are so already."""
+    leaves, treedef = jax.tree.flatten(x0s)
+    if not leaves or not all(eqx.is_array_like(v) for v in leaves):
+        raise ValueError(
+            f"`x0s` is a {type(x0s).__name__}, expected an array (starts, state), a "
+            "pytree of arrays (starts, ...) or a sampler."
+        )
+    leaves = [jnp.asarray(v) for v in leaves]
+    shapes = [v.shape for v in leaves]
+    if eqx.is_array_like(x0s) and len(shapes[0]) < 3:
+        return system, leaves[0]
+    if any(len(s) == 0 for s in shapes) or len({s[0] for s in shapes}) != 1:
+        raise ValueError(
+            f"`x0s` has leaves of shapes {shapes}, expected one leading axis of starts "
+            "that all leaves share. Pass one start as jax.tree.map(lambda a: a[None], "
+            "state)."
+        )
+    dtypes = sorted({str(v.dtype) for v in leaves})
+    if len(dtypes) > 1:
+        raise ValueError(
+            f"`x0s` has leaves of dtypes {dtypes}, expected one. Cast them with "
+            "jax.tree.map(lambda a: a.astype(...), x0s)."
+        )
+    layout = Layout(treedef, tuple(s[1:] for s in shapes))
+    flat = jnp.concatenate([v.reshape(v.shape[0], -1) for v in leaves], axis=1)
+    if is_map(system):
+        return Map(FlatStep(system.F, layout), system.dt), flat
+    if isinstance(system, AbstractVectorField):
+        return FlatField(system, layout), flat
+    return FlatFlow(system, layout), flat
+
+
+def states(points: Any) -> PyTree:
+    """The points in the structure of the starts: arrays `(..., slots, ...)`.
+
+    Fixed points of nested states, such as the hidden and cell state of an LSTM, are
+    searched for and stored as vectors, `points.x`. This is `points.x` itself where the
+    starts were an array `(starts, state)`. Differentiable.
+
+    ```python
+    pts = fixed_points(lstm, {"h": h0s, "c": c0s})
+    states(pts)["c"][pts.mask]
+    ```
+
+    **Arguments:**
+
+    - `points`: result of `fixed_points` or `slow_points`, certified or not.
+    """
+    system = points.system.F if is_map(points.system) else points.system
+    if isinstance(system, (FlatFlow, FlatField, FlatStep)):
+        return system.layout.unravel(points.x)
+    return points.x
