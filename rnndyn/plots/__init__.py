@@ -3,6 +3,13 @@
 Needs matplotlib: `pip install "rnndyn[plot]"`.
 """
 
+from ._dynamics import (
+    basins as basins,
+    cycle as cycle,
+    exponents as exponents,
+    multipliers as multipliers,
+    phase_portrait as phase_portrait,
+)
 from ._ensembles import loss_curves as loss_curves, phase_diagram as phase_diagram
 from ._planes import (
     Plane as Plane,

@@ -45,9 +45,10 @@ def report(result: Report) -> Any:
     ax = axes[1, 1]
     shares = result.attractors.share
     error = [shares - result.attractors.low, result.attractors.high - shares]
+    rows = result.point_of(result.attractors)
     names = [
-        kind.replace("_", " ") + (f" {p}" if p >= 0 else "")
-        for kind, p in zip(result.attractors.kind, result.attractors.point, strict=True)
+        f"{k + 1} {name.replace('_', ' ')}" + (f" (point {row})" if row >= 0 else "")
+        for k, (name, row) in enumerate(zip(result.attractors.names, rows, strict=True))
     ]
     ax.barh(names, shares, xerr=np.maximum(error, 0), color="#8c6bb1")
     tidy(ax, title="where free runs end", x="share of runs (95 % interval)")

@@ -1,0 +1,196 @@
+"""Figures of the dynamics: the artists and labels are there, nothing global moves."""
+
+from types import SimpleNamespace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+
+pytest.importorskip("matplotlib")
+
+from rnndyn import Map, Verdict, plots
+from rnndyn.plots._style import STABLE, UNSTABLE
+
+
+@pytest.fixture
+def ax():
+    fig, axes = plots.figure()
+    yield axes[0, 0]
+    fig.draw_without_rendering()  # layout and labels hold together
+
+
+def rotation(t, x, args):
+    speed = 1.0 if args is None else args
+    return speed * jnp.stack([-x[1], x[0], *([0.0 * x[0]] * (len(x) - 2))])
+
+
+def orbit(size=2, radius=1.0, nodes=41):
+    angle = np.linspace(0, 2 * np.pi, nodes)
+    out = np.zeros((nodes, size))
+    out[:, 0], out[:, 1] = radius * np.cos(angle), radius * np.sin(angle)
+    return out
+
+
+def limit_cycle(logs=(0.0, -3.0), trivial=0, stability=-1, verdict=5, **fields):
+    values = {
+        "orbit": orbit(len(logs)),
+        "period": np.asarray(2 * np.pi),
+        "log_multipliers": np.array(logs, complex),
+        "trivial": np.asarray(trivial),
+        "accuracy": np.asarray(3e-14),
+        "stability": np.asarray(stability),
+        "verdict": np.asarray(verdict),
+    }
+    return SimpleNamespace(**(values | fields))
+
+
+def fixed_points(x, verdict, stability):
+    return SimpleNamespace(
+        x=np.asarray(x, float),
+        verdict=np.asarray(verdict),
+        stability=np.asarray(stability),
+        unique=np.array([True] * (len(x) - 1) + [False]),
+    )
+
+
+POINTS = fixed_points(
+    [[0.0, 0.0], [0.5, 0.5], [-0.5, 0.2], [9.0, 9.0]],
+    [Verdict.root, Verdict.root, Verdict.ghost, Verdict.root],
+    [1, -1, 0, -1],
+)
+
+
+def labels(ax):
+    legend = ax.get_legend()
+    return [] if legend is None else [t.get_text() for t in legend.get_texts()]
+
+
+def test_phase_portrait_of_a_plane_system(ax):
+    limits = ((-2, 2), (-1, 3))
+    got = plots.phase_portrait(
+        ax, rotation, POINTS, limits=limits, args=2.0, cycles=[limit_cycle()]
+    )
+    assert got is ax
+    assert ax.get_xlim() == (-2, 2) and ax.get_ylim() == (-1, 3)
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("x1", "x2")
+    shown = labels(ax)
+    assert {"stable", "unstable", "slow"} < set(shown)
+    assert any("stable cycle, T = 6.28319" in text for text in shown)
+    # A point that is no root of its own is not drawn.
+    offsets = [c.get_offsets() for c in ax.collections if len(c.get_offsets())]
+    assert not any(np.any(np.asarray(o) == 9.0) for o in offsets)
+
+
+def test_phase_portrait_finds_limits_and_plane(ax):
+    plots.phase_portrait(ax, rotation, cycles=[limit_cycle((0.0, -1.0, -2.0))])
+    assert ax.get_xlabel().startswith("PC1")
+    (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
+    assert left < -1 < 1 < right and bottom < -1 < 1 < top
+    assert not np.isnan(ax.lines[0].get_xdata()).any()
+
+
+def test_phase_portrait_refuses(ax):
+    with pytest.raises(ValueError, match="got a Map"):
+        plots.phase_portrait(ax, Map(lambda x, a: x), limits=((0, 1), (0, 1)))
+    with pytest.raises(ValueError, match="limits = None"):
+        plots.phase_portrait(ax, rotation)
+    one = fixed_points(np.ones((2, 3)), [1, 1], [1, 1])
+    with pytest.raises(ValueError, match="do not span a plane"):
+        plots.phase_portrait(ax, rotation, one)
+    batch = fixed_points(np.ones((2, 3, 4)), [1, 1], [1, 1])
+    with pytest.raises(ValueError, match="Pick network"):
+        plots.phase_portrait(ax, rotation, batch)
+
+
+@pytest.mark.parametrize("stability, style", [(-1, "-"), (0, "-."), (1, "--")])
+def test_cycle_shows_its_stability(ax, stability, style):
+    plots.cycle(ax, limit_cycle(stability=stability))
+    assert ax.lines[0].get_linestyle() == style
+    np.testing.assert_allclose(ax.lines[0].get_xdata(), orbit()[:, 0], atol=1e-12)
+    word = {-1: "stable", 0: "undecided", 1: "unstable"}[stability]
+    assert labels(ax) == [f"{word} cycle, T = 6.28319"]
+
+
+def test_what_is_no_cycle_is_not_drawn_as_one(ax):
+    plots.cycle(ax, limit_cycle(verdict=Verdict.undetermined))
+    assert ax.lines[0].get_linestyle() == ":"
+    assert labels(ax) == ["no cycle: undetermined"]
+    with pytest.raises(ValueError, match="Pick network"):
+        plots.cycle(ax, limit_cycle(orbit=np.zeros((3, 5, 2))))
+
+
+def marked(ax, colour):
+    chosen = [line for line in ax.lines if line.get_color() == colour]
+    points = [np.transpose(line.get_data()) for line in chosen]
+    return np.concatenate(points) if points else np.zeros((0, 2))
+
+
+def test_multipliers_inside_and_near_zero(ax):
+    # A pair at radius 1/2, one at 1e-130, whose exponential is fine but invisible.
+    logs = (0.0, np.log(0.5) + 1j, np.log(0.5) - 1j, -300.0)
+    plots.multipliers(ax, limit_cycle(logs))
+    inside = marked(ax, STABLE)
+    np.testing.assert_allclose(np.hypot(*inside.T), [0.5, 0.5, 0.0], atol=1e-12)
+    assert any("-130.29" in t.get_text() for t in ax.texts)
+    assert "3e-14" in ax.get_title(loc="left")
+    assert labels(ax) == ["inside", "trivial"] and ax.get_xlabel() == "Re"
+
+
+def test_large_multipliers_are_compressed_and_noted(ax):
+    plots.multipliers(ax, limit_cycle((20 * np.log(10), 0.0, -1.0), trivial=1))
+    np.testing.assert_allclose(marked(ax, UNSTABLE), [[21.0, 0.0]], atol=1e-9)
+    assert "log10 |m|" in ax.get_xlabel() and "outside" in labels(ax)
+
+
+def lyapunov(**fields):
+    times = np.arange(1, 65) / 2
+    final = np.array([0.9, 0.0, -14.5])
+    values = {
+        "history": final + 1 / times[:, None],
+        "times": times,
+        "exponents": final,
+        "stderr": np.array([0.01, 0.001, 0.02]),
+        "kaplan_yorke": np.asarray(2.062),
+        "finite": np.asarray(True),
+    }
+    return SimpleNamespace(**(values | fields))
+
+
+def test_exponents(ax):
+    plots.exponents(ax, lyapunov())
+    assert labels(ax) == ["0.9 ± 0.01", "0 ± 0.001", "-14.5 ± 0.02"]
+    assert len(ax.collections) == 3 and "2.062" in ax.get_title(loc="left")
+    # The band ends as wide as the error and is wider before.
+    corners = ax.collections[0].get_paths()[0].vertices
+    last = corners[np.isclose(corners[:, 0], 32.0), 1]
+    np.testing.assert_allclose(np.ptp(last), 0.02, rtol=1e-9)
+    first = corners[np.isclose(corners[:, 0], 0.5), 1]
+    np.testing.assert_allclose(np.ptp(first), 0.02 * 8, rtol=1e-9)
+
+
+def test_exponents_say_when_they_mean_nothing(ax):
+    nothing = np.full((64, 3), np.nan)
+    plots.exponents(ax, lyapunov(finite=np.asarray(False), history=nothing))
+    assert "diverged" in ax.get_title(loc="left")
+    with pytest.raises(ValueError, match="Pick network"):
+        plots.exponents(ax, lyapunov(history=np.zeros((2, 64, 3))))
+
+
+@pytest.mark.parametrize("by", ["names", "codes"])
+def test_basins(ax, by):
+    share = np.array([0.5, 0.3, 0.2])
+    kinds = {
+        "names": {"kind": ("root", "limit_cycle", "chaotic")},
+        "codes": {"kind": "flow", "verdict": np.array([1, 5, 9])},
+    }[by]
+    table = SimpleNamespace(share=share, low=share - 0.1, high=share + 0.2, **kinds)
+    plots.basins(ax, table)
+    np.testing.assert_allclose([bar.get_width() for bar in ax.patches], share)
+    names = [t.get_text() for t in ax.get_yticklabels()]
+    assert names == ["root 1", "limit cycle 2", "chaotic 3"]
+    segments = np.array(ax.collections[0].get_segments())
+    np.testing.assert_allclose(segments[0, :, 0], [0.4, 0.7])
+    assert ax.get_xlim() == (0, 1) and "95 %" in ax.get_xlabel()
+    with pytest.raises(ValueError, match="3 kinds"):
+        plots.basins(ax, SimpleNamespace(**(vars(table) | {"share": share[:2]})))
