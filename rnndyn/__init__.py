@@ -22,8 +22,12 @@ if TYPE_CHECKING:
     from ._core._system import Map as Map
     from ._core._verdicts import Verdict as Verdict
     from .dynamics import (
+        attractors as attractors,
         certify as certify,
         fixed_points as fixed_points,
+        limit_cycle as limit_cycle,
+        limit_cycles as limit_cycles,
+        lyapunov_spectrum as lyapunov_spectrum,
         slow_points as slow_points,
     )
     from .flows import DiffraxFlow as DiffraxFlow, ScanFlow as ScanFlow
@@ -57,7 +61,18 @@ _ROOMS = (
 _NAMES = {
     "Map": "._core._system",
     "Verdict": "._core._verdicts",
-    **dict.fromkeys(("certify", "fixed_points", "slow_points"), ".dynamics"),
+    **dict.fromkeys(
+        (
+            "attractors",
+            "certify",
+            "fixed_points",
+            "limit_cycle",
+            "limit_cycles",
+            "lyapunov_spectrum",
+            "slow_points",
+        ),
+        ".dynamics",
+    ),
     **dict.fromkeys(("DiffraxFlow", "ScanFlow"), ".flows"),
     **dict.fromkeys(("Mechanism", "analyse", "classify"), ".mechanisms"),
     **dict.fromkeys(

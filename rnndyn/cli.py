@@ -144,15 +144,21 @@ class Analyse:
         ):
             if found is None:
                 continue
-            print(f"\nattractors of the {title}, share of {found.count.sum()} runs")
-            for k, kind in enumerate(found.kind):
+            print(f"\nattractors of the {title}, share of {len(found.label)} runs")
+            rows = report.point_of(found)
+            unit = "s" if found.kind == "flow" else "steps"
+            for k, name in enumerate(found.names):
                 interval = f"{found.low[k]:.2f}-{found.high[k]:.2f}"
-                text = f"  {kind} {found.share[k]:.2f} ({interval})"
-                if found.point[k] >= 0:
-                    text += f" = point {found.point[k]}"
-                if kind == "limit_cycle":
-                    text += f" period {found.period[k]:.4f} s, rms {found.rms[k]:.3g}"
+                text = f"  {name} {found.share[k]:.2f} ({interval})"
+                if rows[k] >= 0:
+                    text += f" = point {rows[k]}"
+                if name in ("limit_cycle", "k_cycle"):
+                    text += f" period {found.period[k]:.4f} {unit}"
+                if name != "root":
+                    text += f" extent {found.extent[k]:.3g}"
                 print(text)
+            for line in found.caveats:
+                print(f"  {line}")
         print(f"\nmechanism: {report.mechanism}")
         print(*(f"  {line}" for line in report.evidence), sep="\n")
         if _has("matplotlib"):

@@ -5,6 +5,7 @@ from rnndyn import _bootstrap
 
 _bootstrap.configure(devices=2, x64=True)
 
+import equinox as eqx
 import jax
 import pytest
 
@@ -18,3 +19,11 @@ def getkey(request):
     seed = sum(map(ord, request.node.name))
     counter = iter(range(10_000))
     return lambda: jax.random.fold_in(jax.random.key(seed), next(counter))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def release_programs():
+    """Drop the programs of a file when it is done: each holds dozens of memory maps,
+    and Linux ends a process at 65530 of them."""
+    yield
+    eqx.clear_caches()

@@ -14,7 +14,6 @@ from rnndyn.mechanisms import (
     flow_map,
     measure,
     settle,
-    wilson,
 )
 
 
@@ -194,14 +193,6 @@ def test_settle_finds_a_period_between_steps():
         rd.Map(lambda x, u: 0.5 * x), jnp.ones(2), None, transient=200, window=50
     )
     assert float(still.period) == 0 and float(still.rms) < 1e-12
-
-
-def test_wilson_interval():
-    # Published example: 10 of 20 gives 0.299 to 0.701 at 95 %.
-    share, low, high = wilson(10, 20)
-    assert share == 0.5
-    np.testing.assert_allclose([low, high], [0.299, 0.701], atol=1e-3)
-    assert wilson(0, 10)[1] < 1e-12 and 0.2 < wilson(0, 10)[2] < 0.3
 
 
 def test_chunks_change_nothing():

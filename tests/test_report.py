@@ -46,8 +46,8 @@ def test_rank_one_network_against_its_exact_reduction(rank_one_report):
     leading = r.eigenvalues[r.stability == -1, 0].real * 0.1
     np.testing.assert_allclose(leading, -0.60568697450139750319, rtol=1e-9)
     assert r.mechanism == "fixed_points"
-    assert r.attractors.kind == ("fixed_point", "fixed_point")
-    assert r.map_attractors.kind == ("fixed_point", "fixed_point")
+    assert r.attractors.names == r.map_attractors.names == ["root", "root"]
+    assert sorted(r.point_of(r.attractors)) == sorted(r.point_of(r.map_attractors))
     assert r.attractors.count.sum() == r.map_attractors.count.sum()
     outputs = np.sort(r.readout[:, 0])
     np.testing.assert_allclose(outputs, [-np.tanh(kappa), 0, np.tanh(kappa)], atol=1e-9)
@@ -56,7 +56,7 @@ def test_rank_one_network_against_its_exact_reduction(rank_one_report):
 def test_report_in_dictionary_and_xarray(rank_one_report):
     flat = rank_one_report.to_dict()
     assert flat["points"].shape == (3, 24)
-    assert flat["attractors.kind"] == ("fixed_point", "fixed_point")
+    assert list(flat["attractors.verdict_name"]) == ["root", "root"]
     xarray = pytest.importorskip("xarray")
     data = rank_one_report.to_xarray()
     assert isinstance(data, xarray.Dataset) and data.sizes["point"] == 3
@@ -79,8 +79,8 @@ def test_cycle_of_the_map_beside_rest_of_the_flow():
     W = np.array([[0.8, -2.0], [2.0, 0.8]])
     model = rd.models.CurrentRNN.from_arrays(W, tau=0.1)
     report = rd.analyse(model, dt=0.05, starts=6, key=jax.random.key(0))
-    assert report.attractors.kind == ("fixed_point",)
-    assert report.map_attractors.kind == ("limit_cycle",)
+    assert report.attractors.names == ["root"]
+    assert report.map_attractors.names == ["invariant_circle"]
     assert report.stability.tolist() == [-1] and report.map_radius[0] > 1
 
 

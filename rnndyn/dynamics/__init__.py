@@ -1,9 +1,28 @@
 """Questions one can ask of any flow `f(t, x, args)` or map `F(x, args)`."""
 
-from ._certify import certify as certify
+from ._attractors import Attractors as Attractors, attractors as attractors
+from ._basins import wilson as wilson
+from ._certify import certify as certify_points
+from ._circles import (
+    InvariantCircle as InvariantCircle,
+    invariant_circle as invariant_circle,
+)
+from ._cycle_certify import (
+    certify_cycle as certify_cycle,
+    certify_cycles as certify_cycles,
+)
+from ._cycle_guess import CloseReturns as CloseReturns
+from ._cycle_search import LimitCycles as LimitCycles, limit_cycles as limit_cycles
 from ._cycles import LimitCycle as LimitCycle, limit_cycle as limit_cycle
+from ._decide import certify as certify
 from ._fixed_points import fixed_points as fixed_points, slow_points as slow_points
 from ._floquet import Floquet as Floquet, floquet as floquet
+from ._ghosts import (
+    Ghost as Ghost,
+    ghost_passage as ghost_passage,
+    ghosts as ghosts,
+)
+from ._late_verdict import verdict_of as verdict_of
 from ._linear import (
     eigenvalues as eigenvalues,
     jacobian as jacobian,
@@ -14,15 +33,41 @@ from ._lyapunov import (
     kaplan_yorke as kaplan_yorke,
     lyapunov_spectrum as lyapunov_spectrum,
 )
+from ._manifolds import (
+    RingFlow as RingFlow,
+    SlowManifold as SlowManifold,
+    ring_flow as ring_flow,
+    slow_manifold as slow_manifold,
+)
+from ._map_cycles import KCycles as KCycles, k_cycles as k_cycles
+from ._passage import Passage as Passage, passage_time as passage_time
+from ._piecewise import (
+    PiecewiseCycles as PiecewiseCycles,
+    plrnn_cycles as plrnn_cycles,
+    plrnn_fixed_points as plrnn_fixed_points,
+)
 from ._points import FixedPoints as FixedPoints
+from ._recurrence import LateRun as LateRun, settle as settle
 from ._search import Tolerances as Tolerances
+from ._sections import (
+    ReturnMap as ReturnMap,
+    Section as Section,
+    poincare_section as poincare_section,
+    return_map as return_map,
+)
 from ._solver import LevenbergMarquardt as LevenbergMarquardt
 from ._starts import (
     AbstractSampler as AbstractSampler,
+    AbstractStrategy as AbstractStrategy,
     AfterPulses as AfterPulses,
     Box as Box,
     FromTrajectories as FromTrajectories,
     Gaussian as Gaussian,
     MultiStart as MultiStart,
     NearStates as NearStates,
+)
+from ._states import states as states
+from ._strategies import (
+    Deflation as Deflation,
+    NoisyRestarts as NoisyRestarts,
 )

@@ -10,10 +10,8 @@ from ._mechanism import (
     MECHANISMS as MECHANISMS,
     Mechanism as Mechanism,
     MechanismReport as MechanismReport,
-    wilson as wilson,
 )
 from ._report import (
-    Attractors as Attractors,
     Pulses as Pulses,
     Report as Report,
     analyse as analyse,

@@ -1,7 +1,6 @@
 """Names of mechanisms and the report that carries them."""
 
 import enum
-from statistics import NormalDist
 from typing import Any
 
 import equinox as eqx
@@ -116,17 +115,3 @@ class MechanismReport(eqx.Module):
         return xarray.Dataset(
             {k: (dims[np.ndim(v)], np.asarray(v)) for k, v in self.to_dict().items()}
         )
-
-
-def wilson(k: int, n: int, level: float = 0.95) -> tuple[float, float, float]:
-    """A share `k/n` with its Wilson interval: `(share, low, high)`.
-
-    **Reference:** Wilson 1927, doi:10.1080/01621459.1927.10502953.
-    """
-    if n == 0:
-        return (float("nan"), 0.0, 1.0)
-    z = NormalDist().inv_cdf(0.5 + level / 2)
-    p = k / n
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
-    return (p, centre - half, centre + half)

@@ -12,41 +12,26 @@ from jaxtyping import Array, Float
 from .._core._batch import to_double
 from .._core._types import KeyLike
 from .._core._verdicts import Verdict
-from ..dynamics import Box, FixedPoints, MultiStart, certify, fixed_points, slow_points
+from ..dynamics import (
+    Attractors,
+    Box,
+    FixedPoints,
+    MultiStart,
+    attractors,
+    certify,
+    fixed_points,
+    slow_points,
+)
 from ..flows import iterate
 from ..models import AbstractRNN, LowRankRNN
 from ..tasks import AbstractTask
 from ._classify import classify
-from ._mechanism import MECHANISMS, Mechanism, MechanismReport, wilson
-from ._run import LateRun, flow_map, settle
+from ._mechanism import MECHANISMS, Mechanism, MechanismReport
+from ._run import flow_map
 
 
 AMPLITUDES = (0.25, 0.5, 1.0, 2.0)
 """Amplitudes of the probe pulses, one unit time constant long."""
-
-
-class Attractors(eqx.Module):
-    """Where free runs end, one row an attractor.
-
-    - `kind`: `"fixed_point"`, `"limit_cycle"` (of a map: an invariant circle or
-      k-cycle), `"chaotic"`, `"diverged"` or `"undetermined"`.
-    - `point`: row of the report's points it is, -1 if it is none of them.
-    - `count`, `share`, `low`, `high`: runs that ended there, with a 95 % Wilson
-      interval for the share of the starts used (not of state space).
-    - `rms`, `period` (s), `exponent` (1/s): of the motion left.
-    - `state` `(attractor, state)`: one state on it.
-    """
-
-    kind: tuple[str, ...] = eqx.field(static=True)
-    point: np.ndarray
-    count: np.ndarray
-    share: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    rms: np.ndarray
-    period: np.ndarray
-    exponent: np.ndarray
-    state: np.ndarray
 
 
 class Report(eqx.Module):
@@ -60,7 +45,8 @@ class Report(eqx.Module):
     - `latent` `(point, rank)`: latent coordinates of low-rank networks, else `None`;
       `latent_roots`: the roots of the exact latent search, `latent_mismatch`: largest
       distance between these and the full-space roots (infinite if one is missing).
-    - `attractors`: of the flow; `map_attractors`: of the Euler map, if `dt` is known.
+    - `attractors`: of the flow (seconds); `map_attractors`: of the Euler map (steps),
+      if `dt` is known.
     - `pulses`: responses to short inputs, see `Pulses`.
     - `mechanism`, `evidence`: the label, and the sentences that justify it.
     - `task_report`: the labels per cue, if a task was given.
@@ -95,13 +81,25 @@ class Report(eqx.Module):
         for name, value in vars(self).items():
             if name in skip or value is None:
                 continue
-            if isinstance(value, Attractors | Pulses):
+            if isinstance(value, Attractors):
+                out |= {f"{name}.{k}": v for k, v in value.to_dict().items()}
+            elif isinstance(value, Pulses):
                 out |= {f"{name}.{k}": v for k, v in vars(value).items()}
             else:
                 out[name] = value
         if self.task_report is not None:
             out |= {f"task.{k}": v for k, v in self.task_report.to_dict().items()}
         return out
+
+    def point_of(self, ends: Attractors) -> np.ndarray:
+        """Row of `points` that each attractor is, -1 if it is none of them."""
+        rows = np.full(len(ends.state), -1)
+        for i in np.flatnonzero(ends.verdict == Verdict.root):
+            distance = np.linalg.norm(self.points - ends.state[i], axis=1)
+            size = max(1.0, float(np.linalg.norm(ends.state[i])))
+            if len(distance) and distance.min() < 1e-6 * size:
+                rows[i] = distance.argmin()
+        return rows
 
     def to_xarray(self) -> Any:
         """The points as an `xarray.Dataset` (needs the extra `rnndyn[data]`)."""
@@ -207,15 +205,12 @@ def analyse(
             _rows(found, Verdict.slow_point, Verdict.ghost),
         )
         latent_roots, mismatch = _latent(model, points["x"])
-        flow = flow_map(model, unit / 10)
-        x, stable = points["x"], points["stability"] == -1
-        attractors = _attractors(model, flow, unit / 10, unit, x0s, x, stable)
+        found_ends = _attractors(model, x0s, model, None)
         map_attractors, radius = None, np.full(len(points["x"]), np.nan)
         if dt is not None:
-            system = model.map(dt)
             radius = np.max(np.abs(1 + dt * points["eigenvalues"]), axis=-1)
-            map_attractors = _attractors(model, system, dt, unit, x0s, x, radius < 1)
-        x = jnp.asarray(x)
+            map_attractors = _attractors(model.map(dt), x0s, model, None)
+        x = jnp.asarray(points["x"])
         readout = np.asarray(jax.vmap(model.readout)(x))
         latent = None
         if isinstance(model, LowRankRNN):
@@ -224,7 +219,7 @@ def analyse(
     if task is not None:
         one = jax.tree.map(lambda a: a[None] if eqx.is_array(a) else a, model)
         task_report = classify(one, task, dt=dt, key=keys[3])
-    name, evidence = _decide(unit, points, attractors, pulses, latent_roots, mismatch)
+    name, evidence = _decide(unit, points, found_ends, pulses, latent_roots, mismatch)
     if task_report is not None:
         name = task_report.names[0]
         evidence = [*task_report.evidence(0), *evidence]
@@ -244,7 +239,7 @@ def analyse(
         latent_mismatch=mismatch,
         slow=slow["x"],
         slow_speed=slow["speed"],
-        attractors=attractors,
+        attractors=found_ends,
         map_attractors=map_attractors,
         pulses=pulses,
         mechanism=name,
@@ -314,84 +309,15 @@ def _pulses(model, unit) -> tuple[Pulses | None, Float[Array, "starts state"]]:
     return pulses, path[:: max(1, len(path) // 48)]
 
 
-@eqx.filter_jit
-def _settle_all(system, x0s, u, transient, window):
-    run = lambda x: settle(system, x, u, transient=transient, window=window)
-    return jax.lax.map(run, x0s, batch_size=16)
-
-
-def _attractors(model, system, dt, unit, x0s, points, stable) -> Attractors:
-    """Free runs of 500 time constants from a sample of the starts, grouped. Cycles
-    longer than 80 time constants are not recognised."""
-    x0s = x0s[jnp.all(jnp.isfinite(x0s), axis=1)]
+def _attractors(system, x0s, model, dt) -> Attractors:
+    """Where free runs from a sample of the starts end, without input."""
+    x0s = np.asarray(x0s)
+    x0s = x0s[np.isfinite(x0s).all(axis=1)]
     x0s = x0s[:: max(1, len(x0s) // 48)]
     # A start on an unstable root would stay there for ever.
-    x0s = x0s + 1e-3 * jr.normal(jr.key(0), x0s.shape, x0s.dtype)
-    per_unit = max(1, round(unit / dt))
+    x0s = x0s + 1e-3 * np.random.default_rng(0).standard_normal(x0s.shape)
     u = jnp.zeros(model.input_size, x0s.dtype)
-    late = _settle_all(system, x0s, u, 340 * per_unit, 160 * per_unit)
-    late = jax.tree.map(np.asarray, late)
-    final = np.where(late.finite[:, None], late.final, 0)
-    size = np.maximum(1, np.linalg.norm(final, axis=1))
-    distance = np.full((len(final), 1), np.inf)
-    if len(points):
-        distance = np.linalg.norm(final[:, None] - points[None], axis=-1)
-    nearest = distance.argmin(axis=1)
-    rms_tol = 1e-3 * size / final.shape[1] ** 0.5
-    at_point = late.finite & (distance.min(axis=1) < 1e-3 * size) & (late.rms < rms_tol)
-    at_point &= np.append(stable, False)[nearest]
-    moving = late.finite & ~at_point & (late.rms > rms_tol)
-    bounded = (late.trend > 0.5) & (late.trend < 2)
-    steady = np.abs(late.trend - 1) < 0.03
-    chaotic = moving & bounded & (late.growth_low > 10)
-    cycle = moving & steady & (late.growth < 5) & (late.recurrence > 0.98)
-    kinds = np.select(
-        [~late.finite, at_point, chaotic, cycle],
-        ["diverged", "fixed_point", "chaotic", "limit_cycle"],
-        "undetermined",
-    )
-    groups = _group(kinds, nearest, late, dt)
-    return _collect(groups, kinds, nearest, late, dt)
-
-
-def _group(kinds, nearest, late: LateRun, dt) -> list[np.ndarray]:
-    """Runs that ended in the same attractor: the same point, or cycles of the same
-    period and size; every other kind is one group."""
-    groups: dict[Any, list[int]] = {}
-    cycles: list[tuple[float, float]] = []
-    for i, kind in enumerate(kinds):
-        tag: Any = (kind,)
-        if kind == "fixed_point":
-            tag = (kind, int(nearest[i]))
-        elif kind == "limit_cycle":
-            mine = (float(late.period[i] * dt), float(late.rms[i]))
-            same = [np.allclose(mine, c, rtol=0.02) for c in cycles]
-            if not any(same):
-                cycles.append(mine)
-                same.append(True)
-            tag = (kind, same.index(True))
-        groups.setdefault(tag, []).append(i)
-    return [np.asarray(g) for g in sorted(groups.values(), key=len, reverse=True)]
-
-
-def _collect(groups, kinds, nearest, late: LateRun, dt) -> Attractors:
-    first = np.asarray([g[0] for g in groups])
-    count = np.asarray([len(g) for g in groups])
-    total = int(count.sum())
-    intervals = np.asarray([wilson(int(k), total) for k in count])
-    is_point = kinds[first] == "fixed_point"
-    return Attractors(
-        kind=tuple(str(k) for k in kinds[first]),
-        point=np.where(is_point, nearest[first], -1),
-        count=count,
-        share=intervals[:, 0],
-        low=intervals[:, 1],
-        high=intervals[:, 2],
-        rms=np.asarray(late.rms)[first],
-        period=late.period[first] * dt,
-        exponent=late.exponent[first] / dt,
-        state=np.asarray(late.final)[first],
-    )
+    return attractors(system, x0s, u, dt=dt)
 
 
 def _decide(unit, points, attractors, pulses, latent_roots, mismatch):
@@ -407,12 +333,13 @@ def _decide(unit, points, attractors, pulses, latent_roots, mismatch):
             f"exact latent search: {len(latent_roots)} fixed points, largest distance "
             f"from the full-space ones {mismatch:.1e}"
         )
-    ends = [k for k in attractors.kind]
-    runs = int(attractors.count.sum())
-    evidence.append(
-        f"{runs} free runs end in "
-        + ", ".join(f"{ends.count(k)} {k}(s)" for k in dict.fromkeys(ends))
-    )
+    ends = attractors.names
+    lost = [
+        Verdict(int(v)).name for v in attractors.start_verdict[attractors.label < 0]
+    ]
+    seen = [f"{ends.count(k)} {k}(s)" for k in dict.fromkeys(ends)]
+    seen += [f"{lost.count(k)} run(s) {k}" for k in dict.fromkeys(lost)]
+    evidence.append(f"{len(attractors.label)} free runs end in " + ", ".join(seen))
     slow = _slowness(points, unit)
     if slow is not None:
         leading, gap = slow
@@ -433,9 +360,9 @@ def _decide(unit, points, attractors, pulses, latent_roots, mismatch):
     if is_slow and graded:
         evidence.append(
             "slow manifold: one slow direction at every point, graded while the "
-            f"memory is needed, {ends.count('fixed_point')} attractors in the end"
+            f"memory is needed, {ends.count('root')} fixed points in the end"
         )
-    if "undetermined" in ends or "diverged" in ends:
+    if lost:
         label = Mechanism.undetermined
     elif "chaotic" in ends:
         label = Mechanism.chaotic
@@ -444,7 +371,7 @@ def _decide(unit, points, attractors, pulses, latent_roots, mismatch):
         label = Mechanism.limit_cycle if only else Mechanism.mixed
     elif is_slow and graded:
         label = Mechanism.slow_manifold
-    elif ends.count("fixed_point") >= 2:
+    elif ends.count("root") >= 2:
         label = Mechanism.fixed_points
     else:
         label = Mechanism.undetermined

@@ -18,9 +18,9 @@ import numpy as np
 
 from .._core._batch import to_double
 from .._core._store import SCHEMA, named_leaves, write_arrays
-from ..dynamics import MultiStart, certify, slow_points
+from ..dynamics import MultiStart, certify, slow_points, wilson
 from ..flows import iterate
-from ..mechanisms import Mechanism, MechanismReport, classify, wilson
+from ..mechanisms import Mechanism, MechanismReport, classify
 from ..models import RateRNN, Xavier, ensemble, member
 from ..tasks import DelayedCueDiscrimination
 from ..training import TrainResult, sgd, train
