@@ -1,5 +1,6 @@
 """The Levenberg-Marquardt solver on its own, and the masks."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +8,9 @@ import optimistix as optx
 import pytest
 
 import rnndyn.dynamics as rdd
+from rnndyn import Verdict
 from rnndyn._core._masks import first_indices, norm, unique_mask
+from rnndyn.dynamics._search import MIXED_FROM, judge
 
 
 def rosenbrock(y, args):
@@ -42,6 +45,66 @@ def test_quadratic_convergence_at_a_root():
         speeds.append(float(state.speed))
     assert speeds[-1] < 1e-14
     assert min(np.diff(np.log10(np.maximum(speeds, 1e-16)))) < -3
+
+
+def of_condition(size, condition):
+    """A cubic system with a root at `root`, whose Jacobian there is ill-conditioned."""
+    rng = np.random.default_rng(size)
+    left, right = (np.linalg.qr(rng.standard_normal((size, size)))[0] for _ in "ab")
+    A = jnp.asarray(left * np.geomspace(1, 1 / condition, size) @ right)
+    root = jnp.asarray(rng.standard_normal(size))
+    return lambda x: A @ (x - root + 0.1 * (x - root) ** 3), root
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e30])
+def test_mixed_precision_keeps_quadratic_convergence(scale):
+    plain, root = of_condition(12, 30.0)
+    fn = lambda x: scale * plain(x)
+    solver = rdd.LevenbergMarquardt()
+    x, state = root + 0.3, solver.start(root)
+    # Residuals of 1e30 are minimised too, but the damping then has another unit.
+    for _ in range(10 if scale == 1 else 40):
+        x, state = solver.advance(fn, x, state, mixed=True)
+    np.testing.assert_allclose(x, root, atol=1e-13)
+    assert bool(state.precise) and not state.too_soft
+
+
+def test_mixed_precision_says_where_it_does_not_suffice():
+    fn, root = of_condition(12, 1e6)
+    solver = rdd.LevenbergMarquardt()
+    x, state = root + 1e-3, solver.start(root)
+    soft = []
+    for _ in range(12):
+        x, state = solver.advance(fn, x, state, mixed=True)
+        soft.append(bool(state.too_soft))
+    assert any(soft)
+    x, state = root + 1e-3, solver.start(root)
+    for _ in range(12):
+        x, state = solver.advance(fn, x, state)
+        assert bool(state.precise) and not state.too_soft
+
+
+def test_search_finds_an_ill_conditioned_root_of_a_large_state():
+    fn, root = of_condition(MIXED_FROM, 1e5)
+    starts = root[None] + 0.1 * jax.random.normal(jax.random.key(0), (3, root.size))
+    none = rdd.MultiStart(num_large=0, rounds=0, detect_odd=False)
+    pts = rdd.fixed_points(
+        lambda t, x, a: fn(x), starts, strategy=none, spectrum=False, tol_unique=1e-5
+    )
+    assert np.all(pts.verdict == Verdict.root) and int(pts.mask.sum()) == 1
+    np.testing.assert_allclose(pts.x[0], root, atol=1e-8)
+
+
+def test_a_lane_that_can_no_longer_move_ends():
+    solver, tol = rdd.LevenbergMarquardt(), rdd.Tolerances(jnp.float64, 2)
+    x = jnp.ones(2)
+    fields = lambda s: (s.speed, s.slope, s.step)
+    where = lambda *v: eqx.tree_at(fields, solver.start(x), tuple(map(jnp.asarray, v)))
+    ends = lambda *v: judge(tol, x, x, where(*v), jnp.asarray(9), 128)
+    done, verdict = ends(0.1, 1e-4, 1e-13)
+    assert bool(done) and verdict == Verdict.undetermined
+    # Still moving; or steep, as on the way to a root.
+    assert not ends(0.1, 1e-4, 1e-9)[0] and not ends(0.1, 1e-2, 1e-15)[0]
 
 
 def test_unique_is_greedy_by_order_and_static():

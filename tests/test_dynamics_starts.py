@@ -179,6 +179,24 @@ def test_roots_found_by_deflation_are_differentiable():
     np.testing.assert_allclose(slope, np.ones(5), atol=1e-9)
 
 
+def test_rounds_end_when_one_finds_nothing_new():
+    def ran(f, rounds):
+        strategy = rdd.MultiStart(
+            num_large=0, rounds=rounds, per_round=4, detect_odd=False
+        )
+        pts = rdd.fixed_points(f, jnp.asarray([[0.9]]), strategy=strategy)
+        later = np.asarray(pts.stats["num_steps"]) > 0
+        assert np.all(pts.verdict[~later] == Verdict.lost)
+        return int(later.sum()), int(pts.mask.sum())
+
+    # One root: of three rounds the first finds nothing, and the others do not run.
+    assert ran(decay, 3) == (5, 1)
+    assert ran(decay, 1) == (5, 1)
+    # Three roots from one start: a round that found some is followed by another.
+    runs, roots = ran(lambda t, x, a: x - x**3, 3)
+    assert roots == 3 and runs >= 9
+
+
 def test_log_weight_of_deflation():
     roots = jnp.array([[0.0, 0.0], [3.0, 4.0], [7.0, 7.0]])
     count = lambda n: jnp.asarray(n, jnp.int32)

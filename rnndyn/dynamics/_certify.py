@@ -93,6 +93,7 @@ def certify(
     polish = Polish(problem, scale, tol, tol_unique, np.asarray(max_steps, np.int32))
 
     speed = flat(points.speed).astype(np.float64)
+    kinked = np.zeros_like(unique)
     jac = {}  # (net, slot) -> Jacobian of the residual, for distinct points
 
     # Roots.
@@ -112,11 +113,12 @@ def certify(
     steps[net[good], slot[good]] += new["num_steps"][good]
     for i in np.flatnonzero(good):
         jac[net[i], slot[i]] = new["jac"][i]
+        kinked[net[i], slot[i]] = new["kinked"][i]
     certified = np.zeros_like(unique)
     certified[net[good], slot[good]] = True
     unique |= _unique(x, speed, certified, tol_unique)
     _demote(x, verdict, Verdict.root, unique, certified, reach)
-    _add_mirrored(polish, x, speed, verdict, unique, jac, tol_unique)
+    _add_mirrored(polish, x, speed, verdict, unique, jac, kinked, tol_unique)
     dimension, bases = find_continua(polish, x, unique, jac)
     family = label_families(polish, x, dimension, bases)
     _inherit(x, verdict == Verdict.root, unique, dimension, family)
@@ -140,6 +142,7 @@ def certify(
     speed[net[good], slot[good]] = new["speed"][good]
     for i in np.flatnonzero(good):
         jac[net[i], slot[i]] = new["jac"][i]
+        kinked[net[i], slot[i]] = new["kinked"][i]
     rows = {k: v[good] for k, v in new.items()}
     ghost = are_ghosts(polish, net[good], rows)
     certified = np.zeros_like(unique)
@@ -153,10 +156,6 @@ def certify(
     verdict[ghosts] = Verdict.ghost
 
     # Spectrum, then the order of `fixed_points`.
-    kinked = np.zeros_like(unique)
-    net, slot = np.nonzero(unique)
-    if len(net):
-        kinked[net, slot] = polish.kinks(net, x[net, slot])
     values = np.zeros((nets, slots, size), complex)
     condition, margin = np.zeros((2, nets, slots))
     stability, num_marginal = np.zeros((2, nets, slots), np.int32)
@@ -222,7 +221,7 @@ def _is_key(a) -> bool:
     return jnp.issubdtype(a.dtype, jax.dtypes.prng_key)
 
 
-def _add_mirrored(polish, x, speed, verdict, unique, jac, tol_unique):
+def _add_mirrored(polish, x, speed, verdict, unique, jac, kinked, tol_unique):
     """Put -x into a spare slot wherever it is a root that the set lacks."""
     wanted = []
     for n, s in zip(*np.nonzero(unique), strict=True):
@@ -242,7 +241,7 @@ def _add_mirrored(polish, x, speed, verdict, unique, jac, tol_unique):
             s = spare[-1]
             x[n, s], speed[n, s] = new["x"][i], new["speed"][i]
             verdict[n, s], unique[n, s] = Verdict.root, True
-            jac[n, s] = new["jac"][i]
+            jac[n, s], kinked[n, s] = new["jac"][i], new["kinked"][i]
 
 
 def _unique(x, speed, candidates, tol):

@@ -16,10 +16,11 @@ from .._core._verdicts import Verdict
 from ._implicit import SpeedSlope, attach
 from ._linear import linearise, stability
 from ._points import FixedPoints, Frozen
-from ._search import Found, Tolerances, huge, run_lanes
+from ._search import Found, Tolerances, huge, most_lanes, run_lanes
 from ._solver import LevenbergMarquardt
-from ._starts import AbstractSampler, AbstractStrategy, MultiStart, Seen
+from ._starts import AbstractSampler, MultiStart, Seen
 from ._states import flatten_states
+from ._strategies import as_strategies
 
 
 def fixed_points(
@@ -73,7 +74,7 @@ def fixed_points(
         1e-3 in float32.
     - `max_steps`: steps per start; a start that needs more is `undetermined`.
     - `lanes`: how many starts run side by side. Default: a quarter of the starts, at
-        most 64. A GPU prefers more.
+        most 64, on a CPU fewer for large states. A GPU prefers more.
     - `time_scale`: unit of time of a flow's speeds. Default: the system's own, else 1.
     - `spectrum`: whether to compute eigenvalues. Default: where the default backend
         can (CPUs and GPUs). Without them `eigenvalues` and `margin` of the points
@@ -258,18 +259,25 @@ def _rounds(fn, solver, tols, strategies, x0s, k_first, k_rounds, lanes, max_ste
     starts = jnp.concatenate([starts, jnp.zeros((later, x0s.shape[1]), x0s.dtype)])
     slots = starts.shape[0]
     if lanes is None:
-        lanes = min(64, max(1, first // 4))
+        lanes = min(most_lanes(x0s.shape[1]), max(1, first // 4))
     pool = min(slots, 128)
     # Only strategies that have rounds take part in them.
     active = sorted({i for i, n in plan if n})
     block = max(n for _, n in plan)
+    stops = jnp.asarray([isinstance(s, MultiStart) for s in strategies])
 
     def one_round(r, carry):
-        starts, found = carry
+        starts, found, before = carry
         r = jnp.asarray(r, jnp.int32)
         log_weight, deflate = None, False
+        skip, begin, cap = False, jnp.where(r == 0, 0, ends[r] - counts[r]), max_steps
         if active:
             seen = _look(tols, x0s, found, pool)
+            # Other combinations of the same roots seldom bring more.
+            again = stops[which[r]] & (r > 1) & (which[r] == which[r - 1])
+            skip = again & (seen.num_roots == before) & (before < pool)
+            before = seen.num_roots
+            cap = jnp.where(stops[which[r]] & (r > 0), min(max_steps, 64), max_steps)
             branches = [
                 lambda seen, key, s=strategies[i]: s.propose(seen, block, key)
                 for i in active
@@ -279,8 +287,12 @@ def _rounds(fn, solver, tols, strategies, x0s, k_first, k_rounds, lanes, max_ste
             rows = ends[r] - counts[r] + jnp.arange(block, dtype=jnp.int32)
             rows = jnp.where(rows < ends[r], rows, slots)  # out of bounds: dropped
             starts = starts.at[rows].set(new, mode="drop")
+            verdict = jnp.where(skip, int(Verdict.lost), int(Verdict.undetermined))
+            put = lambda old, new: old.at[rows].set(new, mode="drop")
             found = eqx.tree_at(
-                lambda t: t.x, found, found.x.at[rows].set(new, mode="drop")
+                lambda t: (t.x, t.verdict),
+                found,
+                (put(found.x, new), put(found.verdict, verdict.astype(jnp.int32))),
             )
             weights = [(i, strategies[i].log_weight(seen)) for i in active]
             weights = [(i, w) for i, w in weights if w is not None]
@@ -298,19 +310,19 @@ def _rounds(fn, solver, tols, strategies, x0s, k_first, k_rounds, lanes, max_ste
             tols,
             starts,
             found,
-            jnp.where(r == 0, 0, ends[r] - counts[r]),
-            ends[r],
+            begin,
+            jnp.where(skip, begin, ends[r]),
             lanes=lanes,
-            max_steps=max_steps,
+            max_steps=cap,
             log_weight=log_weight,
             deflate=deflate,
         )
-        return starts, found
+        return starts, found, before
 
-    carry = (starts, Found.empty(starts))
+    carry = (starts, Found.empty(starts), jnp.zeros((), jnp.int32))
     if not active:
-        return one_round(0, carry)
-    return lax.fori_loop(0, len(plan), one_round, carry)
+        return one_round(0, carry)[:2]
+    return lax.fori_loop(0, len(plan), one_round, carry)[:2]
 
 
 def _look(tols, x0s, found, pool):
@@ -345,24 +357,10 @@ def _close(fn, tols, strategies, starts, found, probes):
         good = ok & (speed <= jax.vmap(tols.speed_at)(x))
         verdict = jnp.where(good, int(Verdict.root), int(Verdict.lost))
         speed = jnp.where(good, speed, huge(x.dtype))
-        rows = Found(x, speed, verdict.astype(jnp.int32), steps)
+        rows = Found(x, speed, verdict.astype(jnp.int32), steps, steps < 0)
         join = lambda a, b: jnp.concatenate([a, b])
         starts, found = join(starts, x), jax.tree.map(join, found, rows)
     return starts, found
-
-
-def as_strategies(strategy: Any) -> tuple[AbstractStrategy, ...]:
-    """One strategy, several, or `None` for the default, as a tuple."""
-    if strategy is None:
-        return (MultiStart(),)
-    several = tuple(strategy) if isinstance(strategy, (tuple, list)) else (strategy,)
-    for one in several:
-        if not isinstance(one, AbstractStrategy):
-            raise ValueError(
-                f"`strategy` holds a {type(one).__name__}, expected MultiStart, "
-                "Deflation, NoisyRestarts or a tuple of such objects."
-            )
-    return several
 
 
 def _speed(fn, found, is_root):

@@ -34,14 +34,6 @@ class Polish:
         """Residual, speed and Jacobian at `x`, without a step."""
         return self._chunks(_polish_roots, net, x, np.zeros((), np.int32))
 
-    def kinks(self, net, x):
-        """Where the Jacobian jumps, so that it says nothing about stability."""
-        direction = np.random.default_rng(0).standard_normal(x.shape[1])
-        step = 1e-7 * size_of(x)[:, None] * direction / np.linalg.norm(direction)
-        above, below = (self.look(net, x + sign * step)["jac"] for sign in (1, -1))
-        jump = np.abs(above - below).max(axis=(1, 2), initial=0)
-        return jump > 1e-3 * np.abs(above).max(axis=(1, 2), initial=0)
-
     def is_root(self, new):
         eps = np.finfo(np.float64).eps
         size = size_of(new["x"])
@@ -119,6 +111,7 @@ def _nothing(size):
         "gradient": none,
         "jac": square,
         "hessian": square,
+        "kinked": np.zeros(0, bool),
         "num_steps": np.zeros(0, int),
         "verdict": np.zeros(0, int),
     }
@@ -147,6 +140,7 @@ def _polish_roots(problem, scale, x, tol, tol_unique, max_steps):
             "f": jnp.where(jnp.isfinite(f), f, 0),
             "speed": norm(f),
             "newton": newton_length(jac, f, x, fn),
+            "kinked": _is_kink(fn, x),
             "jac": jnp.where(jnp.isfinite(jac), jac, 0),
             "num_steps": num_steps,
             "verdict": verdict,
@@ -180,12 +174,21 @@ def _polish_minima(problem, scale, x, tol, tol_unique, max_steps):
             "f": jnp.where(jnp.isfinite(f), f, 0),
             "speed": norm(f),
             "newton": newton_length(jac, f, x, fn),
+            "kinked": _is_kink(fn, x),
             "gradient": norm(g),
             "jac": jnp.where(jnp.isfinite(jac), jac, 0),
             "hessian": jnp.where(jnp.isfinite(hessian), hessian, 0),
         }
 
     return jax.vmap(one)(problem, scale, x)
+
+
+def _is_kink(fn, x):
+    """Whether the Jacobian jumps at `x`, so that it says nothing about stability."""
+    direction = np.random.default_rng(0).standard_normal(x.size)
+    step = 1e-7 * jnp.maximum(1, norm(x)) * direction / np.linalg.norm(direction)
+    above, below = jax.jacfwd(fn)(x + step), jax.jacfwd(fn)(x - step)
+    return jnp.max(jnp.abs(above - below)) > 1e-3 * jnp.max(jnp.abs(above))
 
 
 def _residual64(problem, scale, x):

@@ -30,6 +30,9 @@ class LMState(eqx.Module):
     - `ratio`: length of the last proposed step over that of the one before; 0 after
         the first step. It stays near 1/2 at a fold, whether there is a root or not.
     - `at_rounding`: whether each component of f is within its rounding.
+    - `precise`: whether the step proposed last solves its equations; only a step of
+        mixed precision may not.
+    - `too_soft`: whether that is so because J is too ill-conditioned for float32.
     """
 
     damping: Float[Array, ""]
@@ -40,6 +43,8 @@ class LMState(eqx.Module):
     slope: Float[Array, ""]
     ratio: Float[Array, ""]
     at_rounding: Bool[Array, ""]
+    precise: Bool[Array, ""]
+    too_soft: Bool[Array, ""]
 
 
 class LevenbergMarquardt(optx.AbstractLeastSquaresSolver):
@@ -52,6 +57,8 @@ class LevenbergMarquardt(optx.AbstractLeastSquaresSolver):
     128 a solve takes a quarter to a fifth of the CPU time of a QR of the stacked
     (2N, N) system (benchmarks/fixed_points.py). Squaring the condition number costs
     steps at ill-conditioned roots, not accuracy: f itself decides when to stop.
+    Searches in float64 factorise in float32 from 96 unknowns on, refine the step in
+    float64, and go on in float64 alone where the refinement does not converge.
 
     Usable in `optimistix.least_squares` and `optimistix.root_find`; the searches of
     this room run many of them side by side.
@@ -80,6 +87,8 @@ class LevenbergMarquardt(optx.AbstractLeastSquaresSolver):
             slope=jnp.inf * one,
             ratio=0 * one,
             at_rounding=jnp.asarray(False),
+            precise=jnp.asarray(True),
+            too_soft=jnp.asarray(False),
         )
 
     def advance(
@@ -88,10 +97,14 @@ class LevenbergMarquardt(optx.AbstractLeastSquaresSolver):
         x: Float[Array, " state"],
         state: LMState,
         log_weight: Callable | None = None,
+        mixed: bool = False,
     ) -> tuple[Float[Array, " state"], LMState]:
         """One damped step of `fn`: vector -> vector; the point moves only downhill.
 
-        With `log_weight`: vector -> scalar the step is one of exp(log_weight) fn.
+        With `log_weight`: vector -> scalar the step is one of exp(log_weight) fn. With
+        `mixed` the normal equations are factorised in float32, at half the cost; their
+        solution is refined once in the dtype of `x`, and `precise` of the state says
+        whether that was enough.
         """
         eps = jnp.finfo(x.dtype).eps
         jac, f = jax.jacfwd(lambda y: (fn(y),) * 2, has_aux=True)(x)
@@ -104,8 +117,15 @@ class LevenbergMarquardt(optx.AbstractLeastSquaresSolver):
             f = jnp.exp(level) * f
         speed = norm(f)
         gradient = jac.T @ f
-        normal = jac.T @ jac
-        largest = jnp.max(jnp.diag(normal))
+        low = jnp.float32 if mixed else x.dtype
+        # In units of the largest element nothing overflows in float32.
+        unit, rows = jnp.ones((), x.dtype), jac
+        if mixed:
+            unit = jnp.max(jnp.abs(jac))
+            unit = jnp.where(unit > 0, unit, 1)
+            rows = (jac / unit).astype(low)
+        normal = rows.T @ rows
+        largest = jnp.max(jnp.diag(normal)).astype(x.dtype) * unit**2
         scale = jnp.maximum(1e-4 * state.scale, largest)
 
         # Speeds that agree to rounding cannot steer the damping; the direction of
@@ -116,13 +136,33 @@ class LevenbergMarquardt(optx.AbstractLeastSquaresSolver):
         ).astype(x.dtype)
 
         mu = damping * jnp.minimum(1, speed) * scale + 4 * eps * largest
-        factor = jax.scipy.linalg.cho_factor(
-            normal + mu * jnp.eye(x.size, dtype=x.dtype)
+        floor = (8 * jnp.finfo(low).eps if mixed else 0) * largest
+        factor, lower = jax.scipy.linalg.cho_factor(
+            normal + ((mu + floor) / unit**2).astype(low) * jnp.eye(x.size, dtype=low)
         )
-        v = -jax.scipy.linalg.cho_solve(factor, gradient)
-        along = lambda y: jax.jvp(fn, (y,), (v,))[1]
-        bend = jac.T @ jax.jvp(along, (x,), (v,))[1]
-        a = -0.5 * jax.scipy.linalg.cho_solve(factor, bend)
+
+        def solve(*columns):
+            b = jnp.stack(columns, axis=1)
+            size = jnp.maximum(jax.vmap(norm)(b.T), jnp.finfo(x.dtype).tiny)
+            y = jax.scipy.linalg.cho_solve(
+                (factor, lower), (b / size[None, :]).astype(low)
+            )
+            return tuple((y.astype(x.dtype) * (size / unit**2)[None, :]).T)
+
+        def second_order(v):
+            along = lambda y: jax.jvp(fn, (y,), (v,))[1]
+            return jac.T @ jax.jvp(along, (x,), (v,))[1]
+
+        precise = jnp.asarray(True)
+        if mixed:
+            (v,) = solve(-gradient)
+            defect = -gradient - jac.T @ (jac @ v) - mu * v
+            more, a = solve(defect, second_order(v))
+            precise = norm(more) <= 0.1 * norm(v)
+            v, a = v + more, -0.5 * a
+        else:
+            v = -jax.scipy.linalg.cho_solve((factor, lower), gradient)
+            a = -0.5 * jax.scipy.linalg.cho_solve((factor, lower), second_order(v))
         # An over-long correction is shortened, a non-finite one dropped.
         ratio = norm(a) / (self.acceleration * norm(v))
         a = jnp.where(jnp.isfinite(ratio), a / jnp.maximum(1, ratio), 0)
@@ -146,6 +186,8 @@ class LevenbergMarquardt(optx.AbstractLeastSquaresSolver):
             norm(gradient) * jnp.maximum(1, norm(x)) / speed**2,
             norm(v) / state.step,
             jnp.all(jnp.abs(trial_f) <= rounding),
+            precise,
+            ~precise & (mu < 4 * floor),
         )
         return jnp.where(accept, trial, x), state
 

@@ -258,11 +258,12 @@ class MultiStart(AbstractStrategy):
 
     **Arguments:**
 
-    - `num_large`: default max(64, a quarter of the given starts).
+    - `num_large`: default 64.
     - `scale`: standard deviation of the large starts, in units of max(1, rms of the
         given starts).
-    - `rounds`: number of rounds of combinations.
-    - `per_round`: starts of a round; default max(64, an eighth of the given starts).
+    - `rounds`: largest number of rounds of combinations. After a round that found
+        nothing new the others are not run; their slots are `lost`, with 0 steps.
+    - `per_round`: starts of a round; default 64. Each takes at most 64 steps.
     - `symmetries`: callables `x -> x` under which the system is equivariant; each is
         applied once to the roots found.
     - `detect_odd`: whether to test for, and close under, x -> -x.
@@ -291,8 +292,8 @@ class MultiStart(AbstractStrategy):
         self.detect_odd = detect_odd
 
     def sizes(self, given: int) -> tuple[int, int, int]:
-        large = max(64, given // 4) if self.num_large is None else self.num_large
-        per_round = max(64, given // 8) if self.per_round is None else self.per_round
+        large = 64 if self.num_large is None else self.num_large
+        per_round = 64 if self.per_round is None else self.per_round
         return large, self.rounds, per_round
 
     def first(self, given, n, key):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ._starts import AbstractStrategy, Seen
+from ._starts import AbstractStrategy, MultiStart, Seen
 
 
 class Deflation(AbstractStrategy):
@@ -180,6 +180,20 @@ class NoisyRestarts(AbstractStrategy):
 
     def log_weight(self, seen):
         return None
+
+
+def as_strategies(strategy: Any) -> tuple[AbstractStrategy, ...]:
+    """One strategy, several, or `None` for the default, as a tuple."""
+    if strategy is None:
+        return (MultiStart(),)
+    several = tuple(strategy) if isinstance(strategy, (tuple, list)) else (strategy,)
+    for one in several:
+        if not isinstance(one, AbstractStrategy):
+            raise ValueError(
+                f"`strategy` holds a {type(one).__name__}, expected MultiStart, "
+                "Deflation, NoisyRestarts or a tuple of such objects."
+            )
+    return several
 
 
 def _pick(points: Array, count: Array, unit: Array) -> Array:
