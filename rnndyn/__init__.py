@@ -17,8 +17,10 @@ if TYPE_CHECKING:
         plots as plots,
         studies as studies,
         tasks as tasks,
+        theory as theory,
         training as training,
     )
+    from ._core._batch import device_mesh as device_mesh, map_members as map_members
     from ._core._system import Map as Map
     from ._core._verdicts import Verdict as Verdict
     from .dynamics import (
@@ -56,9 +58,11 @@ _ROOMS = (
     "plots",
     "studies",
     "tasks",
+    "theory",
     "training",
 )
 _NAMES = {
+    **dict.fromkeys(("device_mesh", "map_members"), "._core._batch"),
     "Map": "._core._system",
     "Verdict": "._core._verdicts",
     **dict.fromkeys(

@@ -287,3 +287,19 @@ def test_bad_input():
         rdd.CloseReturns(dt=-1.0)
     with pytest.raises(ValueError, match="one dtype"):
         rdd.limit_cycle(van_der_pol, jnp.ones(2, jnp.float32), 6.0, jnp.float64(1.0))
+
+
+@pytest.mark.slow
+def test_networks_spread_over_devices():
+    Ws = jnp.stack([oscillating(k, 6) for k in jr.split(jr.key(3), 4)])
+    x0s = jr.normal(jr.key(4), (4, 6))
+    one = lambda W: rdd.limit_cycles(network, x0s, W, max_cycles=2)
+    mapped = lambda Ws: rd.map_members(one, Ws, mesh=rd.device_mesh())
+    spread = eqx.filter_jit(mapped)(Ws)
+    assert len(spread.cycles.period.sharding.device_set) == 2
+    for i, W in enumerate(Ws):
+        alone = one(W)
+        assert np.array_equal(spread.mask[i], alone.mask) and bool(alone.mask[0])
+        np.testing.assert_allclose(
+            spread.cycles.period[i, 0], alone.cycles.period[0], rtol=1e-10
+        )

@@ -13,7 +13,7 @@ from ._cycle_certify import (
 )
 from ._cycle_guess import CloseReturns as CloseReturns
 from ._cycle_search import LimitCycles as LimitCycles, limit_cycles as limit_cycles
-from ._cycles import LimitCycle as LimitCycle, limit_cycle as limit_cycle
+from ._cycles import limit_cycle as limit_cycle
 from ._decide import certify as certify
 from ._fixed_points import fixed_points as fixed_points, slow_points as slow_points
 from ._floquet import Floquet as Floquet, floquet as floquet
@@ -23,6 +23,7 @@ from ._ghosts import (
     ghosts as ghosts,
 )
 from ._late_verdict import verdict_of as verdict_of
+from ._limit_cycle import LimitCycle as LimitCycle
 from ._linear import (
     eigenvalues as eigenvalues,
     jacobian as jacobian,

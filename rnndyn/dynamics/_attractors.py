@@ -120,7 +120,9 @@ def attractors(
     **Returns:** `Attractors`. Not guaranteed: that an attractor with a small basin is
     hit, or that a chaotic transient is not longer than the window. Chaotic attractors
     (tori, circles) are taken for one if their averages and variances agree to within
-    their errors: mirror images are told apart, interleaved ones may not be.
+    their errors: mirror images are told apart, interleaved ones may not be. Attraction
+    itself is tested for points and cycles only: in a system that keeps a volume, or
+    has a neutral family of circles, motion may be called `chaotic` or `torus`.
 
     **Raises:** a `ValueError` for starts of the wrong shape.
     """

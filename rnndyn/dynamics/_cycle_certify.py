@@ -14,7 +14,8 @@ from .._core._batch import in_double
 from .._core._verdicts import Verdict
 from ..flows import DiffraxFlow, ScanFlow
 from ._cycle_search import LimitCycles
-from ._cycles import ADAPT, LimitCycle, default_tol, describe, velocity_of
+from ._cycles import ADAPT, default_tol, describe, velocity_of
+from ._limit_cycle import LimitCycle
 from ._shooting import Mesh, shoot
 
 
@@ -70,6 +71,8 @@ def certify_cycles(found: LimitCycles, *, max_halvings: int = 4) -> LimitCycles:
 
 
 def _certify(cycle, problem, inner, max_halvings):
+    if max_halvings < 1:
+        raise ValueError(f"`max_halvings` = {max_halvings}, expected at least 1.")
     shape = np.shape(cycle.period)
     outer = shape[: len(shape) - len(inner)]
     count = int(np.prod(shape, dtype=int))
@@ -133,7 +136,8 @@ def _settle_steps(problem, mesh: Mesh, period, nodes, shares, logs, max_halvings
         change = np.abs(new["log_multipliers"].real - logs.real)
         new["log_error"] = np.max(change / np.maximum(1, np.abs(logs.real)))
         settled = new["error"] <= DIGITS and new["log_error"] <= LOG_DIGITS
-        if new["verdict"] != Verdict.limit_cycle or settled:
+        tol = default_tol(mesh, np.float64, None)
+        if settled or not new["residual"] <= tol:
             break
         period, nodes, shares, logs = _again(new, mesh)
     if new["verdict"] != Verdict.limit_cycle:

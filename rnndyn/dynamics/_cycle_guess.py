@@ -160,60 +160,52 @@ def _return_to_first(window):
     )
 
 
-def distance_to_orbit(
-    x: Float[Array, " state"],
-    orbit: Float[Array, "nodes state"],
-    spacings: Float[Array, " nodes"],
-    velocities: Float[Array, "nodes state"],
-) -> Float[Array, ""]:
-    """Distance of a point from a closed orbit (nodes not repeated, each followed by
-    its spacing in time), by a cubic through the two nodes at either side of the
-    nearest one."""
-    k = jnp.argmin(jnp.linalg.norm(orbit - x[None], axis=1))
-    pieces = [(k - 1) % orbit.shape[0], k]
-    return jnp.minimum(*(_to_piece(x, orbit, velocities, spacings, j) for j in pieces))
-
-
-def _to_piece(x, orbit, velocities, spacings, j):
-    following = (j + 1) % orbit.shape[0]
-    a, b = orbit[j], orbit[following]
-    va, vb = spacings[j] * velocities[j], spacings[j] * velocities[following]
-
-    def cubic(s):
-        s2, s3 = s * s, s * s * s
-        return (
-            (2 * s3 - 3 * s2 + 1) * a
-            + (s3 - 2 * s2 + s) * va
-            + (3 * s2 - 2 * s3) * b
-            + (s3 - s2) * vb
-        )
-
-    def closer(_, s):
-        point, tangent = jax.jvp(cubic, (s,), (jnp.ones_like(s),))
-        step = jnp.vdot(tangent, x - point) / jnp.maximum(
-            jnp.vdot(tangent, tangent), 1e-300
-        )
-        return jnp.clip(s + step, 0.0, 1.0)
-
-    s = lax.fori_loop(0, 6, closer, jnp.asarray(0.5, x.dtype))
-    return norm(cubic(s) - x)
-
-
 def same_orbit(
     x: Float[Array, " state"],
     period: Any,
     orbit: Float[Array, "nodes state"],
-    velocities: Float[Array, "nodes state"],
     spacings: Float[Array, " nodes"],
     *,
+    advance: Any,
+    roughly: Any,
+    velocity: Any,
     tol: Any,
     multiples: bool = False,
 ) -> Bool[Array, ""]:
-    """Whether a cycle through `x` is the given orbit: a point of it on the orbit, and
-    the same period (or, with `multiples`, a multiple), both to `tol`."""
+    """Whether a cycle through `x` is the given orbit (nodes not repeated, each followed
+    by its spacing in time): a point of it on the orbit to `tol` times the extent, and
+    the same period to `tol` (with `multiples`, a multiple of it to 1 %). `advance`
+    integrates over a time, `roughly` the same at less cost."""
     ratio = period / jnp.sum(spacings)
     turns = jnp.maximum(1, jnp.round(ratio)) if multiples else 1.0
+    close = 1e-2 if multiples else tol
     mean = jnp.mean(orbit, axis=0, keepdims=True)
     extent = jnp.max(jnp.linalg.norm(orbit - mean, axis=1))
-    near = distance_to_orbit(x, orbit, spacings, velocities) <= tol * extent
-    return near & (jnp.abs(ratio - turns) <= tol * turns)
+
+    # Along the orbit from the nodes, either way, by integration: between the nodes of
+    # a spike no interpolation is good enough, and the nearest node may belong to
+    # another turn.
+    def closest(k, shift, advance, iterations):
+        def closer(_, carry):
+            shift, _ = carry
+            point = advance(orbit[k], shift)
+            speed = velocity(point)
+            step = jnp.vdot(speed, x - point) / jnp.maximum(
+                jnp.vdot(speed, speed), jnp.finfo(x.dtype).tiny
+            )
+            shift = jnp.clip(shift + step, -spacings[k - 1], spacings[k])
+            return shift, norm(point - x)
+
+        start = (shift, jnp.asarray(jnp.inf, x.dtype))
+        return lax.fori_loop(0, iterations, closer, start)
+
+    zero = jnp.zeros((), x.dtype)
+    shifts, distances = jax.vmap(lambda k: closest(k, zero, roughly, 6))(
+        jnp.arange(orbit.shape[0])
+    )
+    k = jnp.argmin(jnp.where(jnp.isfinite(distances), distances, jnp.inf))
+    distance = distances[k]
+    if advance is not roughly:
+        distance = closest(k, shifts[k], advance, 4)[1]
+    near = distance <= tol * extent
+    return near & (jnp.abs(ratio - turns) <= close * turns)

@@ -17,7 +17,6 @@ from ..flows import RK4, AbstractFlow, ScanFlow
 from ._cycle_guess import CloseReturns, same_orbit
 from ._cycles import (
     ADAPT,
-    LimitCycle,
     as_arrays,
     default_tol,
     describe,
@@ -25,6 +24,7 @@ from ._cycles import (
     make_mesh,
     velocity_of,
 )
+from ._limit_cycle import LimitCycle
 from ._points import Frozen, Values
 from ._shooting import Mesh, shoot
 
@@ -40,8 +40,7 @@ class LimitCycles(Result):
         `constant` (it settled on, or the search collapsed to, a fixed point),
         `diverged`, or `undetermined` (no close return, or no convergence).
     - `index` `(starts, guesses)`: the cycle that the guess led to, -1 if none. A guess
-        that lies on a cycle already found (to its own miss, at least 1e-3 of the
-        extent) is not run again.
+        that lies on a cycle already found (to 1e-4 of its extent) is not run again.
     - `x_guess`, `period_guess`, `miss`: the guesses; `miss` is the distance of the
         close return relative to the extent of the record.
     - `overflow`: more cycles than `max_cycles` were met; some were dropped.
@@ -102,9 +101,9 @@ def limit_cycles(
     Guesses come from close returns of the runs from the starts. They are tried from
     the closest to the loosest by shooting at low cost; guesses on an orbit already
     found are not run. Every distinct orbit is then refined and its multipliers
-    computed as by `limit_cycle`. Pure: works under `jit`, `vmap` over networks (all
-    networks then run as many searches as the busiest; on a CPU
-    `rnndyn`'s `map_members` is faster) and `grad`.
+    computed as by `limit_cycle`. Pure: works under `jit`, `vmap` and `grad`. Under
+    `vmap` all networks run as many searches as the busiest; on a CPU
+    `rnndyn.map_members` is faster, and its memory is that of one network.
 
     ```python
     found = rd.dynamics.limit_cycles(van_der_pol, jax.random.normal(key, (8, 2)))
@@ -121,7 +120,8 @@ def limit_cycles(
     - `flow`, `segments`, `tol`, `floquet_segments`: as in `limit_cycle`; the first,
         cheap search uses RK4 with 4 steps a piece (or `flow`).
     - `tol_unique`: cycles that agree in period and position to this, relative to
-        period and extent, are one. Default 1e-5 in float64, 1e-2 in float32.
+        period and extent, are one. Default 1e-5 in float64, 1e-2 in float32. The cheap
+        search merges at 1e-4 (1e-2): closer pairs need guesses of their own.
     - `max_steps`: orbit integrations for each guess.
     - `max_cycles`: entries of the result.
     - `period_bounds`: of all periods. Default: from 2 `dt` of the strategy to its
@@ -166,7 +166,6 @@ class _Table(eqx.Module):
     nodes: Float[Array, "cycles segment state"]
     period: Float[Array, " cycles"]
     states: Float[Array, "cycles node state"]
-    velocities: Float[Array, "cycles node state"]
     count: Int[Array, ""]
 
 
@@ -200,6 +199,10 @@ def _search(
         return lax.scan(advance, x, None, length=mesh.segments)[1]
 
     equal = jnp.full(mesh.size, 1 / mesh.size, dtype)
+    # Orbits of the cheap search agree to its own error only.
+    near = 1e-4 if double else 1e-2
+    roughly = lambda x, duration: coarse.through(frozen, x, duration)
+    moving_on = {"advance": roughly, "roughly": roughly, "velocity": frozen}
 
     def search(carry):
         open_, verdict, index, table, overflow = carry
@@ -223,8 +226,8 @@ def _search(
 
         def known(c):
             return same_orbit(
-                states[0], shot.period, table.states[c], table.velocities[c],
-                equal * table.period[c], tol=1e-3,
+                states[0], shot.period, table.states[c], equal * table.period[c],
+                tol=near, **moving_on,
             )  # fmt: skip
 
         entries = jnp.arange(max_cycles)
@@ -235,12 +238,10 @@ def _search(
         full = good & ~is_known & (table.count >= max_cycles)
         add = good & ~is_known & ~full
         row = jnp.where(add, table.count, max_cycles)  # out of bounds: dropped
-        velocities = jax.vmap(frozen)(states)
         table = _Table(
             table.nodes.at[row].set(shot.nodes, mode="drop"),
             table.period.at[row].set(shot.period, mode="drop"),
             table.states.at[row].set(states, mode="drop"),
-            table.velocities.at[row].set(velocities, mode="drop"),
             table.count + add.astype(jnp.int32),
         )
         listed = good & ~full
@@ -250,13 +251,13 @@ def _search(
         verdict = verdict.at[s].set(outcome.astype(jnp.int32))
         open_ = open_.at[s].set(False)
 
-        def on_it(x, period, miss):
+        def on_it(x, period):
             return same_orbit(
-                x, period, states, velocities, equal * shot.period,
-                tol=jnp.clip(3 * miss, 1e-3, 2e-2), multiples=True,
+                x, period, states, equal * shot.period, tol=near, multiples=True,
+                **moving_on,
             )  # fmt: skip
 
-        on = jax.vmap(on_it)(flat.x, flat.period, flat.miss) & open_ & listed
+        on = jax.vmap(on_it)(flat.x, flat.period) & open_ & listed
         index = jnp.where(on, where, index)
         verdict = jnp.where(on, int(Verdict.limit_cycle), verdict)
         return open_ & ~on, verdict, index, table, overflow | full
@@ -268,7 +269,6 @@ def _search(
     table = _Table(
         jnp.zeros((max_cycles, mesh.segments, size), dtype),
         jnp.ones(max_cycles, dtype),
-        jnp.zeros(shape, dtype),
         jnp.zeros(shape, dtype),
         jnp.zeros((), jnp.int32),
     )
@@ -296,7 +296,8 @@ def _search(
     one = lambda c: lax.cond(c < table.count, refine, lambda _: blank, c)
     fields = lax.map(one, jnp.arange(max_cycles))
     cycles = LimitCycle(**fields, problem=Frozen(f, args), mesh=mesh)
-    mask, first = _distinct(cycles, frozen, tol_unique)
+    precisely = lambda x, duration: mesh.through(frozen, x, duration)
+    mask, first = _distinct(cycles, moving_on | {"advance": precisely}, tol_unique)
     last = jnp.where(index >= 0, first[index], -1)
     ended = jnp.where(index >= 0, cycles.verdict[index], verdict)
     last = jnp.where(ended == Verdict.limit_cycle, last, -1)
@@ -313,17 +314,16 @@ def _search(
     )
 
 
-def _distinct(cycles, velocity, tol):
+def _distinct(cycles, moving_on, tol):
     """Which refined cycles are the first of their kind, and for each the first."""
     frozen = freeze((cycles.x0, cycles.period, cycles.orbit[:, :-1], cycles.times))
     x0, period, orbits, times = frozen
     spacings = jnp.diff(times, axis=1)
-    velocities = jax.vmap(jax.vmap(velocity))(orbits)
     num = period.shape[0]
 
     def one(i):
         compare = lambda j: same_orbit(
-            x0[i], period[i], orbits[j], velocities[j], spacings[j], tol=tol
+            x0[i], period[i], orbits[j], spacings[j], tol=tol, **moving_on
         )
         return jax.vmap(compare)(jnp.arange(num))
 

@@ -9,143 +9,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Complex, Float, Int, PyTree
+from jaxtyping import Array, Float, PyTree
 
-from .._core._export import Result
+from .._core._checks import is_concrete
 from .._core._masks import norm
 from .._core._system import Map
 from .._core._verdicts import Verdict
 from ..flows import AbstractFlow, DiffraxFlow, Dopri8, ScanFlow
 from ._floquet import Floquet, floquet
-from ._points import Frozen, Values
+from ._limit_cycle import LimitCycle
+from ._points import Frozen
 from ._shooting import Mesh, Shot, attach_orbit, shoot
-
-
-class LimitCycle(Result):
-    """A periodic orbit of a flow, or the place where the search for one ended.
-
-    `x0`, `period`, `orbit` and `log_multipliers` are differentiable by the implicit
-    function theorem, in both modes, in whatever `f` and `args` depend on.
-
-    **Attributes:**
-
-    - `x0`: a point on the orbit, shape `(state,)`; `period`: in the time unit of the
-        flow.
-    - `orbit`: shape `(nodes, state)`, at `times` `(nodes,)` from 0 to the period;
-        first point = last. Equally spaced unless some stretch is much stiffer than
-        the rest, which then gets more nodes.
-    - `log_multipliers`: complex logarithms of the Floquet multipliers, shape
-        `(state,)`, real part descending.
-    - `trivial`: which of them is the one along the flow, whose logarithm should be 0.
-    - `accuracy`: |its logarithm|: the error that the other logarithms can be trusted
-        to. `defect`: see `Floquet`.
-    - `phase_response`: infinitesimal phase response along the orbit, `(nodes, state)`:
-        time by which the oscillation is advanced per unit of displacement of each
-        state (the adjoint Floquet vector Z with Z . f = 1). No derivative.
-    - `residual`: largest gap between the end of a segment and the next one's start,
-        relative to max(1, |x|).
-    - `error`, `log_error`: relative changes, when the step is halved, of the period
-        and of the logarithms (of these relative to max(1, |ln m|), the largest), from
-        `certify`; NaN before. A small residual says that the orbit closes, not that
-        the steps were short enough: only these and `accuracy` say so.
-    - `extent`: largest distance of the orbit from its mean.
-    - `verdict`: `limit_cycle`; `constant` if the orbit has shrunk to a point;
-        `diverged`; `undetermined` if the residual is above `tol` or the trivial
-        multiplier is off by more than its root.
-    - `stability`: -1 stable, 1 unstable, 0 undecided; `margin`: the largest real part
-        of the other logarithms.
-    - `num_steps`: how many times the orbit was integrated.
-    """
-
-    x0: Float[Values, "*batch state"]
-    period: Float[Values, "*batch"]
-    orbit: Float[Values, "*batch nodes state"]
-    times: Float[Values, "*batch nodes"]
-    log_multipliers: Complex[Values, "*batch state"]
-    trivial: Int[Values, "*batch"]
-    accuracy: Float[Values, "*batch"]
-    defect: Float[Values, "*batch"]
-    phase_response: Float[Values, "*batch nodes state"]
-    residual: Float[Values, "*batch"]
-    error: Float[Values, "*batch"]
-    log_error: Float[Values, "*batch"]
-    extent: Float[Values, "*batch"]
-    verdict: Int[Values, "*batch"]
-    stability: Int[Values, "*batch"]
-    margin: Float[Values, "*batch"]
-    num_steps: Int[Values, "*batch"]
-    problem: Frozen
-    mesh: Mesh
-    kind: str = eqx.field(static=True, default="flow")
-
-    @property
-    def multipliers(self) -> Complex[Values, "*batch state"]:
-        """The Floquet multipliers; may underflow where their logarithms do not."""
-        logs = self.log_multipliers
-        return np.exp(logs) if isinstance(logs, np.ndarray) else jnp.exp(logs)
-
-    @property
-    def mask(self) -> Bool[Values, "*batch"]:
-        """Whether a limit cycle was found."""
-        found = self.verdict == Verdict.limit_cycle
-        return np.asarray(found) if isinstance(found, np.bool_) else found
-
-    def check(self) -> "LimitCycle":
-        """Itself, or a `ValueError` if no cycle was found. Host level."""
-        if not bool(np.all(np.asarray(self.mask))):
-            verdict = Verdict(int(np.min(np.asarray(self.verdict))))
-            residual = float(np.max(np.asarray(self.residual)))
-            raise ValueError(
-                f"the search ended as {verdict.name!r} with residual {residual:.1e}. "
-                f"{verdict.advice} Try another start or period, or more `segments`."
-            )
-        return self
-
-    def at(self, time: Any) -> Float[Array, " state"]:
-        """The state `time` after `x0` (any sign), by integration from the nearest
-        earlier node. Not batched: use `jax.vmap`."""
-        time = jnp.asarray(time, self.orbit.dtype)
-        time = time - lax.stop_gradient(jnp.floor(time / self.period)) * self.period
-        k = jnp.searchsorted(jnp.asarray(self.times), time, side="right") - 1
-        k = jnp.clip(k, 0, self.orbit.shape[0] - 2)
-        return self._from_node(k, time - self.times[k])
-
-    def extrema(
-        self, observable: Callable
-    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """Smallest and largest value of `observable(x) -> number` on the orbit.
-
-        Refined between the nodes by Newton's method on its rate of change, and
-        differentiable (envelope theorem). The amplitude of unit i is
-        `cycle.extrema(lambda x: x[i])[1]`. Not batched: use `jax.vmap`. Extrema
-        narrower than the spacing of the nodes can be missed.
-        """
-        values = jax.vmap(observable)(self.orbit[:-1])
-        ends = jnp.stack([jnp.argmin(values), jnp.argmax(values)])
-        low, high = jax.vmap(lambda k: self._extremum(observable, k))(ends)
-        return low, high
-
-    def _extremum(self, observable, k):
-        system, args = self.problem.thaw()
-        velocity = lambda x: system(jnp.zeros((), x.dtype), x, args)
-        rate = lambda x: jax.jvp(observable, (x,), (velocity(x),))[1]
-        spacings = jnp.diff(jnp.asarray(self.times))
-        spacing = jnp.maximum(spacings[k], jnp.roll(spacings, 1)[k])
-
-        def newton(_, shift):
-            x = self._from_node(k, shift)
-            value, bend = jax.jvp(rate, (x,), (velocity(x),))
-            step = value / jnp.where(bend == 0, 1, bend)
-            return jnp.clip(shift - step, -spacing, spacing)
-
-        zero = jnp.zeros((), self.orbit.dtype)
-        shift = lax.fori_loop(0, 8, newton, zero)
-        return observable(self._from_node(k, lax.stop_gradient(shift)))
-
-    def _from_node(self, k, duration):
-        system, args = self.problem.thaw()
-        velocity = lambda x: system(jnp.zeros((), x.dtype), x, args)
-        return self.mesh.through(velocity, jnp.asarray(self.orbit)[k], duration)
 
 
 def limit_cycle(
@@ -195,7 +69,7 @@ def limit_cycle(
     - `period_bounds`: the search stays between these; default a thousandth to a
         hundred times `period`.
     - `reduce_period`: look for a shorter period (1/2, 1/3, 1/5 and products of them)
-        where the guess was a multiple of it.
+        where the guess was a multiple of it. Other multiples, such as 7, are kept.
     - `floquet_segments`: pieces over which the multipliers are accumulated, rounded
         up to a multiple of `segments`; the result does not depend on it as long as
         each piece is short.
@@ -213,11 +87,19 @@ def limit_cycle(
             "maps are invariant circles or k-cycles: see k_cycles and invariant_circle."
         )
     x0 = jnp.asarray(x0)
-    if x0.ndim not in (1, 2) or not jnp.issubdtype(x0.dtype, jnp.floating):
+    if x0.ndim not in (1, 2) or x0.dtype not in (jnp.float32, jnp.float64):
         raise ValueError(
             f"`x0` has shape {x0.shape} and dtype {x0.dtype}, expected floats of shape "
-            "(state,) or (segments, state)."
+            "(state,) or (segments, state), in 32 or 64 bits."
         )
+    if max_steps < 1:
+        raise ValueError(f"`max_steps` = {max_steps}, expected at least 1.")
+    if is_concrete(period) and not np.all(np.asarray(period, float) > 0):
+        raise ValueError(f"`period` = {period}, expected a guess > 0.")
+    if period_bounds is not None and all(map(is_concrete, period_bounds)):
+        low, high = (float(b) for b in period_bounds)
+        if not low < high:
+            raise ValueError(f"`period_bounds` = {period_bounds}, expected low < high.")
     if x0.ndim == 2 and x0.shape[0] != segments:
         raise ValueError(
             f"`x0` has {x0.shape[0]} rows, expected {segments}, one a segment. Pass "
@@ -341,48 +223,51 @@ def describe(mesh: Mesh, velocity: Callable, shot: Shot, tol: float) -> dict[str
     trivial = _trivial(spectrum.vectors[0], speeds[0])
     others = jnp.where(jnp.arange(size) == trivial, -jnp.inf, logs.real)
     margin = jnp.max(others)
-    mean = jnp.mean(orbit, axis=0, keepdims=True)
+    shares = shot.orbit.shares.reshape(-1, 1)
+    mean = jnp.sum(shares * orbit, axis=0, keepdims=True) / jnp.sum(shares)
     extent = sg(jnp.max(jnp.linalg.norm(orbit - mean, axis=1)))
-    accuracy = sg(jnp.abs(logs[trivial]))
+    drift = sg(jnp.abs(logs[trivial]))
+    accuracy = jnp.maximum(drift, spectrum.uncertainty)
+    double = dtype == jnp.float64
+    neutral = 1e-6 if double else 1e-3
+    nearest = jnp.where(jnp.arange(size) == trivial, jnp.inf, jnp.abs(logs))
+    isolated = sg(jnp.min(nearest)) > neutral
     response = _phase_response(spectrum, trivial, speeds)
     closed = jnp.concatenate([orbit, orbit[:1]])
     times = jnp.cumsum(shot.orbit.shares.ravel()) * shot.period
     times = jnp.concatenate([jnp.zeros(1, dtype), times])
-    finite = jnp.all(jnp.isfinite(shot.residual)) & jnp.all(jnp.isfinite(orbit))
+    finite = jnp.isfinite(shot.residual) & jnp.all(jnp.isfinite(orbit))
+    solved = (shot.residual <= tol) & (shot.period > 0)
+    resolved = shot.step <= (1e-6 if double else 1e-2)
     flat = extent < 1e-6 * jnp.maximum(1, norm(orbit[0]))
+    known = (drift <= jnp.sqrt(tol)) & isolated
     verdict = jnp.select(
-        [
-            ~finite,
-            shot.residual > tol,
-            flat | (shot.period <= 0),
-            ~(accuracy <= jnp.sqrt(tol)),
-        ],
-        [
-            Verdict.diverged,
-            Verdict.undetermined,
-            Verdict.constant,
-            Verdict.undetermined,
-        ],
-        Verdict.limit_cycle,
+        [~finite, solved & resolved & known, solved & flat & ~resolved],
+        [Verdict.diverged, Verdict.limit_cycle, Verdict.constant],
+        Verdict.undetermined,
     ).astype(jnp.int32)
-    decided = (verdict == Verdict.limit_cycle) & (jnp.abs(margin) > 10 * accuracy)
+    clear = jnp.abs(margin) > jnp.maximum(10 * accuracy, neutral)
+    decided = (verdict == Verdict.limit_cycle) & clear
+    # Where the orbit is one of a family it has no derivative.
+    keep = lambda a: jnp.where(isolated, a, sg(a))
     return dict(
-        x0=orbit[0],
-        period=shot.period,
-        orbit=closed,
-        times=times,
-        log_multipliers=logs,
+        x0=keep(orbit[0]),
+        period=keep(shot.period),
+        orbit=keep(closed),
+        times=keep(times),
+        log_multipliers=keep(logs),
         trivial=trivial,
         accuracy=accuracy,
         defect=spectrum.defect,
         phase_response=sg(jnp.concatenate([response, response[:1]])),
         residual=shot.residual,
+        step=shot.step,
         error=jnp.full((), jnp.nan, dtype),
         log_error=jnp.full((), jnp.nan, dtype),
         extent=extent,
         verdict=verdict,
         stability=jnp.where(decided, jnp.sign(sg(margin)), 0).astype(jnp.int32),
-        margin=margin,
+        margin=keep(margin),
         num_steps=shot.num_steps,
     )
 

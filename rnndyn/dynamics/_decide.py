@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 from ._certify import certify as certify_points
 from ._cycle_certify import certify_cycle, certify_cycles
 from ._cycle_search import LimitCycles
-from ._cycles import LimitCycle
+from ._limit_cycle import LimitCycle
 from ._points import FixedPoints
 
 

@@ -1,10 +1,10 @@
 """Floquet multipliers in the log domain, from the Jacobians of short segments."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Complex, Float
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Complex, Float, Int
 
 from .._core._export import Result
 
@@ -16,14 +16,22 @@ class Floquet(Result):
         differentiable in the segments' Jacobians wherever the multiplier is simple.
     - `vectors` `(segment, state, state)`: columns are the Floquet vectors at the start
         of each segment; rows of `inverse` are the adjoint ones.
-    - `defect`: how far the vectors are from being mapped onto themselves; large where
-        multipliers are defective or more than two share their modulus.
+    - `uncertainty`: estimated error of the logarithms from rounding: of the
+        eigenvalues of the blocks that the iteration does not separate, and of their
+        sum against the determinant. 1e-4 where multipliers are defective (vectors and
+        derivatives then mean nothing).
+    - `defect`: how far the vectors are from being mapped onto themselves.
     """
 
     log_multipliers: Complex[Array, " state"]
     vectors: Complex[Array, "segment state state"]
     inverse: Complex[Array, "segment state state"]
+    uncertainty: Float[Array, ""]
     defect: Float[Array, ""]
+
+
+ROUNDS = 12
+"""Largest number of rounds of `cycles` iterations each."""
 
 
 def floquet(
@@ -31,25 +39,31 @@ def floquet(
 ) -> Floquet:
     """Eigenvalues of the product of the segments' Jacobians, never formed.
 
-    Subspace iteration by QR around the orbit gives the invariant flag; a backward
-    iteration with the triangular factors turns it into Floquet vectors. Each logarithm
-    is then a sum over segments, so multipliers may span any range, and their
-    derivative is that of the simple eigenvalue.
+    Subspace iteration by QR around the orbit gives the flag of invariant subspaces.
+    Where it does not separate neighbours (complex pairs, equal or close moduli), the
+    product restricted to their block, divided by its mean growth, goes to a dense
+    eigensolver; the iteration goes on until no block spans more than a factor e^10. A
+    backward iteration turns the flag into Floquet vectors. Multipliers may thus span
+    any range, and their derivative is that of the simple eigenvalue.
+
+    ```python
+    spectrum = floquet(jacobians)  # of 40 short pieces of an orbit
+    spectrum.log_multipliers, spectrum.uncertainty
+    ```
 
     **Arguments:**
 
     - `jacobians`: `A_1 .. A_K` in the order of time; each should be well conditioned
-        (short segments).
-    - `cycles`: rounds of the iteration. Multipliers whose moduli differ by less than a
-        factor `exp(30 / cycles)` are separated as pairs; more than two of them only
-        to first order in the difference.
+        (short segments) and regular.
+    - `cycles`: iterations a round.
 
     **Reference:** Ginelli et al. 2007, doi:10.1103/PhysRevLett.99.130601; Lust 2001,
     doi:10.1142/S0218127401003486.
     """
-    frozen = jax.lax.stop_gradient(jacobians)
-    q, block, triangular = _flag(frozen, cycles)
-    vectors = _vectors(q, block, triangular, cycles)
+    frozen = lax.stop_gradient(jacobians)
+    q, closing, triangular, block, sweeps = _flag(frozen, cycles)
+    eigen, values, uncertainty = _block_eigen(closing, triangular, block)
+    vectors = _vectors(q, closing, triangular, block, eigen, sweeps)
     inverse = jnp.linalg.inv(vectors)
     following = jnp.roll(inverse, -1, axis=0)
     # Row j of V^-1 and column j of V at both ends of a segment give its stretch.
@@ -58,29 +72,31 @@ def floquet(
     )
     pushed = following @ (frozen.astype(vectors.dtype) @ vectors)
     off = pushed - jax.vmap(jnp.diag)(jax.vmap(jnp.diag)(pushed))
-    size = jnp.abs(jax.lax.stop_gradient(stretch))
+    size = jnp.abs(lax.stop_gradient(stretch))
     defect = jnp.max(jnp.abs(off) / jnp.maximum(size[:, :, None], size[:, None, :]))
-    logs = jnp.sum(jnp.log(stretch), axis=0)
-    logs = logs.real + 1j * _principal(logs.imag)
-    order = jnp.lexsort((-jax.lax.stop_gradient(logs.imag), -logs.real))
+    # The values are those of the blocks; the stretches carry the derivatives.
+    sums = jnp.sum(jnp.log(stretch), axis=0)
+    change = sums - lax.stop_gradient(sums)
+    logs = values + jnp.where(jnp.isfinite(sums), change, 0)
+    order = jnp.lexsort((-values.imag, -values.real))
     return Floquet(
         logs[order],
         vectors[:, :, order],
         inverse[:, order, :],
-        jax.lax.stop_gradient(defect),
+        uncertainty,
+        lax.stop_gradient(defect),
     )
-
-
-def _principal(angle):
-    turns = jax.lax.stop_gradient(jnp.round(angle / (2 * jnp.pi)))
-    return angle - 2 * jnp.pi * turns
 
 
 def _flag(jacobians, cycles):
     """Orthonormal bases at the starts of the segments that the product leaves
-    invariant, the rotation that closes the orbit, and the triangular factors."""
+    invariant, the rotation that closes the orbit, the triangular factors, the block of
+    every direction, and the iterations made."""
     size = jacobians.shape[-1]
+    dtype = jacobians.dtype
+    eps = jnp.finfo(dtype).eps
     start = jnp.linalg.qr(jax.random.normal(jax.random.key(0), (size, size)))[0]
+    widest = 10.0 if eps < 1e-12 else 3.0
 
     def segment(q, a):
         after, r = jnp.linalg.qr(a @ q)
@@ -88,51 +104,110 @@ def _flag(jacobians, cycles):
         sign = jnp.where(jnp.diag(r) < 0, -1.0, 1.0).astype(r.dtype)
         return after * sign[None, :], (q, r * sign[:, None])
 
-    # The last round is kept; one loop for all rounds halves the compilation.
     def cycle(_, carry):
-        return jax.lax.scan(segment, carry[0], jacobians)
+        return lax.scan(segment, carry[0], jacobians)
+
+    def one_round(carry):
+        q, kept, _, count = carry
+        # The last sweep is kept; one loop for all of them halves the compilation.
+        last, (q, r) = lax.fori_loop(0, cycles, cycle, (q, kept))
+        block, span = _blocks(q[0].T @ last, r, eps**0.62)
+        return last, (q, r), (block, span), count + 1
+
+    def going(carry):
+        _, _, (_, span), count = carry
+        return (span > widest) & (count < ROUNDS)
 
     zeros = jnp.zeros_like(jacobians)
-    carry = (start.astype(jacobians.dtype), (zeros, zeros))
-    last, (q, triangular) = jax.lax.fori_loop(0, cycles + 1, cycle, carry)
-    return q, q[0].T @ last, triangular
+    nothing = (jnp.zeros(size, jnp.int32), jnp.asarray(jnp.inf, dtype))
+    carry = (start.astype(dtype), (zeros, zeros), nothing, jnp.zeros((), jnp.int32))
+    last, (q, r), (block, _), count = lax.while_loop(going, one_round, carry)
+    return q, q[0].T @ last, r, block, count * cycles
 
 
-def _vectors(q, block, triangular, cycles):
-    """Floquet vectors: eigenvectors of (closing rotation) x (triangular product)."""
-    kind = jnp.result_type(q.dtype, jnp.complex64)
-    size = q.shape[-1]
-    upper, half = _normalised_blocks(triangular)
-    # A pair is two directions that QR does not separate: complex, or of close moduli.
-    # Of two overlapping pairs the better closed one is taken for separated.
-    coupling = jnp.abs(jnp.diag(block, -1))
-    before = jnp.concatenate([jnp.zeros(1, q.dtype), coupling[:-1]])[: size - 1]
-    after = jnp.concatenate([coupling[1:], jnp.zeros(1, q.dtype)])[: size - 1]
-    is_pair = (coupling > 1e-7) & (coupling >= before) & (coupling > after)
-    none = jnp.zeros(1, bool)
-    second, first = jnp.concatenate([none, is_pair]), jnp.concatenate([is_pair, none])
-    # The closing rotation, with everything but its blocks removed: leaks below the
-    # diagonal would be amplified by the ratio of the multipliers.
-    index = jnp.arange(size)
-    partner = jnp.where(first, index + 1, jnp.where(second, index - 1, index))
-    same = (index[:, None] == index[None, :]) | (partner[:, None] == index[None, :])
-    alone = jnp.sign(jnp.diag(block))
-    closing = jnp.where(same, block, 0)
-    closing = jnp.where(
-        jnp.eye(size, dtype=bool) & ~(first | second)[:, None], alone[:, None], closing
+def _blocks(
+    closing: Float[Array, "state state"], triangular, tol
+) -> tuple[Int[Array, " state"], Float[Array, ""]]:
+    """Directions that the closing rotation still mixes share a block; and the largest
+    range of growth (logarithm) within one."""
+    size = closing.shape[0]
+    below = lax.cummax(jnp.abs(closing), axis=1)
+    below = lax.cummax(below, axis=0, reverse=True)
+    cut = jnp.diag(below, -1) <= tol
+    block = jnp.concatenate([jnp.zeros(1, bool), cut]).cumsum(dtype=jnp.int32)
+    growth = jnp.sum(jnp.log(jax.vmap(jnp.diag)(triangular)), axis=0)
+    same = block[:, None] == block[None, :]
+    lowest = jnp.min(jnp.where(same, growth[None, :], jnp.inf), axis=1)
+    span = jnp.max(growth - lowest) if size > 1 else jnp.zeros((), growth.dtype)
+    # Rounding or NaN: more rounds would not help.
+    return block, jnp.where(jnp.isfinite(span), span, 0)
+
+
+def _block_eigen(closing, triangular, block):
+    """Eigenvectors of the product within its blocks (columns, in the order of the
+    blocks), logarithms of its eigenvalues, and their uncertainty."""
+    dtype = closing.dtype
+    eps = jnp.finfo(dtype).eps
+    same = block[:, None] == block[None, :]
+    share = same / jnp.sum(same, axis=1, keepdims=True).astype(dtype)
+    logs = jnp.log(jax.vmap(jnp.diag)(triangular))
+    means = logs @ share.T
+
+    def multiply(product, step):
+        r, mean = step
+        return (jnp.where(same, r, 0) * jnp.exp(-mean)[:, None]) @ product, None
+
+    eye = jnp.eye(closing.shape[0], dtype=dtype)
+    product, _ = lax.scan(multiply, eye, (triangular, means))
+    matrix = _closed(closing, same) @ product
+    values, vectors = _eig(jnp.where(jnp.isfinite(matrix), matrix, 0))
+    # Blocks do not couple, so each vector lives in one of them.
+    home = block[jnp.argmax(jnp.abs(vectors), axis=0)]
+    order = jnp.argsort(home, stable=True)
+    values, vectors = values[order], jnp.where(same, vectors[:, order], 0)
+    total = jnp.log(values) + jnp.sum(means, axis=0)
+    total = total.real + 1j * jnp.angle(values)
+    # First-order errors of the eigenvalues, and of their product.
+    adjoint = jnp.linalg.norm(jnp.linalg.inv(vectors), axis=1)
+    scale = jnp.max(jnp.where(same, jnp.abs(matrix), 0), axis=1)
+    error = 10 * eps * scale * adjoint / jnp.abs(values)
+    error = jnp.where(error <= 1e-4, error, 1e-4)  # also NaN
+    mismatch = jnp.abs(jnp.sum(total.real) - jnp.sum(logs))
+    finite = jnp.all(jnp.isfinite(matrix)) & jnp.all(jnp.isfinite(total))
+    total = jnp.where(finite, total, jnp.nan)
+    return vectors, total, jnp.where(finite, jnp.max(error) + mismatch, jnp.inf)
+
+
+def _closed(closing, same: Bool[Array, "state state"]):
+    """The closing rotation without what leaks between blocks, which the ratio of the
+    multipliers would amplify."""
+    alone = jnp.sum(same, axis=1) == 1
+    signs = jnp.diag(jnp.sign(jnp.diag(closing)))
+    return jnp.where(same, jnp.where(alone[:, None], signs, closing), 0)
+
+
+def _eig(matrix):
+    if jax.default_backend() in ("cpu", "gpu"):
+        return jnp.linalg.eig(matrix)
+    kind = jnp.result_type(matrix.dtype, jnp.complex64)
+    shapes = (
+        jax.ShapeDtypeStruct(matrix.shape[:1], kind),
+        jax.ShapeDtypeStruct(matrix.shape, kind),
     )
-    eigen = jnp.eye(size, dtype=q.dtype).astype(kind)
-    for_pair = jax.vmap(lambda j: _pair(closing, upper, half, j, kind))
-    if size > 1:
-        pairs = for_pair(jnp.arange(size - 1))
 
-        def place(j, eigen):
-            old = jax.lax.dynamic_slice(eigen, (j, j), (2, 2))
-            new = jnp.where(is_pair[j], pairs[j], old)
-            return jax.lax.dynamic_update_slice(eigen, new, (j, j))
+    def on_host(a):
+        return tuple(np.asarray(v, kind) for v in np.linalg.eig(np.asarray(a)))
 
-        eigen = jax.lax.fori_loop(0, size - 1, place, eigen)
+    return jax.pure_callback(on_host, shapes, matrix, vmap_method="sequential")
+
+
+def _vectors(q, closing, triangular, block, eigen, sweeps):
+    """Floquet vectors: eigenvectors of (closing rotation) x (triangular product)."""
+    kind = eigen.dtype
+    index = jnp.arange(q.shape[-1])
+    same = block[:, None] == block[None, :]
     above = (index[:, None] <= index[None, :]) & ~same
+    turn = _closed(closing, same).T.astype(kind)
 
     def impose(c):
         # Within its own block each column is the known eigenvector, up to a factor.
@@ -146,42 +221,9 @@ def _vectors(q, block, triangular, cycles):
         return c, c
 
     def cycle(_, carry):
-        c = closing.T.astype(kind) @ carry[0]
-        c, at = jax.lax.scan(back, c, triangular, reverse=True)
+        c, at = lax.scan(back, turn @ carry[0], triangular, reverse=True)
         return impose(c), at
 
     start = (eigen, jnp.zeros_like(triangular, kind))
-    _, at = jax.lax.fori_loop(0, cycles + 1, cycle, start)
+    _, at = lax.fori_loop(0, sweeps + 1, cycle, start)
     return q.astype(kind) @ at
-
-
-def _normalised_blocks(triangular):
-    """For each 2 x 2 diagonal block of the triangular product, divided by the root of
-    its determinant: the upper entry, and the logarithm of the first one."""
-
-    def advance(carry, r):
-        upper, half = carry
-        d, up = jnp.diag(r), jnp.diag(r, 1)
-        a, b = d[:-1], d[1:]
-        mean = jnp.sqrt(a) * jnp.sqrt(b)
-        upper = (a / mean) * upper + (up / mean) * jnp.exp(-half)
-        return (upper, half + 0.5 * (jnp.log(a) - jnp.log(b))), None
-
-    zero = jnp.zeros(triangular.shape[-1] - 1, triangular.dtype)
-    return jax.lax.scan(advance, (zero, zero), triangular)[0]
-
-
-def _pair(block, upper, half, j, kind) -> Any:
-    """Eigenvectors of the 2 x 2 block at (j, j + 1), as columns."""
-    rotation = jax.lax.dynamic_slice(block, (j, j), (2, 2))
-    grow = jnp.exp(half[j])
-    matrix = rotation @ jnp.array([[grow, upper[j]], [0.0, 1 / grow]], rotation.dtype)
-    trace, det = jnp.trace(matrix), jnp.linalg.det(matrix)
-    root = jnp.sqrt((trace**2 / 4 - det).astype(kind))
-    values = trace / 2 + jnp.stack([root, -root])
-    first = jnp.stack([matrix[0, 1] + 0 * values, values - matrix[0, 0]])
-    second = jnp.stack([values - matrix[1, 1], matrix[1, 0] + 0 * values])
-    longer = jnp.linalg.norm(first, axis=0) >= jnp.linalg.norm(second, axis=0)
-    vectors = jnp.where(longer[None, :], first, second)
-    norm = jnp.linalg.norm(vectors, axis=0, keepdims=True)
-    return vectors / jnp.where(norm > 0, norm, 1)

@@ -264,17 +264,20 @@ def _linear(system, args, fn, x, period, select, k):
         jacobians = jax.vmap(jacobian)(x.reshape(k, size)) + 0 * jnp.minimum(step, 0)
         inside = (jnp.arange(k) < period)[:, None, None]
         jacobians = jnp.where(inside, jacobians, jnp.eye(size, dtype=x.dtype)[None])
-        if k <= 16:
-            values = _product_eigenvalues(jacobians)
-            alive = values != 0
-            logs = jnp.log(jnp.where(alive, values, 1))
-            smallest = math.log(jnp.finfo(x.dtype).tiny)
-            logs = jnp.where(alive, logs, smallest)
-        else:
-            logs = floquet(jacobians).log_multipliers.astype(kind)
-            values = jnp.exp(logs)
-        sizes = lax.stop_gradient(jnp.abs(values) if k <= 16 else logs.real)
-        order = jnp.lexsort((-lax.stop_gradient(values.imag), -sizes))
+        spectrum = floquet(jacobians)
+        logs = spectrum.log_multipliers.astype(kind)
+        # A superstable cycle has a multiplier 0, which only the product shows.
+        after = 0 * jnp.where(jnp.isfinite(spectrum.uncertainty), 0, 1)
+        product = _product_eigenvalues(jacobians + after.astype(x.dtype))
+        alive = product != 0
+        smallest = math.log(jnp.finfo(x.dtype).tiny)
+        plain = jnp.where(alive, jnp.log(jnp.where(alive, product, 1)), smallest)
+        regular = jnp.all(jnp.isfinite(lax.stop_gradient(logs)))
+        logs = jnp.where(regular, logs, plain)
+        values = jnp.where(regular, jnp.exp(logs), product)
+        order = jnp.lexsort(
+            (-lax.stop_gradient(logs.imag), -lax.stop_gradient(logs.real))
+        )
         return step, logs[order], values[order]
 
     def skip(x, period):

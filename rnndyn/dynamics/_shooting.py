@@ -117,12 +117,14 @@ def newton_matrix(
 
 class Shot(eqx.Module):
     """Where a shooting search stands: nodes, period, their orbit, the largest relative
-    gap, and how many orbits were integrated."""
+    gap, the Newton step from here (relative to the size of the orbit, or the period if
+    that is more), and how many orbits were integrated."""
 
     nodes: Float[Array, "segment state"]
     period: Float[Array, ""]
     orbit: Orbit
     residual: Float[Array, ""]
+    step: Float[Array, ""]
     num_steps: Int[Array, ""]
 
 
@@ -151,6 +153,7 @@ def shoot(
     `tol`.
     """
     extent_floor = jnp.maximum(1, norm(nodes[0]))
+    unknown = jnp.asarray(jnp.finfo(nodes.dtype).max, nodes.dtype)
     eps = jnp.finfo(nodes.dtype).eps
     splits = [k for k in (2, 3, 5) if mesh.size % k == 0 and reduce_period]
 
@@ -162,8 +165,9 @@ def shoot(
         q, r = jnp.linalg.qr((matrix * scale[None]).T)
         half = jax.scipy.linalg.solve_triangular(r, gap.ravel(), trans=1)
         step = scale * (q @ half)
-        step = jnp.where(jnp.all(jnp.isfinite(step)), step, 0)
-        return step[:-1].reshape(gap.shape), step[-1]
+        regular = jnp.all(jnp.isfinite(step))
+        step = jnp.where(regular, step, 0)
+        return step[:-1].reshape(gap.shape), step[-1], regular
 
     def first_return(orbit):
         """The largest fraction 1/k of the period after which the orbit closes."""
@@ -196,13 +200,19 @@ def shoot(
         residual = jnp.max(jnp.linalg.norm(gap, axis=1)) / jnp.maximum(
             1, norm(nodes[0])
         )
-        moved = Shot(nodes, period, orbit, residual, shot.num_steps + 1)
-        stay = eqx.tree_at(lambda s: s.num_steps, shot, shot.num_steps + 1)
+        moved = Shot(nodes, period, orbit, residual, shot.step, shot.num_steps + 1)
+        # A run that blows up before anything is known has diverged.
+        blown = inside & ~jnp.isfinite(new) & ~jnp.isfinite(size)
+        stay = eqx.tree_at(
+            lambda s: (s.residual, s.num_steps),
+            shot,
+            (jnp.where(blown, jnp.inf, shot.residual), shot.num_steps + 1),
+        )
         shot = _where(better, moved, stay)
         size = jnp.where(better, new, size)
         small = shot.residual <= tol
         gap = shot.orbit.ends - jnp.roll(shot.nodes, -1, axis=0)
-        fresh_step, fresh_dt = newton(shot.orbit, gap)
+        fresh_step, fresh_dt, regular = newton(shot.orbit, gap)
         # A period that would change by more than half is a step too far, and so is a
         # node that would move by more than the size of the orbit.
         cap = 0.5 * shot.period / jnp.maximum(jnp.abs(fresh_dt), 1e-30)
@@ -210,6 +220,9 @@ def shoot(
         reach = jnp.max(jnp.linalg.norm(states - states[:1], axis=1))
         length = jnp.max(jnp.linalg.norm(fresh_step, axis=1))
         cap = jnp.minimum(cap, reach / jnp.maximum(length, 1e-30))
+        relative = jnp.maximum(length / reach, jnp.abs(fresh_dt) / shot.period)
+        relative = jnp.where(regular & (reach > 0), relative, jnp.inf)
+        shot = eqx.tree_at(lambda s: s.step, shot, relative)
         factor = jnp.where(better, jnp.minimum(1, cap), 0.4 * factor)
         over = ~better & (small | (factor < 1e-3))
         over = over | (shot.residual <= 8 * eps) | ~jnp.isfinite(size)
@@ -232,7 +245,6 @@ def shoot(
             rounds = rounds - coarse.astype(jnp.int32)
             again = again | coarse
         # Where the search starts again nothing is known yet, also if it ends here.
-        unknown = jnp.asarray(jnp.finfo(nodes.dtype).max, nodes.dtype)
         shot = eqx.tree_at(
             lambda s: (s.nodes, s.period, s.orbit.shares, s.residual),
             shot,
@@ -260,7 +272,8 @@ def shoot(
         mesh.uniform(nodes.dtype) if shares is None else shares,
     )
     infinite = jnp.asarray(jnp.inf, nodes.dtype)
-    shot = Shot(nodes, period, nothing, infinite, jnp.zeros((), jnp.int32))
+    count = jnp.zeros((), jnp.int32)
+    shot = Shot(nodes, period, nothing, unknown, infinite, count)
     no_step = (jnp.zeros_like(nodes), jnp.zeros_like(period))
     one = jnp.ones((), nodes.dtype)
     rounds = jnp.asarray(adapt, jnp.int32)
@@ -274,7 +287,7 @@ def attach_orbit(mesh: Mesh, velocity: Callable, shot: Shot) -> Shot:
     normal to the flow through it."""
     nodes, period = _attach(velocity, shot.nodes, shot.period, shot.orbit, mesh)
     orbit = _recall(velocity, nodes, period, shot.orbit, mesh)
-    return Shot(nodes, period, orbit, shot.residual, shot.num_steps)
+    return Shot(nodes, period, orbit, shot.residual, shot.step, shot.num_steps)
 
 
 @eqx.filter_custom_jvp

@@ -205,11 +205,11 @@ def analyse(
             _rows(found, Verdict.slow_point, Verdict.ghost),
         )
         latent_roots, mismatch = _latent(model, points["x"])
-        found_ends = _attractors(model, x0s, model, None)
+        found_ends = _attractors(model, x0s, model)
         map_attractors, radius = None, np.full(len(points["x"]), np.nan)
         if dt is not None:
             radius = np.max(np.abs(1 + dt * points["eigenvalues"]), axis=-1)
-            map_attractors = _attractors(model.map(dt), x0s, model, None)
+            map_attractors = _attractors(model.map(dt), x0s, model)
         x = jnp.asarray(points["x"])
         readout = np.asarray(jax.vmap(model.readout)(x))
         latent = None
@@ -309,7 +309,7 @@ def _pulses(model, unit) -> tuple[Pulses | None, Float[Array, "starts state"]]:
     return pulses, path[:: max(1, len(path) // 48)]
 
 
-def _attractors(system, x0s, model, dt) -> Attractors:
+def _attractors(system, x0s, model) -> Attractors:
     """Where free runs from a sample of the starts end, without input."""
     x0s = np.asarray(x0s)
     x0s = x0s[np.isfinite(x0s).all(axis=1)]
@@ -317,7 +317,7 @@ def _attractors(system, x0s, model, dt) -> Attractors:
     # A start on an unstable root would stay there for ever.
     x0s = x0s + 1e-3 * np.random.default_rng(0).standard_normal(x0s.shape)
     u = jnp.zeros(model.input_size, x0s.dtype)
-    return attractors(system, x0s, u, dt=dt)
+    return attractors(system, x0s, u, steps=1024, rounds=3)
 
 
 def _decide(unit, points, attractors, pulses, latent_roots, mismatch):

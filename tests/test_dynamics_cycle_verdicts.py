@@ -1,0 +1,143 @@
+"""Cycles that do not exist, are not isolated, or are hard to tell apart."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import van_der_pol
+
+import rnndyn as rd
+import rnndyn.dynamics as rdd
+from rnndyn import Verdict
+
+
+def radial(t, x, c):
+    """r' = r (c0 + c1 r^2 + c2 r^4), theta' = 1."""
+    r2 = jnp.vdot(x, x)
+    return (c[0] + c[1] * r2 + c[2] * r2**2) * x + jnp.stack([-x[1], x[0]])
+
+
+@pytest.mark.parametrize(
+    "c, start",
+    [
+        ((0.0, -1.0, 0.0), 0.3),  # r' = -r^3: a weak focus
+        ((0.0, 0.0, 1.0), 0.02),
+        ((-0.25 - 1e-12, 1.0, -1.0), 0.72),  # just past a fold of cycles
+        ((-0.25, 1.0, -1.0), 0.72),  # semistable
+        ((0.0, 0.0, 0.0), 1.0),  # a centre
+    ],
+)
+def test_no_isolated_cycle_is_none(c, start):
+    x0 = jnp.array([start, 0.0])
+    cycle = rdd.limit_cycle(radial, x0, 6.3, jnp.array(c))
+    assert int(cycle.verdict) in (Verdict.undetermined, Verdict.constant)
+    assert int(cycle.stability) == 0
+
+
+def test_both_sides_of_a_fold_of_cycles():
+    x0s = jnp.array([[0.9, 0], [0.7, 0], [0.6, 0]])
+    e = 1e-7
+    result = rdd.limit_cycles(radial, x0s, jnp.array([-0.25 + e, 1.0, -1.0]))
+    radii = {int(c.stability): float(jnp.linalg.norm(c.x0)) for c in result.found()}
+    for sign, code in ((1, -1), (-1, 1)):
+        exact = np.sqrt(0.5 + sign * np.sqrt(e))
+        np.testing.assert_allclose(radii[code], exact, rtol=1e-9)
+
+
+def test_orbits_of_a_pendulum_have_no_derivative():
+    pendulum = lambda t, x, g: jnp.stack([x[1], -g * jnp.sin(x[0])])
+
+    def solve(g):
+        cycle = rdd.limit_cycle(pendulum, jnp.array([1.5, 0.0]), 7.0, g)
+        return cycle.period, cycle
+
+    slope, cycle = jax.jit(jax.jacfwd(solve, has_aux=True))(jnp.asarray(1.0))
+    assert int(cycle.verdict) == Verdict.undetermined and float(slope) == 0
+
+
+def test_resolved_cycles_of_any_size():
+    small = lambda t, x, mu: 1e-7 * van_der_pol(t, 1e7 * x, mu)
+    cycle = rdd.limit_cycle(small, jnp.array([2e-7, 0.0]), 6.6, 1.0)
+    assert int(cycle.verdict) == Verdict.limit_cycle
+    np.testing.assert_allclose(cycle.period, 6.66328685932313, rtol=1e-9)
+
+
+def driven(extra):
+    """A planar clock that drives further variables."""
+
+    def field(t, x, args):
+        r2 = x[0] ** 2 + x[1] ** 2
+        clock = jnp.stack([x[0] - x[1] - x[0] * r2, x[1] + x[0] - x[1] * r2])
+        return jnp.concatenate([clock, extra(x)])
+
+    return field
+
+
+@pytest.mark.parametrize("kind", ["resonators", "cascade"])
+def test_multipliers_of_equal_modulus(kind):
+    if kind == "resonators":  # two, equally damped, of different frequency
+        A = np.zeros((4, 4))
+        A[0, 1] = A[2, 3] = 1
+        A[1, :2], A[3, 2:] = [-1, -0.4], [-2, -0.4]
+        drive = np.array([0, 0.3, 0, 0.3])
+        tol = 1e-8
+    else:  # three equal filters in a row: a Jordan block
+        A = -0.2 * np.eye(3) + 0.2 * np.eye(3, k=-1)
+        drive = np.array([0.3, 0, 0])
+        tol = 1e-3
+    f = driven(lambda x: jnp.asarray(A) @ x[2:] + jnp.asarray(drive) * x[0])
+    x0 = jnp.concatenate([jnp.array([1.0, 0.0]), jnp.zeros(len(A))])
+    cycle = rdd.limit_cycle(f, x0, 6.28)
+    others = np.delete(np.asarray(cycle.log_multipliers), int(cycle.trivial))
+    exact = 2 * np.pi * np.append(np.linalg.eigvals(A).real, -2)
+    np.testing.assert_allclose(np.sort(others.real), np.sort(exact), atol=tol)
+    assert int(cycle.verdict) == Verdict.limit_cycle and int(cycle.stability) == -1
+    assert float(cycle.accuracy) < tol
+
+
+def test_pairs_of_close_modulus():
+    rng = np.random.default_rng(0)
+    pieces, expected = [], []
+    for gap in (0.0, 1e-3, 0.05, 0.3):
+        rates = np.array([-1, -1 + gap])[:, None] + 1j * np.array([[0.7], [2.1]])
+        pairs = np.concatenate([rates, rates.conj()]).ravel()
+        blocks = np.zeros((4, 4))
+        for i, rate in enumerate(rates[:, 0]):
+            turn = np.array([[rate.real, -rate.imag], [rate.imag, rate.real]])
+            blocks[2 * i : 2 * i + 2, 2 * i : 2 * i + 2] = turn
+        S = rng.standard_normal((4, 4)) + 2 * np.eye(4)
+        step = np.asarray(jax.scipy.linalg.expm(jnp.asarray(blocks / 10)))
+        pieces.append(np.stack([S @ step @ np.linalg.inv(S)] * 10))
+        expected.append(pairs)
+    results = jax.jit(jax.vmap(rdd.floquet))(jnp.asarray(np.stack(pieces)))
+    for logs, pairs in zip(results.log_multipliers, expected, strict=True):
+        distance = np.abs(np.asarray(logs)[:, None] - pairs[None])
+        assert distance.min(axis=0).max() < 1e-9
+    assert float(results.uncertainty.max()) < 1e-9
+
+
+def rossler(t, x, c):
+    return jnp.stack([-x[1] - x[2], x[0] + 0.2 * x[1], 0.2 + x[2] * (x[0] - c)])
+
+
+@pytest.mark.slow
+def test_orbits_with_spikes_are_counted_once():
+    x0s = jnp.array([[1.0, 1, 0], [3, 3, 0]])
+    result = rd.certify(rdd.limit_cycles(rossler, x0s, 4.0, max_cycles=4))
+    found = {round(float(c.period), 3): c for c in result.found()}
+    assert len(found) == int(result.mask.sum()) and 23.177 in found
+    top = found[23.177].extrema(lambda x: x[2])[1]
+    np.testing.assert_allclose(top, 11.1104, atol=1e-4)  # DOP853
+
+
+def test_bad_guesses():
+    start = jnp.array([2.0, 0.0])
+    for options, words in (
+        ({"period": 0.0}, "a guess > 0"),
+        ({"period": 6.6, "period_bounds": (10, 1)}, "low < high"),
+        ({"period": 6.6, "max_steps": 0}, "max_steps"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            rdd.limit_cycle(van_der_pol, start, args=1.0, **options)
+    with pytest.raises(ValueError, match="64 bits"):
+        rdd.limit_cycle(van_der_pol, start.astype(jnp.bfloat16), 6.6)
