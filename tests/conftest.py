@@ -27,3 +27,4 @@ def release_programs():
     and Linux ends a process at 65530 of them."""
     yield
     eqx.clear_caches()
+    jax.clear_caches()
