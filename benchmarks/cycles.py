@@ -9,7 +9,7 @@
 3. The same for one network in N (16 to 512) and in the number of starts K.
 
     pip install jaxcont==0.4.0
-    python benchmarks/cycles.py [peer] [many] [scaling]
+    python benchmarks/cycles.py [peer] [many[=NETWORKS]] [scaling]
 """
 
 from rnndyn import _bootstrap
@@ -189,8 +189,9 @@ def main(parts):
     results["command"] = "python benchmarks/cycles.py peer many scaling"
     if "peer" in parts:
         results["van_der_pol"] = peer()
-    if "many" in parts:
-        results["many_networks"] = many()
+    for part in parts:
+        if part.startswith("many"):
+            results["many_networks"] = many(int(part.partition("=")[2] or 256))
     if "scaling" in parts:
         results["scaling"] = scaling()
         plot(results["scaling"])

@@ -231,7 +231,10 @@ def _search(
             )  # fmt: skip
 
         entries = jnp.arange(max_cycles)
-        same = jax.vmap(known)(entries) & (entries < table.count)
+        compare = lambda: jax.vmap(known)(entries)
+        worth_it = good & (table.count > 0)
+        same = lax.cond(worth_it, compare, lambda: jnp.zeros(max_cycles, bool))
+        same = same & (entries < table.count)
         is_known = jnp.any(same)
         first = jnp.argmax(same).astype(jnp.int32)
         where = jnp.where(is_known, first, table.count)
@@ -257,7 +260,9 @@ def _search(
                 **moving_on,
             )  # fmt: skip
 
-        on = jax.vmap(on_it)(flat.x, flat.period) & open_ & listed
+        # Only where a cycle was found: the comparison costs as much as a search.
+        compare = lambda: jax.vmap(on_it)(flat.x, flat.period)
+        on = lax.cond(listed, compare, lambda: jnp.zeros_like(open_)) & open_
         index = jnp.where(on, where, index)
         verdict = jnp.where(on, int(Verdict.limit_cycle), verdict)
         return open_ & ~on, verdict, index, table, overflow | full
