@@ -290,11 +290,6 @@ def test_bad_input():
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(
-    reason="equinox's closure conversion refuses values that vary over a mesh",
-    raises=ValueError,
-    strict=True,
-)
 def test_networks_spread_over_devices():
     Ws = jnp.stack([oscillating(k, 6) for k in jr.split(jr.key(3), 4)])
     x0s = jr.normal(jr.key(4), (4, 6))

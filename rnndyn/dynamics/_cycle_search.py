@@ -9,6 +9,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from .._core._closures import freeze
 from .._core._export import Result
 from .._core._masks import norm
 from .._core._system import Map, time_scale_of
@@ -20,7 +21,6 @@ from ._cycles import (
     as_arrays,
     default_tol,
     describe,
-    freeze,
     make_mesh,
     velocity_of,
 )

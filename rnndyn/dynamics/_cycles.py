@@ -12,6 +12,7 @@ from jax import lax
 from jaxtyping import Array, Float, PyTree
 
 from .._core._checks import is_concrete
+from .._core._closures import capture, freeze
 from .._core._masks import norm
 from .._core._system import Map
 from .._core._verdicts import Verdict
@@ -200,13 +201,7 @@ def velocity_of(f: Any, args: Any, x: Float[Array, " state"]) -> Callable:
             "shape and dtype. Cast the start, or the system's arrays: one dtype "
             "throughout."
         )
-    return eqx.filter_closure_convert(lambda x: f(zero, x, args), x)
-
-
-def freeze(tree: Any) -> Any:
-    """The same without derivatives."""
-    cut = lambda a: lax.stop_gradient(a) if eqx.is_array(a) else a
-    return jax.tree.map(cut, tree)
+    return capture(lambda x: f(zero, x, args), x)
 
 
 def describe(mesh: Mesh, velocity: Callable, shot: Shot, tol: float) -> dict[str, Any]:

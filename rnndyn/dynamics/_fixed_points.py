@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, PyTree
 
+from .._core._closures import capture, freeze
 from .._core._masks import first_indices, norm, unique_mask
 from .._core._system import is_map, residual_fn, time_scale_of
 from .._core._types import KeyLike
@@ -171,8 +172,8 @@ def _search(
     _check_residual(residual, x0s[0])
     # The derivative lives in `fn` only; the search sees constants and is never
     # differentiated, even where the system closes over traced arrays.
-    fn = eqx.filter_closure_convert(residual, x0s[0])
-    frozen = jax.tree.map(lambda a: lax.stop_gradient(a) if eqx.is_array(a) else a, fn)
+    fn = capture(residual, x0s[0])
+    frozen = freeze(fn)
     tols = Tolerances(x0s.dtype, size, tol, tol_unique)
 
     strategies = as_strategies(strategy)

@@ -10,6 +10,7 @@ from jax import lax
 from jaxtyping import Array, Complex, Float, Int, PyTree
 
 from .._core._batch import in_double
+from .._core._closures import capture, freeze
 from .._core._export import Result
 from .._core._masks import norm
 from .._core._system import is_map, residual_fn, time_scale_of
@@ -152,25 +153,22 @@ def _rows(problem, scale, rows):
 
 @eqx.filter_jit
 def _ghost_passage(system, x, args, time_scale):
-    stop = lambda tree: jax.tree.map(
-        lambda a: lax.stop_gradient(a) if eqx.is_array(a) else a, tree
-    )
     residual = residual_fn(system, args, time_scale)
-    fn = eqx.filter_closure_convert(residual, x)
-    frozen = stop(fn)
-    minimum = _minimise(SpeedSlope(frozen), stop(x))
+    fn = capture(residual, x)
+    frozen = freeze(fn)
+    minimum = _minimise(SpeedSlope(frozen), freeze(x))
     x = attach(SpeedSlope(fn), minimum[None], jnp.ones(1, bool))[0]
     unit = time_scale_of(system) if time_scale is None else jnp.asarray(time_scale)
     unit = jnp.asarray(1.0 if is_map(system) else unit, x.dtype)
 
     jac, f = jax.jacfwd(lambda y: (fn(y),) * 2, has_aux=True)(x)
     speed = norm(f)
-    u, sigma, vh = jnp.linalg.svd(stop(jac))
+    u, sigma, vh = jnp.linalg.svd(freeze(jac))
     # The direction of f is a left null vector; at a root it has none.
-    null = jnp.where(speed > 0, stop(f) / jnp.where(speed > 0, speed, 1), u[:, -1])
-    null = stop(null)
+    null = jnp.where(speed > 0, freeze(f) / jnp.where(speed > 0, speed, 1), u[:, -1])
+    null = freeze(null)
     right = _right_null(jac, null, vh[-1])
-    sign = jnp.where(jnp.vdot(stop(right), null) < 0, -1.0, 1.0).astype(x.dtype)
+    sign = jnp.where(jnp.vdot(freeze(right), null) < 0, -1.0, 1.0).astype(x.dtype)
     right = right * sign / norm(right)
     left = jnp.where(speed > 0, f, u[:, -1])
     overlap = jnp.vdot(left, right)
@@ -186,18 +184,18 @@ def _ghost_passage(system, x, args, time_scale):
     time = jnp.where(real, jnp.pi / rate, jnp.inf)
 
     # Eigenvalues wait for the singular values: one LAPACK call after the other.
-    values = jnp.linalg.eigvals(jnp.where(sigma[0] >= 0, stop(jac), 0))
+    values = jnp.linalg.eigvals(jnp.where(sigma[0] >= 0, freeze(jac), 0))
     values = values[jnp.argsort(jnp.abs(values))]
     second = values[1] if x.size > 1 else jnp.asarray(jnp.inf, values.dtype)
 
-    reach = jnp.sqrt(jnp.abs(stop(drift) / jnp.where(real, stop(curvature), 1)))
+    reach = jnp.sqrt(jnp.abs(freeze(drift) / jnp.where(real, freeze(curvature), 1)))
     reach = jnp.where(real, reach, 0)
-    ends = [frozen(minimum + s * reach * stop(right)) for s in (1, -1)]
-    profile = jnp.stack([jnp.vdot(stop(left), end) for end in ends]) / stop(drift)
+    ends = [frozen(minimum + s * reach * freeze(right)) for s in (1, -1)]
+    profile = jnp.stack([jnp.vdot(freeze(left), end) for end in ends]) / freeze(drift)
     saddle_node = is_saddle_node(
-        stop(drift), stop(curvature), stop(eigenvalue), second, profile
+        freeze(drift), freeze(curvature), freeze(eigenvalue), second, profile
     )
-    verdict = _verdict(frozen, minimum, stop(speed), jac, saddle_node)
+    verdict = _verdict(frozen, minimum, freeze(speed), jac, saddle_node)
     return Ghost(
         x=x,
         speed=speed,
@@ -208,8 +206,8 @@ def _ghost_passage(system, x, args, time_scale):
         drift=drift / unit,
         curvature=curvature / unit,
         passage_time=time * unit,
-        gap=jnp.where(real, jnp.abs(second) / (2 * stop(rate)), 0),
-        condition=norm(stop(left)),
+        gap=jnp.where(real, jnp.abs(second) / (2 * freeze(rate)), 0),
+        condition=norm(freeze(left)),
         verdict=verdict,
     )
 

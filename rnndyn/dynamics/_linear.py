@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Complex, Float, Int, PyTree
 
+from .._core._closures import freeze
 from .._core._masks import norm
 from .._core._system import Map, is_map
 
@@ -114,9 +115,7 @@ def linearise(
     search from one start, and most rows are duplicates. `shift` (0 or 1) is added to
     the eigenvalues; only these are differentiable. Without `spectrum` they are NaN.
     """
-    frozen, points = jax.tree.map(
-        lambda a: lax.stop_gradient(a) if eqx.is_array(a) else a, (fn, x)
-    )
+    frozen, points = freeze((fn, x))
     slots, size = x.shape
     eps = jnp.finfo(x.dtype).eps
 

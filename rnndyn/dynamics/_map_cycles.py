@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Complex, Float, Int, PyTree
 
+from .._core._closures import capture, freeze
 from .._core._export import Result
 from .._core._masks import norm
 from .._core._system import Map
@@ -128,11 +129,9 @@ def k_cycles(
         x = flat.reshape(k, size)
         return (jax.vmap(lambda x: system(x, args))(x) - jnp.roll(x, -1, 0)).ravel()
 
-    fn = eqx.filter_closure_convert(residual, jnp.zeros(k * size, x0s.dtype))
-    frozen = jax.tree.map(lambda a: lax.stop_gradient(a) if eqx.is_array(a) else a, fn)
-    held, held_args = jax.tree.map(
-        lambda a: lax.stop_gradient(a) if eqx.is_array(a) else a, (system, args)
-    )
+    fn = capture(residual, jnp.zeros(k * size, x0s.dtype))
+    frozen = freeze(fn)
+    held, held_args = freeze((system, args))
     step = lambda x: _bounded(held, x, held_args)
     if settled:
         later = jax.vmap(lambda x: lax.fori_loop(0, settled, lambda _, x: step(x), x))

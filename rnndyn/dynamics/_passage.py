@@ -10,6 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from .._core._closures import capture
 from .._core._export import Result
 from .._core._masks import norm
 from .._core._system import is_map
@@ -106,7 +107,7 @@ def passage_time(
 @eqx.filter_jit
 def _passage_time(f, x0, end, args, normal, rtol, max_steps):
     field = lambda x: f(jnp.zeros((), x.dtype), x, args)
-    fn = eqx.filter_closure_convert(field, x0)
+    fn = capture(field, x0)
     end, normal = end.astype(x0.dtype), normal.astype(x0.dtype)
     return Passage(*_follow(fn, x0, end, normal, rtol, max_steps))
 

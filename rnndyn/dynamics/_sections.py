@@ -7,10 +7,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .._core._checks import is_concrete
+from .._core._closures import capture, freeze
 from .._core._export import Result
 from .._core._masks import norm
 from .._core._system import Map
@@ -214,20 +214,17 @@ def _section(f, x0, g, args, crossings, direction, dt, max_time, flow):
 
     # Derivatives live in `fns` only; the search sees constants.
     fns = (
-        eqx.filter_closure_convert(lambda t, x: f(t, x, args), zero, x0),
-        eqx.filter_closure_convert(lambda x: jnp.asarray(g(x), x.dtype), x0),
-        eqx.filter_closure_convert(advance, x0, zero, zero),
+        capture(lambda t, x: f(t, x, args), zero, x0),
+        capture(lambda x: jnp.asarray(g(x), x.dtype), x0),
+        capture(advance, x0, zero, zero),
     )
-    sg = lambda tree: jax.tree.map(
-        lambda a: lax.stop_gradient(a) if eqx.is_array(a) else a, tree
-    )
-    found = find_crossings(sg(fns), sg(x0), crossings, direction, dt, num_steps)
+    found = find_crossings(freeze(fns), freeze(x0), crossings, direction, dt, num_steps)
     index, mask, sign, times, points, finite = found
     times, points = attach_crossings(fns, x0, index, mask, times, points, dt, num_steps)
     # Diagnostics carry no derivative: at empty slots it need not exist.
-    velocity, height, _ = sg(fns)
-    speeds = jax.vmap(velocity)(sg(times), sg(points))
-    slopes = jax.vmap(jax.grad(height))(sg(points))
+    velocity, height, _ = freeze(fns)
+    speeds = jax.vmap(velocity)(freeze(times), freeze(points))
+    slopes = jax.vmap(jax.grad(height))(freeze(points))
     sizes = jax.vmap(norm)(slopes) * jax.vmap(norm)(speeds)
     rate = jnp.abs(jnp.sum(slopes * speeds, axis=1))
     rate = rate / jnp.where(sizes > 0, sizes, 1)
@@ -239,7 +236,7 @@ def _section(f, x0, g, args, crossings, direction, dt, max_time, flow):
         mask=mask,
         sign=jnp.where(mask, sign, 0),
         transversality=jnp.where(mask, rate, 0),
-        residual=jnp.where(mask, jnp.abs(jax.vmap(height)(sg(points))), 0),
+        residual=jnp.where(mask, jnp.abs(jax.vmap(height)(freeze(points))), 0),
         finite=finite,
     )
 
