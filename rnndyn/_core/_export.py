@@ -2,10 +2,7 @@
 
 import dataclasses
 import enum
-import functools
 import inspect
-import re
-import types
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,6 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ._annotations import (
+    axis_names,
+    dims_of,
+    distinct,
+    documentation,
+    hints,
+    is_variadic,
+    num_fixed,
+)
 from ._verdicts import Verdict
 
 
@@ -195,14 +201,14 @@ def _add(full, name, entry, leading, by_shape, variables, attrs) -> None:
     array = np.asarray(value)
     inner = array.ndim - len(leading)
     if entry.dims is not None:
-        names = _names(name, entry.dims, inner)
+        names = axis_names(name, entry.dims, inner)
     elif "dims" in entry.meta:
         names = entry.meta["dims"].split()
     else:
         known = by_shape.get(array.shape[len(leading) :], set())
         generic = tuple(f"{name}_axis{i}" for i in range(inner))
         names = next(iter(known)) if len(known) == 1 else generic
-    dims = _distinct((*leading, *names))
+    dims = distinct((*leading, *names))
     if np.iscomplexobj(array):
         variables[full + "_re"] = (dims, np.real(array), notes | {"part": "real"})
         variables[full + "_im"] = (dims, np.imag(array), notes | {"part": "imaginary"})
@@ -213,8 +219,8 @@ def _add(full, name, entry, leading, by_shape, variables, attrs) -> None:
 def _entries(result: Any) -> dict[str, _Entry]:
     """The exported fields, then the properties with shapes in their annotations."""
     cls = type(result)
-    hints = _hints(cls)
-    about = _documentation(cls)
+    annotated = hints(cls)
+    about = documentation(cls)
     out: dict[str, _Entry] = {}
     for field in dataclasses.fields(result):
         value = getattr(result, field.name)
@@ -224,15 +230,15 @@ def _entries(result: Any) -> dict[str, _Entry]:
         if field.name in _INPUTS or not _exportable(value):
             continue
         meta.setdefault("about", about.get(field.name, ""))
-        out[field.name] = _Entry(value, _dims(hints.get(field.name)), meta)
+        out[field.name] = _Entry(value, dims_of(annotated.get(field.name)), meta)
     count = _num_batch(out)
     for name, prop in inspect.getmembers(cls, lambda m: isinstance(m, property)):
-        annotation = _hints(inspect.unwrap(prop.fget)).get("return")
-        dims = _dims(annotation)
+        annotation = hints(inspect.unwrap(prop.fget)).get("return")
+        dims = dims_of(annotation)
         if name.startswith("_") or dims is None or name in out:
             continue
         # A property annotated for one network is taken of each.
-        each = count if _fixed(dims) == len(dims) else 0
+        each = count if num_fixed(dims) == len(dims) else 0
         out[name] = _Entry(
             _property(result, name, each), dims, {"about": about.get(name, "")}
         )
@@ -250,38 +256,14 @@ def _property(result: Any, name: str, batch: int) -> Any:
         return get(jax.tree.map(arrays, result))
 
 
-def _hints(of: Any) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(of)
-    except (NameError, TypeError):  # a name that only type checkers import
-        return dict(getattr(of, "__annotations__", {}))
-
-
-def _dims(annotation: Any) -> tuple[Any, ...] | None:
-    """Dimensions of a jaxtyping annotation, or of the first in a union."""
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        found = (_dims(part) for part in typing.get_args(annotation))
-        return next((dims for dims in found if dims is not None), None)
-    dims = getattr(annotation, "dims", None)
-    return dims if isinstance(dims, tuple) else None
-
-
-def _variadic(dim: Any) -> bool:
-    return "Variadic" in type(dim).__name__
-
-
-def _fixed(dims: tuple[Any, ...]) -> int:
-    return sum(not _variadic(d) for d in dims)
-
-
 def _num_batch(entries: Mapping[str, _Entry]) -> int:
     """How many axes `vmap` put in front of what the annotations say."""
     extra = {
-        name: np.ndim(e.value) - _fixed(e.dims)
+        name: np.ndim(e.value) - num_fixed(e.dims)
         for name, e in entries.items()
         if e.dims is not None
         and _is_array(e.value)
-        and not any(_variadic(d) for d in e.dims[1:])
+        and not any(is_variadic(d) for d in e.dims[1:])
     }
     if len(set(extra.values())) > 1 or min(extra.values(), default=0) < 0:
         raise ValueError(
@@ -291,29 +273,10 @@ def _num_batch(entries: Mapping[str, _Entry]) -> int:
     return next(iter(extra.values()), 0)
 
 
-def _names(name: str, dims: tuple[Any, ...], inner: int) -> tuple[str, ...]:
-    """Names of the axes behind the batch."""
-    room = inner - _fixed(dims)
-    out: list[str] = []
-    for i, dim in enumerate(dims):
-        if _variadic(dim):
-            # At the front it stands for the batch, which has its names already.
-            label = getattr(dim, "name", f"{name}_axis")
-            out += [f"{label}{j}" for j in range(room)] if i else []
-        elif hasattr(dim, "name"):
-            out.append(dim.name)
-        elif hasattr(dim, "elem"):  # an expression such as "segment+1"
-            text = re.sub(r"\s+", "", dim.elem.replace("+", "_plus_"))
-            out.append(re.sub(r"\W", "_", text.replace("-", "_minus_")))
-        else:
-            out.append(f"{name}_axis{i}")
-    return tuple(out)
-
-
 def _default_batch(entries: Mapping[str, _Entry]) -> str:
     """The name that the annotations give to the leading axes, if it says anything."""
     for entry in entries.values():
-        if entry.dims and _variadic(entry.dims[0]):
+        if entry.dims and is_variadic(entry.dims[0]):
             name = getattr(entry.dims[0], "name", "net")
             return "network" if name in ("net", "batch") else name
     return "network"
@@ -325,18 +288,8 @@ def _dims_by_shape(entries, count) -> dict[tuple, set]:
     for name, entry in entries.items():
         if entry.dims is not None and _is_array(entry.value):
             shape = np.shape(entry.value)[count:]
-            out.setdefault(shape, set()).add(_names(name, entry.dims, len(shape)))
+            out.setdefault(shape, set()).add(axis_names(name, entry.dims, len(shape)))
     return out
-
-
-def _distinct(dims: Sequence[str]) -> tuple[str, ...]:
-    """A matrix `state state` has the axes `state` and `state_2`."""
-    seen: dict[str, int] = {}
-    out = []
-    for dim in dims:
-        seen[dim] = seen.get(dim, 0) + 1
-        out.append(dim if seen[dim] == 1 else f"{dim}_{seen[dim]}")
-    return tuple(out)
 
 
 def _flags(name: str, entry: _Entry) -> type[enum.IntEnum] | None:
@@ -359,24 +312,6 @@ def _notes(name: str, entry: _Entry) -> dict[str, Any]:
     return notes
 
 
-@functools.cache
-def _documentation(cls: type) -> dict[str, str]:
-    """What the docstring's list says about each field."""
-    text = inspect.cleandoc(cls.__doc__ or "")
-    out: dict[str, str] = {}
-    for item in re.split(r"^- ", text, flags=re.M)[1:]:
-        item = " ".join(item.split("\n\n")[0].split())
-        # "`low`, `high`: text", or two fields in one item.
-        for head, body in re.findall(
-            r"((?:`\w+`(?:,? (?:and )?)?(?:\([^)]*\)|`\([^)]*\)`)?\s?)+): (.+?)"
-            r"(?=(?:; |\. )`\w+`: |$)",
-            item,
-        ):
-            for name in re.findall(r"`(\w+)`", head):
-                out[name] = body.rstrip(".;")
-    return out
-
-
 def _is_array(value: Any) -> bool:
     return isinstance(value, jax.Array | np.ndarray | np.generic)
 
@@ -385,7 +320,7 @@ def _is_result(value: Any) -> bool:
     """A module that says what shapes it holds."""
     if not isinstance(value, eqx.Module):
         return False
-    return any(_dims(hint) is not None for hint in _hints(type(value)).values())
+    return any(dims_of(hint) is not None for hint in hints(type(value)).values())
 
 
 def _exportable(value: Any) -> bool:
