@@ -116,7 +116,8 @@ def test_perturbed_ring_has_alternating_fixed_points(count):
     angle = np.mod(np.arctan2(found.fixed_x[:, 1], found.fixed_x[:, 0]), 2 * np.pi)
     want = np.mod(0.4 + np.pi * np.arange(2 * count) / count, 2 * np.pi)
     order = np.argsort(angle)
-    np.testing.assert_allclose(angle[order], np.sort(want), atol=1e-3)
+    np.testing.assert_allclose(angle[order], np.sort(want), atol=1e-10)
+    assert found.offset.max() < 0.1
     code = found.stability[order][np.argsort(np.argsort(want))]
     assert code.tolist() == [-1, 1] * count
     np.testing.assert_allclose(found.uniform_norm, 1e-3, rtol=0.05)
@@ -130,6 +131,15 @@ def test_ring_that_stands_goes_round_or_is_none():
     np.testing.assert_allclose(turning.angular_velocity.mean(), 0.01, rtol=0.05)
     half = circle()[:80]
     assert ring_flow(ring(lambda s: s), half, PLANE).verdict == Verdict.undetermined
+
+
+def test_a_sign_change_without_a_root_is_undetermined():
+    base = ring(lambda theta: 1e-3 * jnp.sin(theta))
+    lifted = lambda t, x, a: jnp.append(base(t, x[:2], a), 1 + 0 * x[0])
+    flat = np.pad(circle(), ((0, 0), (0, 1)))
+    found = ring_flow(lifted, flat, np.eye(3)[:2])
+    assert found.verdict == Verdict.undetermined
+    assert len(found.offset) == 2 and np.all(np.isinf(found.offset))
 
 
 def test_bad_input():

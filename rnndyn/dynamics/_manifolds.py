@@ -13,6 +13,8 @@ from .._core._batch import in_double
 from .._core._export import Result
 from .._core._system import is_map, residual_fn, time_scale_of
 from .._core._verdicts import Verdict
+from ._certify import certify
+from ._fixed_points import fixed_points
 from ._points import Values
 
 
@@ -180,13 +182,15 @@ class RingFlow(Result):
         shape `(grid, state)`.
     - `angular_velocity`: of the flow projected on the curve's tangent, in radians per
         unit of time (per step of a map).
-    - `fixed_angle`, `fixed_x`, `stability`: where it changes sign, -1 towards the
-        point (stable along the curve), 1 away from it (saddle); they alternate.
+    - `fixed_angle`, `stability`: where it changes sign, -1 towards the angle (stable
+        along the curve), 1 away from it (saddle); they alternate.
+    - `fixed_x`: the certified roots there, off the curve by `offset`; a point of the
+        curve where there is none, with an infinite `offset`.
     - `uniform_norm`: largest speed along the curve, in state units.
-    - `verdict`: `root` if there are such points; `continuum` if the flow stands still
-        all round (within `tol`); `limit_cycle` (`invariant_circle` of a map) if it
-        goes round; `undetermined` if the points leave more than `max_hole` of the
-        angle open: this is no ring.
+    - `verdict`: `root` if there are such angles and each has its root; `continuum` if
+        the flow stands still all round (within `tol`); `limit_cycle`
+        (`invariant_circle` of a map) if it goes round; `undetermined` if the points leave more than `max_hole` of the
+        angle open (this is no ring), or where a root is missing.
     """
 
     angle: Float[Values, " grid"]
@@ -194,6 +198,7 @@ class RingFlow(Result):
     angular_velocity: Float[Values, " grid"]
     fixed_angle: Float[Values, " fixed"]
     fixed_x: Float[Values, "fixed state"]
+    offset: Float[Values, " fixed"]
     stability: Int[Values, " fixed"]
     uniform_norm: Float[Values, ""]
     verdict: int = eqx.field(static=True)
@@ -232,8 +237,8 @@ def ring_flow(
     - `tol`: angular velocity that counts as none.
     - `max_hole`: largest angle, in radians, between neighbouring points.
 
-    **Returns:** a `RingFlow`; look at its `verdict`. Its fixed points are those of the
-    flow on the spline: pass `fixed_x` to `fixed_points` for roots.
+    **Returns:** a `RingFlow`; look at its `verdict`. Between the roots it says what the
+    flow does on the spline, which is as good as the points are dense.
 
     **Raises:** a `ValueError` for wrong shapes.
 
@@ -293,16 +298,35 @@ def ring_flow(
         low, high = np.where(before, middle, low), np.where(before, high, middle)
     found = np.mod(low, 2 * np.pi)
     code = np.where(sign[index] > 0, -1, 1).astype(np.int32)
-    return _ring(theta, x, omega, Verdict.root, norm, found, spline(found)[0], code)
+    on_curve = spline(found)[0]
+    roots, offset = _nearest_roots(system, args, on_curve)
+    sure = Verdict.root if np.all(np.isfinite(offset)) else Verdict.undetermined
+    return _ring(theta, x, omega, sure, norm, found, roots, offset, code)
 
 
-def _ring(theta, x, omega, verdict, norm=0.0, angle=(), fixed=(), code=()):
+def _nearest_roots(system, args, points):
+    """A certified root of its own for each point, and the distance to it: closer than
+    half the way to the next point, else the point itself, infinitely far."""
+    found = certify(fixed_points(system, jnp.asarray(points), args)).roots()
+    between = np.linalg.norm(points[:, None] - points[None], axis=2)
+    reach = np.where(between > 0, between, np.inf).min(axis=1) / 2
+    reach = np.where(np.isfinite(reach), reach, np.linalg.norm(points, axis=1))
+    gaps = np.linalg.norm(points[:, None] - found[None], axis=2)
+    if not len(found):
+        return points, np.full(len(points), np.inf)
+    near, offset = found[gaps.argmin(axis=1)], gaps.min(axis=1)
+    own = offset < reach
+    return np.where(own[:, None], near, points), np.where(own, offset, np.inf)
+
+
+def _ring(theta, x, omega, verdict, norm=0.0, angle=(), fixed=(), offset=(), code=()):
     return RingFlow(
         angle=theta,
         x=x,
         angular_velocity=omega,
         fixed_angle=np.asarray(angle, np.float64),
         fixed_x=np.asarray(fixed, np.float64).reshape(-1, x.shape[1]),
+        offset=np.asarray(offset, np.float64),
         stability=np.asarray(code, np.int32),
         uniform_norm=np.asarray(norm, np.float64),
         verdict=int(verdict),
