@@ -189,8 +189,9 @@ class RingFlow(Result):
     - `uniform_norm`: largest speed along the curve, in state units.
     - `verdict`: `root` if there are such angles and each has its root; `continuum` if
         the flow stands still all round (within `tol`); `limit_cycle`
-        (`invariant_circle` of a map) if it goes round; `undetermined` if the points leave more than `max_hole` of the
-        angle open (this is no ring), or where a root is missing.
+        (`invariant_circle` of a map) if it goes round; `undetermined` if the
+        points leave more than `max_hole` of the angle open (this is no ring), or where
+        a root is missing.
     """
 
     angle: Float[Values, " grid"]
