@@ -148,7 +148,7 @@ def many(networks=256, starts=32, size=32):
 
 def scaling():
     rows = []
-    for size, starts in [(n, 16) for n in (16, 32, 64, 128, 256)] + [
+    for size, starts in [(n, 16) for n in (16, 32, 64, 128, 256, 512)] + [
         (64, k) for k in (4, 64, 256)
     ]:
         W = jnp.asarray(weights(size, 1))
