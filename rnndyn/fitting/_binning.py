@@ -1,0 +1,117 @@
+"""From spike times and frames to rates on a regular grid."""
+
+import abc
+from typing import Any
+
+import equinox as eqx
+import numpy as np
+from jaxtyping import Float
+
+
+class AbstractKernel(eqx.Module):
+    """A smoothing kernel over lags in seconds; implement these two, the rest works."""
+
+    @property
+    @abc.abstractmethod
+    def reach(self) -> tuple[float, float]:
+        """How far it looks into the past and the future, in seconds, both >= 0."""
+
+    @abc.abstractmethod
+    def __call__(self, lag: Any) -> Any:
+        """Weight of what was recorded `lag` seconds ago; any scale."""
+
+
+class GaussianKernel(AbstractKernel):
+    """Gaussian weights exp(-(lag / width)^2 / 2), cut at four widths.
+
+    Two-sided by default. It then mixes the future into the present, so that one-step
+    predictions of the smoothed rates look better than they are: use `causal=True`
+    (the half with lag >= 0) where prediction is scored.
+
+    **Arguments:** `width`: standard deviation in seconds; `causal`.
+    """
+
+    width: float | int
+    causal: bool = False
+
+    def __check_init__(self):
+        _check_positive("width", self.width)
+
+    @property
+    def reach(self):
+        return 4.0 * self.width, 0.0 if self.causal else 4.0 * self.width
+
+    def __call__(self, lag):
+        return np.exp(-0.5 * (np.asarray(lag) / self.width) ** 2)
+
+
+class ExponentialKernel(AbstractKernel):
+    """Causal weights exp(-lag / decay) for lag >= 0, cut at eight decay times.
+
+    **Arguments:** `decay`: in seconds.
+    """
+
+    decay: float | int
+
+    def __check_init__(self):
+        _check_positive("decay", self.decay)
+
+    @property
+    def reach(self):
+        return 8.0 * self.decay, 0.0
+
+    def __call__(self, lag):
+        return np.exp(-np.asarray(lag) / self.decay)
+
+
+def kernel_weights(kernel: AbstractKernel, dt: float) -> tuple[Any, int, int]:
+    """Weights by lag, from `ahead` bins into the future to `behind` into the past."""
+    behind, ahead = (int(np.floor(r / dt + 1e-9)) for r in kernel.reach)
+    return kernel(np.arange(-ahead, behind + 1) * dt), behind, ahead
+
+
+def smooth(
+    values: Any, valid: Any, kernel: AbstractKernel, dt: float
+) -> Float[np.ndarray, "trial time neuron"]:
+    """Weighted means over the valid bins within the kernel; NaN where there are none.
+
+    **Arguments:** `values` `(trial, time, neuron)`; `valid` `(trial, time)`.
+    """
+    weights, _, ahead = kernel_weights(kernel, dt)
+    mask = valid.astype(np.float64)
+    total = np.zeros_like(values)
+    norm = np.zeros_like(mask)
+    filled = np.where(valid[..., None], values, 0)
+    time = values.shape[1]
+    for i, weight in enumerate(weights):
+        lag = i - ahead
+        here = slice(max(0, lag), min(time, time + lag))
+        there = slice(max(0, -lag), min(time, time - lag))
+        total[:, here] += weight * filled[:, there]
+        norm[:, here] += weight * mask[:, there]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(norm[..., None] > 0, total / norm[..., None], np.nan)
+
+
+def spike_counts(spikes: Any, edges: Any) -> Float[np.ndarray, "trial time"]:
+    """Spikes in the half-open bins [edge_k, edge_k+1), `edges` `(trial, time + 1)`."""
+    return np.diff(np.searchsorted(np.sort(spikes), edges), axis=1).astype(np.float64)
+
+
+def frame_means(
+    stamps: Any, frames: Any, edges: Any
+) -> Float[np.ndarray, "time neuron"]:
+    """Mean of the frames whose time stamps lie in each bin; NaN in bins without any."""
+    index = np.searchsorted(edges, stamps, side="right") - 1
+    inside = (index >= 0) & (index < len(edges) - 1)
+    index, frames = index[inside], frames[inside]
+    count = np.bincount(index, minlength=len(edges) - 1)
+    total = np.zeros((len(edges) - 1, frames.shape[1]))
+    np.add.at(total, index, frames)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return total / np.where(count > 0, count, np.nan)[:, None]
+
+
+def _check_positive(name: str, value: Any) -> None:
+    if not (np.isfinite(value) and value > 0):
+        raise ValueError(f"`{name}` = {value}, expected a positive time in seconds.")

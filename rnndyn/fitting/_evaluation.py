@@ -1,0 +1,352 @@
+"""How well a fitted network predicts frames, cells and statistics held out of it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from .._core._batch import in_double
+from .._core._export import Result
+from .._core._types import KeyLike
+from ._problem import Rows, regression_rows
+
+
+class HeldOut(Result):
+    r"""One-step (teacher-forced) predictions of frames that were not fitted.
+
+    **Attributes:**
+
+    - `predictors`: names, in the order of the first axis of what follows.
+    - `r2_d`: share of the variance of the targets d that is explained, all neurons
+        pooled, shape `(predictor,)`. The targets depend on alpha: compare predictors,
+        not values of alpha.
+    - `skill`: 1 - (error of r_{t+1}) / (error of r_{t+1} = r_t), squares pooled. The
+        same yardstick for every alpha; 0 for persistence.
+    - `r2_rates`: share of the variance of r_{t+1}; near 1 for slow signals whatever
+        the weights are.
+    - `r2_d_neuron`, `skill_neuron`: neuron by neuron; NaN where nothing varies.
+    - `clipped`: share of all targets outside (-1, 1), which no network can reach.
+    """
+
+    r2_d: Float[np.ndarray, " predictor"]
+    skill: Float[np.ndarray, " predictor"]
+    r2_rates: Float[np.ndarray, " predictor"]
+    r2_d_neuron: Float[np.ndarray, "predictor neuron"]
+    skill_neuron: Float[np.ndarray, "predictor neuron"]
+    clipped: Float[np.ndarray, ""]
+    predictors: tuple[str, ...] = eqx.field(static=True)
+
+    def __getitem__(self, name: str) -> dict[str, float]:
+        """The three pooled scores of one predictor."""
+        i = self.predictors.index(name)
+        scores = {"r2_d": self.r2_d, "skill": self.skill, "r2_rates": self.r2_rates}
+        return {k: float(v[i]) for k, v in scores.items()}
+
+
+def held_out(
+    thetas: Any,
+    rates: Any,
+    inputs: Any = None,
+    *,
+    alpha: Any,
+    train: Any = None,
+    train_inputs: Any = None,
+    ridge: float = 1e-5,
+) -> HeldOut:
+    r"""One-step scores of networks on held-out frames, beside two plain predictors.
+
+    A network with weights theta predicts r_{t+1} = (1 - alpha) r_t + alpha tanh(x_t
+    theta). Beside it stand *persistence*, r_{t+1} = r_t (so d = r_t), and, if `train`
+    is given, *ridge*, the linear regression of d on x_t with the penalty `ridge` a row.
+
+    ```python
+    scores = held_out(fit.theta, test, alpha=0.5, train=train)
+    scores["model"]["r2_d"], scores["ridge"]["r2_d"], scores["persistence"]["r2_d"]
+    ```
+
+    **Arguments:**
+
+    - `thetas`: weights `(neuron + input, neuron)`, or a dictionary of such by name; one
+      alone is called "model".
+    - `rates`, `inputs`: held-out frames as `cornn` takes them, scaled with the map of
+      the training part.
+    - `alpha`: `dt / tau`, a number or one a neuron.
+    - `train`, `train_inputs`: frames that ridge is fitted to.
+    - `ridge`: penalty of the linear regression, per row.
+
+    **Returns:** `HeldOut`, in float64. Host level. A good one-step score does not say
+    that the network runs freely like the recording: see `compare_activity`.
+
+    **Raises:** a `ValueError` for NaN rates or shapes that do not match.
+    """
+    rows = _rows("rates", rates, inputs, alpha)
+    named = dict(thetas) if isinstance(thetas, Mapping) else {"model": thetas}
+    x, d, a = np.asarray(rows.x), np.asarray(rows.d), np.asarray(rows.alpha)
+    r, ahead = np.asarray(rows.r), np.asarray(rows.r_next)
+    predictions = {
+        name: np.tanh(x @ _weights(name, theta, rows)) for name, theta in named.items()
+    }
+    predictions["persistence"] = r
+    if train is not None:
+        fitted = _rows("train", train, train_inputs, alpha)
+        predictions["ridge"] = x @ ridge_weights(fitted, ridge)
+    total = ((d - d.mean(axis=0)) ** 2).sum(axis=0)
+    total_r = ((ahead - ahead.mean(axis=0)) ** 2).sum(axis=0)
+    still = ((ahead - r) ** 2).sum(axis=0)
+    out: dict[str, list[Any]] = {
+        k: [] for k in ("r2_d", "skill", "r2_rates", "r2_d_neuron", "skill_neuron")
+    }
+    for predicted in predictions.values():
+        missed = ((d - predicted) ** 2).sum(axis=0)
+        missed_r = ((ahead - (1 - a) * r - a * predicted) ** 2).sum(axis=0)
+        out["r2_d"].append(_share(missed.sum(), total.sum()))
+        out["skill"].append(_share(missed_r.sum(), still.sum()))
+        out["r2_rates"].append(_share(missed_r.sum(), total_r.sum()))
+        out["r2_d_neuron"].append(_share(missed, total))
+        out["skill_neuron"].append(_share(missed_r, still))
+    raw = (ahead - (1 - a) * r) / a
+    return HeldOut(
+        **{k: np.array(v, np.float64) for k, v in out.items()},
+        clipped=np.asarray(np.mean(np.abs(raw) >= 1), np.float64),
+        predictors=tuple(predictions),
+    )
+
+
+def ridge_weights(rows: Rows, ridge: float) -> Float[np.ndarray, "predictor neuron"]:
+    """Linear regression of d on x: `(X^T X + ridge T)^-1 X^T d`, without intercept."""
+    x, d = np.asarray(rows.x), np.asarray(rows.d)
+    gram = x.T @ x + ridge * len(x) * np.eye(x.shape[1])
+    return np.linalg.solve(gram, x.T @ d)
+
+
+def one_step_residuals(
+    theta: Any, rates: Any, inputs: Any = None, *, alpha: Any
+) -> Float[np.ndarray, "row neuron"]:
+    """What one-step predictions miss, `(r_{t+1} - (1 - alpha) r_t) / alpha - tanh(x_t
+    theta)`, not clipped; the noise that `free_run` may draw from."""
+    rows = _rows("rates", rates, inputs, alpha)
+    a, r = np.asarray(rows.alpha), np.asarray(rows.r)
+    raw = (np.asarray(rows.r_next) - (1 - a) * r) / a
+    return raw - np.tanh(np.asarray(rows.x) @ _weights("theta", theta, rows))
+
+
+def free_run(
+    theta: Any,
+    x0: Any,
+    steps: int,
+    inputs: Any = None,
+    *,
+    alpha: Any,
+    residuals: Any = None,
+    transient: int = 0,
+    key: KeyLike | None = None,
+) -> Float[np.ndarray, "time neuron"]:
+    r"""The network on its own, r_{t+1} = (1-alpha) r_t + alpha (tanh(x_t theta) + e_t).
+
+    ```python
+    e = one_step_residuals(fit.theta, train, alpha=0.5)
+    run = free_run(fit.theta, train[-1], 2000, alpha=0.5, residuals=e, key=key)
+    compare_activity(test, run).spectrum_distance
+    ```
+
+    **Arguments:**
+
+    - `theta`: weights `(neuron + input, neuron)`; `x0`: first frame, `(neuron,)`.
+    - `steps`: frames to return, the first of which is `x0` unless there is a
+      `transient`, which is run before and not returned.
+    - `inputs`: `(transient + steps, input)`, where the network has inputs.
+    - `residuals`: e_t is drawn from their rows with replacement, whole frames at a
+      time, so that their correlations between neurons stay; none by default.
+    - `key`: needed with `residuals`.
+
+    **Returns:** rates `(time, neuron)`, float64 NumPy. Host level.
+    """
+    with in_double():
+        x0 = jnp.asarray(np.asarray(x0), jnp.float64)
+        theta = jnp.asarray(np.asarray(theta), jnp.float64)
+        neurons, total = x0.shape[0], transient + steps
+        if theta.shape[0] > neurons and inputs is None:
+            raise ValueError(
+                f"the network has {theta.shape[0] - neurons} inputs: pass `inputs` of "
+                f"shape ({total}, {theta.shape[0] - neurons})."
+            )
+        u = np.zeros((total, 0)) if inputs is None else np.asarray(inputs)
+        expected = (total, theta.shape[0] - neurons)
+        if u.shape != expected or theta.shape[1] != neurons:
+            raise ValueError(
+                f"theta {theta.shape}, x0 {x0.shape} and inputs {u.shape} do not fit: "
+                f"expected inputs of shape {expected}, a row a step."
+            )
+        if residuals is None:
+            pool, rows = np.zeros((1, neurons)), np.zeros(total, int)
+        elif key is None:
+            raise ValueError("`residuals` are drawn at random: pass key=.")
+        else:
+            pool = np.asarray(residuals, np.float64)
+            rows = np.asarray(jax.random.randint(key, (total,), 0, len(pool)))
+        a = jnp.broadcast_to(jnp.asarray(np.asarray(alpha), jnp.float64), (neurons,))
+        run = _run(theta, a, x0, jnp.asarray(u, jnp.float64), jnp.asarray(pool), rows)
+        return np.asarray(run)[transient:]
+
+
+@jax.jit
+def _run(theta, alpha, x0, inputs, pool, rows):
+    def step(r, now):
+        u, row = now
+        new = jnp.tanh(jnp.concatenate([r, u]) @ theta) + pool[row]
+        return (1 - alpha) * r + alpha * new, r
+
+    return jax.lax.scan(step, x0, (inputs, rows))[1]
+
+
+class ActivityDistance(Result):
+    r"""Statistics of a free run against those of a recording.
+
+    **Attributes:**
+
+    - `mean_error`: rms over neurons of the difference of means, in units of the
+        reference's standard deviation (rms over neurons).
+    - `variance_ratio`: run / reference, pooled over neurons.
+    - `variance_correlation`: Pearson, over neurons, of log variances.
+    - `correlation_agreement`: Pearson, over pairs, of pairwise correlations;
+      `correlation_error`: their rms difference.
+    - `spectrum_distance`: Hellinger distance of normalised power spectra, mean over
+        neurons, 0 (same) to 1 (disjoint).
+    - `neurons`: how many vary in both; the others are left out of all but the means
+        and the pooled variance. With fewer than 2 the rest is NaN.
+    """
+
+    mean_error: Float[np.ndarray, ""]
+    variance_ratio: Float[np.ndarray, ""]
+    variance_correlation: Float[np.ndarray, ""]
+    correlation_agreement: Float[np.ndarray, ""]
+    correlation_error: Float[np.ndarray, ""]
+    spectrum_distance: Float[np.ndarray, ""]
+    neurons: Int[np.ndarray, ""]
+
+
+def compare_activity(
+    reference: Any, run: Any, *, segment: int = 256
+) -> ActivityDistance:
+    """Means, variances, pairwise correlations and power spectra of two recordings.
+
+    Compare the numbers with those of two parts of the recording itself: no network
+    can be expected to come closer than that.
+
+    ```python
+    floor = compare_activity(train, test)
+    ours = compare_activity(test, free_run(theta, train[-1], len(test), alpha=0.5))
+    ```
+
+    **Arguments:**
+
+    - `reference`, `run`: rates `(time, neuron)` of the same neurons on the same grid;
+      lengths may differ.
+    - `segment`: frames per segment of the spectra (Hann windows, half overlapping),
+      cut to the shorter of the two.
+
+    **Returns:** `ActivityDistance`, in float64. A network that stays put has no
+    spectrum: its neurons are then left out and counted.
+
+    **Reference:** J. M. Mikhaeil, Z. Monfared & D. Durstewitz 2022, arXiv:2110.07238
+    (distances of spectra and of distributions for reconstructed systems).
+    """
+    a, b = (np.asarray(v, np.float64) for v in (reference, run))
+    if (
+        a.ndim != 2
+        or b.ndim != 2
+        or a.shape[1] != b.shape[1]
+        or min(len(a), len(b)) < 8
+    ):
+        raise ValueError(
+            f"got rates of shapes {a.shape} and {b.shape}, expected (time, neuron) "
+            "with the same neurons and at least 8 frames each."
+        )
+    spread = np.sqrt(a.var(axis=0).mean())
+    floor = 1e-9 * spread
+    good = (a.std(axis=0) > floor) & (b.std(axis=0) > floor)
+    nan = float("nan")
+    variances = pairs = (nan, nan)
+    distance = nan
+    if good.sum() >= 2:
+        x, y = a[:, good], b[:, good]
+        logs = np.log(x.var(axis=0)), np.log(y.var(axis=0))
+        off = np.triu_indices(int(good.sum()), 1)
+        c, e = np.asarray(np.corrcoef(x.T))[off], np.asarray(np.corrcoef(y.T))[off]
+        variances = (_pearson(*logs), nan)
+        pairs = (_pearson(c, e), np.sqrt(np.mean((c - e) ** 2)))
+        size = min(segment, len(a), len(b))
+        p, q = power_spectrum(x, size), power_spectrum(y, size)
+        overlap = np.sqrt(p * q).sum(axis=0)
+        distance = np.mean(np.sqrt(np.clip(1 - overlap, 0, None)))
+    numbers = {
+        "mean_error": np.sqrt(np.mean((a.mean(axis=0) - b.mean(axis=0)) ** 2)) / spread,
+        "variance_ratio": b.var(axis=0).sum() / a.var(axis=0).sum(),
+        "variance_correlation": variances[0],
+        "correlation_agreement": pairs[0],
+        "correlation_error": pairs[1],
+        "spectrum_distance": distance,
+    }
+    return ActivityDistance(
+        **{k: np.asarray(v, np.float64) for k, v in numbers.items()},
+        neurons=np.asarray(int(good.sum())),
+    )
+
+
+def power_spectrum(
+    rates: Any, segment: int = 256
+) -> Float[np.ndarray, "frequency neuron"]:
+    """Power by frequency (cycles a frame, k / segment, k >= 1), summing to 1 for every
+    neuron: the mean over Hann-windowed, half-overlapping segments without their means.
+
+    **Reference:** P. Welch 1967, doi:10.1109/TAU.1967.1161901.
+    """
+    rates = np.asarray(rates, np.float64)
+    size = min(segment, len(rates))
+    starts = range(0, len(rates) - size + 1, max(1, size // 2))
+    # The periodic form of the window; the symmetric one leaks a little more.
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)
+    power = np.zeros((size // 2 + 1, rates.shape[1]))
+    for s in starts:
+        piece = rates[s : s + size]
+        piece = (piece - piece.mean(axis=0)) * window[:, None]
+        power += np.abs(np.fft.rfft(piece, axis=0)) ** 2
+    power = power[1:]
+    return power / power.sum(axis=0)
+
+
+def _pearson(a, b) -> float:
+    a, b = a - a.mean(), b - b.mean()
+    size = np.sqrt((a * a).sum() * (b * b).sum())
+    return float((a * b).sum() / size) if size > 0 else float("nan")
+
+
+def _share(missed, total):
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(total > 0, 1 - missed / total, np.nan)
+
+
+def _rows(name, rates, inputs, alpha) -> Rows:
+    rates = np.asarray(rates, np.float64)
+    if not np.isfinite(rates).all():
+        raise ValueError(
+            f"`{name}` has {int(np.sum(~np.isfinite(rates)))} non-finite entries, "
+            "expected none: leave those neurons or frames out of the scores."
+        )
+    inputs = None if inputs is None else np.asarray(inputs, np.float64)
+    return regression_rows(rates, inputs, alpha=np.asarray(alpha, np.float64))
+
+
+def _weights(name, theta, rows):
+    theta = np.asarray(theta, np.float64)
+    expected = (rows.num_predictors, rows.num_neurons)
+    if theta.shape != expected:
+        raise ValueError(
+            f"{name} has shape {theta.shape}, expected {expected}: (neurons + inputs, "
+            "neurons), as `fit.theta`."
+        )
+    return theta

@@ -1,0 +1,141 @@
+"""How close fitted weights come to true ones, and how well they predict a frame."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from .._core._batch import to_host
+from .._core._checks import is_concrete
+from .._core._export import Result
+from ._problem import Real, Rows
+
+
+class OneStepR2(Result):
+    r"""Shares of variance that one-step predictions explain.
+
+    **Attributes:**
+
+    - `d`: of the targets `d_t` (the part of a frame that is new), all neurons pooled:
+      `1 - sum (d - tanh z)^2 / sum (d - mean_t d)^2`.
+    - `r`: of the rates `r_{t+1}`. At small `alpha` it is near 1 for almost any weights,
+      since most of a frame is the one before; do not judge by it.
+    - `d_per_neuron`, `r_per_neuron`: the same, neuron by neuron; NaN for a constant one.
+    """
+
+    d: Float[Real, ""]
+    r: Float[Real, ""]
+    d_per_neuron: Float[Real, " neuron"]
+    r_per_neuron: Float[Real, " neuron"]
+
+
+def weight_correlation(true: Any, fitted: Any) -> Any:
+    """Pearson correlation of two weight matrices over all entries.
+
+    ```python
+    weight_correlation(W, fit.W)
+    ```
+
+    **Arguments:** `true`, `fitted`: of one shape; a zero diagonal counts.
+
+    **Returns:** `r` in [-1, 1]. It does not see a wrong scale: look at `slope` too.
+    """
+    a, b = _pair(true, fitted)
+    a, b = a - a.mean(), b - b.mean()
+    return (a * b).sum() / ((a * a).sum() * (b * b).sum()) ** 0.5
+
+
+def slope(true: Any, fitted: Any) -> Any:
+    """`<w, v> / <w, w>`: 1 where fitted weights `v` have the true scale."""
+    a, b = _pair(true, fitted)
+    return (a * b).sum() / (a * a).sum()
+
+
+def rmse(true: Any, fitted: Any) -> Any:
+    """Root mean square difference of two weight matrices."""
+    a, b = _pair(true, fitted)
+    return ((a - b) ** 2).mean() ** 0.5
+
+
+def one_step_r2(theta: Any, rows: Rows) -> OneStepR2:
+    """One-step (teacher-forced) predictions against what came.
+
+    ```python
+    rows = regression_rows(held_out, alpha=0.1)
+    one_step_r2(fit.theta, rows).d
+    ```
+
+    **Arguments:**
+
+    - `theta`: weights `(predictor, neuron)`, see `stack_weights`.
+    - `rows`: frames of the same neurons and inputs, best held out of the fit.
+
+    **Returns:** `OneStepR2`. Neurons with NaN are left out of the pooled shares. Says
+    nothing about how the network runs freely.
+    """
+    if is_concrete(rows.rates) and is_concrete(theta):
+        with jax.enable_x64(True):
+            rows = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), rows)
+            return to_host(_one_step(jnp.asarray(theta, jnp.float64), rows))
+    return _one_step(theta, rows)
+
+
+def stack_weights(W: Any, W_in: Any = None) -> Any:
+    """`theta = [W, W_in]^T`, `(predictor, neuron)`, from `W` `(neuron, neuron)`,
+    postsynaptic first, and `W_in` `(neuron, input)`."""
+    if W_in is None:
+        return W.T
+    module = jnp if isinstance(W, jax.Array) else np
+    return module.concatenate([W, W_in], axis=1).T
+
+
+def _pair(true, fitted):
+    """Both flat; NumPy's in float64 if they are concrete."""
+    if is_concrete(true) and is_concrete(fitted):
+        a, b = np.asarray(true, np.float64), np.asarray(fitted, np.float64)
+    else:
+        a, b = jnp.asarray(true), jnp.asarray(fitted)
+    if a.shape != b.shape:
+        raise ValueError(
+            f"true weights have shape {a.shape}, fitted ones {b.shape}; expected the "
+            "same. Take fit.W, which is postsynaptic neuron first."
+        )
+    return a.ravel(), b.ravel()
+
+
+@jax.jit
+def _one_step(theta, rows):
+    theta = jnp.asarray(theta, rows.rates.dtype)
+    r, r_next, alpha = rows.r, rows.r_next, rows.alpha[None, :]
+    bad = ~jnp.all(jnp.isfinite(rows.rates), axis=0)
+    # A neuron with NaN says nothing: as a predictor it counts as silent.
+    keep = jnp.concatenate([~bad, jnp.ones(rows.num_inputs, bool)])
+    x = jnp.where(keep[None, :], rows.x, 0)
+    d = jnp.where(bad[None, :], 0, rows.d)
+    r = jnp.where(bad[None, :], 0, r)
+    r_next = jnp.where(bad[None, :], 0, r_next)
+    predicted = jnp.tanh(x @ jnp.where(keep[:, None], theta, 0))
+    shares = [
+        _shares(d, predicted, ~bad),
+        _shares(r_next, (1 - alpha) * r + alpha * predicted, ~bad),
+    ]
+    return OneStepR2(
+        d=shares[0][0],
+        r=shares[1][0],
+        d_per_neuron=shares[0][1],
+        r_per_neuron=shares[1][1],
+    )
+
+
+def _shares(target, predicted, good):
+    """Explained variance pooled over good neurons, and neuron by neuron."""
+    missed = jnp.where(good, jnp.sum((target - predicted) ** 2, axis=0), 0)
+    mean = jnp.mean(target, axis=0, keepdims=True)
+    total = jnp.where(good, jnp.sum((target - mean) ** 2, axis=0), 0)
+    varies = total > 0
+    each = jnp.where(varies, 1 - missed / jnp.where(varies, total, 1), jnp.nan)
+    whole = jnp.sum(total)
+    pooled = 1 - jnp.sum(missed) / jnp.where(whole > 0, whole, 1)
+    return jnp.where(whole > 0, pooled, jnp.nan), each

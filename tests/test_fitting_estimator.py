@@ -1,0 +1,121 @@
+"""The estimator: `cornn` with `fit`, `predict` and `score`."""
+
+import numpy as np
+import pytest
+
+from rnndyn.fitting import Reject, cornn, one_step_r2, regression_rows
+from rnndyn.fitting._estimator import CORNN
+from rnndyn.fitting._evaluation import free_run
+
+
+ALPHA = 0.4
+
+
+def recording(rng, neurons=16, time=900, inputs=0):
+    theta = 1.8 * rng.normal(size=(neurons + inputs, neurons)) / neurons**0.5
+    u = rng.normal(size=(time, inputs)) if inputs else None
+    errors = 0.1 * rng.normal(size=(5000, neurons))
+    import jax
+
+    rates = free_run(
+        theta, np.zeros(neurons), time, u, alpha=ALPHA, residuals=errors,
+        key=jax.random.key(1),
+    )  # fmt: skip
+    return theta, rates, u
+
+
+def test_it_is_cornn():
+    _, rates, _ = recording(np.random.default_rng(0))
+    train, test = rates[:600], rates[600:]
+    model = CORNN(alpha=ALPHA, ridge=1e-4, outliers=Reject(0.5), max_steps=10)
+    assert model.fit(train) is model
+    fit = cornn(train, alpha=ALPHA, ridge=1e-4, outliers=Reject(0.5), max_steps=10)
+    assert np.allclose(model.fit_.theta, fit.theta, atol=1e-12)
+    rows = regression_rows(test, alpha=ALPHA)
+    assert model.score(test) == pytest.approx(float(one_step_r2(fit.theta, rows).d))
+    assert model.score(train) > model.score(test) > 0.3
+    ahead = model.predict(test)
+    assert ahead.shape == test.shape
+    expected = (1 - ALPHA) * test + ALPHA * np.tanh(test @ fit.theta)
+    assert np.allclose(ahead, expected, atol=1e-12)
+    trials = rates.reshape(3, 300, -1)
+    assert model.fit(trials).predict(trials).shape == trials.shape
+    assert model.score(trials) > 0.3
+
+
+def test_inputs():
+    theta, rates, u = recording(np.random.default_rng(1), inputs=2)
+    model = CORNN(alpha=ALPHA, ridge=1e-6).fit(rates, inputs=u)
+    corr = np.corrcoef(model.fit_.theta.ravel(), theta.ravel())[0, 1]
+    assert corr > 0.9
+    assert model.score(rates, inputs=u) > 0.5
+    assert model.predict(rates, inputs=u).shape == rates.shape
+    assert model.simulate(rates, 7, inputs=u[:7]).shape == (7, 16)
+    with pytest.raises(ValueError, match="columns"):
+        model.predict(rates)
+
+
+def test_scaling_is_undone():
+    _, rates, _ = recording(np.random.default_rng(2))
+    raw = 40 + 12 * rates  # Hz, say
+    train, test = raw[:600], raw[600:]
+    model = CORNN(alpha=ALPHA, ridge=1e-4, scale_limit=0.9).fit(train)
+    error = np.mean((model.predict(test)[:-1] - test[1:]) ** 2, axis=0)
+    still = np.mean((test[:-1] - test[1:]) ** 2, axis=0)
+    assert np.all(error < still)
+    # Affine changes of the recording change nothing but the units.
+    other = CORNN(alpha=ALPHA, ridge=1e-4, scale_limit=0.9).fit(-3 + 0.1 * train)
+    assert other.score(-3 + 0.1 * test) == pytest.approx(model.score(test), abs=1e-9)
+    again = -3 + 0.1 * model.predict(test)
+    assert np.allclose(other.predict(-3 + 0.1 * test), again)
+    run = model.simulate(train, 200, noisy=True)
+    assert run.shape == (200, 16) and np.allclose(run[0], train[-1])
+    assert 0.2 < run.std() / train.std() < 5
+
+
+def test_parameters():
+    model = CORNN(alpha=0.3, ridge=1e-2)
+    given = model.get_params()
+    assert given["alpha"] == 0.3 and given["mask"] is None
+    assert CORNN(**given).get_params() == given
+    assert model.set_params(ridge=1e-4, max_steps=3) is model
+    assert model.ridge == 1e-4 and "ridge=0.0001" in repr(model)
+    with pytest.raises(ValueError, match="no parameter 'lam'"):
+        model.set_params(lam=1.0)
+
+
+def test_before_fit_and_wrong_shapes():
+    model = CORNN(alpha=ALPHA)
+    with pytest.raises(ValueError, match="not fitted"):
+        model.predict(np.zeros((5, 3)))
+    _, rates, _ = recording(np.random.default_rng(3), time=200)
+    model.fit(rates)
+    with pytest.raises(ValueError, match=r"expected \(time, 16\)"):
+        model.score(rates[:, :5])
+    with pytest.raises(ValueError, match="alpha"):
+        CORNN(alpha=1.5).fit(rates)
+
+
+def test_scikit_learn_takes_it():
+    pytest.importorskip("sklearn")
+    from sklearn.base import clone
+    from sklearn.model_selection import GridSearchCV, TimeSeriesSplit, cross_val_score
+    from sklearn.utils.validation import check_is_fitted
+
+    _, rates, _ = recording(np.random.default_rng(4), time=400)
+    mask = np.eye(16, dtype=bool)
+    model = CORNN(alpha=ALPHA, outliers=Reject(0.5), mask=mask, max_steps=5).fit(rates)
+    check_is_fitted(model)
+    copy = clone(model)
+    assert copy is not model and not hasattr(copy, "fit_")
+    assert copy.alpha == ALPHA and np.array_equal(copy.mask, mask)
+    search = GridSearchCV(
+        CORNN(alpha=ALPHA, max_steps=5),
+        {"ridge": [1e-4, 1e3]},
+        cv=TimeSeriesSplit(2),
+    )
+    search.fit(rates)
+    assert search.best_params_ == {"ridge": 1e-4}
+    trials = rates.reshape(4, 100, 16)
+    scores = cross_val_score(CORNN(alpha=ALPHA, max_steps=5), trials, cv=2)
+    assert scores.shape == (2,) and np.all(np.isfinite(scores))

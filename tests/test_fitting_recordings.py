@@ -1,0 +1,501 @@
+"""Recordings: NWB files, binning, scaling, held-out scores and statistics."""
+
+import datetime
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from rnndyn.fitting import _nwb
+from rnndyn.fitting._binning import ExponentialKernel, GaussianKernel, smooth
+from rnndyn.fitting._cosmoothing import bits_per_spike, co_smoothing
+from rnndyn.fitting._evaluation import (
+    compare_activity,
+    free_run,
+    held_out,
+    one_step_residuals,
+    power_spectrum,
+)
+from rnndyn.fitting._recordings import Events, Fluorescence, Spikes, read_nwb
+from rnndyn.fitting._scaling import Scaling, z_scale
+
+
+RATE, FRAMES, CELLS, SPIKING = 4.0, 120, 6, 5
+
+
+def new_file(pynwb):
+    start = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
+    return pynwb.NWBFile("a session", "an id", start)
+
+
+def add_imaging(pynwb, file, data, *, name="RoiResponseSeries", **series):
+    """A `DfOverF` with one series of all ROIs."""
+    from pynwb.ophys import DfOverF, ImageSegmentation, OpticalChannel
+
+    device = file.create_device("scope")
+    channel = OpticalChannel(name="c", description="-", emission_lambda=500.0)
+    plane = file.create_imaging_plane(
+        name="plane",
+        optical_channel=channel,
+        description="-",
+        device=device,
+        excitation_lambda=488.0,
+        indicator="GCaMP6s",
+        location="tectum",
+    )
+    module = file.create_processing_module("ophys", "-")
+    segmentation = ImageSegmentation()
+    table = segmentation.create_plane_segmentation(
+        name="cells", description="-", imaging_plane=plane
+    )
+    module.add(segmentation)
+    table.add_column("depth", "in um")
+    for i in range(data.shape[1]):
+        table.add_roi(pixel_mask=[(i, i, 1.0)], depth=10.0 * i, id=100 + i)
+    rois = table.create_roi_table_region(
+        region=list(range(data.shape[1])), description="-"
+    )
+    container = DfOverF()
+    module.add(container)
+    container.create_roi_response_series(
+        name=name, data=data, rois=rois, unit="dF/F", **series
+    )
+
+
+def write(pynwb, file, path):
+    with pynwb.NWBHDF5IO(path, "w") as io:
+        io.write(file)
+    return path
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A file with spikes and trials, one with fluorescence, and what is in them."""
+    pynwb = pytest.importorskip("pynwb")
+    folder = tmp_path_factory.mktemp("nwb")
+    rng = np.random.default_rng(0)
+    trains = [np.sort(rng.uniform(0, 10, 20 + 7 * i)) for i in range(SPIKING)]
+    file = new_file(pynwb)
+    file.add_unit_column("quality", "-")
+    for i, train in enumerate(trains):
+        # The third unit was lost between 4 and 6 s.
+        seen = [[0.0, 4.0], [6.0, 10.0]] if i == 2 else [[0.0, 10.0]]
+        file.add_unit(
+            spike_times=train,
+            id=10 * i,
+            quality="good" if i % 2 == 0 else "bad",
+            obs_intervals=seen,
+        )
+    file.add_trial_column("go", "-")
+    file.add_trial_column("correct", "-")
+    for start, correct in ((0.1, True), (2.0, True), (4.5, False), (7.0, True)):
+        file.add_trial(
+            start_time=start, stop_time=start + 1, go=start + 0.25, correct=correct
+        )
+    spikes = write(pynwb, file, folder / "spikes.nwb")
+    data = rng.normal(size=(FRAMES, CELLS)).astype(np.float32)
+    file = new_file(pynwb)
+    add_imaging(pynwb, file, data, rate=RATE, starting_time=2.0, conversion=0.5)
+    frames = write(pynwb, file, folder / "frames.nwb")
+    return spikes, trains, frames, data
+
+
+def test_spike_counts(files):
+    path, trains, _, _ = files
+    found = read_nwb(path, Spikes(), bin_width=0.25, start=1.0, stop=9.1)
+    assert found.rates.shape == (32, SPIKING) and found.unit == "Hz"
+    for i, train in enumerate(trains):
+        for k in range(32):
+            left = 1.0 + 0.25 * k
+            count = sum(left <= t < left + 0.25 for t in train)
+            assert found.rates[k, i] == count / 0.25
+    assert np.allclose(found.times, 1.0 + 0.25 * np.arange(32))
+    assert list(found.unit_ids) == [0, 10, 20, 30, 40]
+    assert any("not observed" in c for c in found.caveats)
+    # The same without naming the signal; start and stop from what was observed.
+    whole = read_nwb(path, bin_width=0.5)
+    assert whole.rates.shape == (20, SPIKING)
+    assert any("observed intervals" in c for c in whole.caveats)
+
+
+def test_unit_selection(files):
+    path, trains, _, _ = files
+    options = dict(bin_width=0.5, start=0.0, stop=10.0)
+    by_id = read_nwb(path, units=[40, 10], **options)
+    assert list(by_id.unit_ids) == [40, 10]
+    assert by_id.rates[:, 1].sum() * 0.5 == len(trains[1])
+    good = read_nwb(path, units=lambda c: c["quality"] == "good", **options)
+    assert list(good.unit_ids) == [0, 20, 40]
+    busy = read_nwb(path, units=lambda c: c["num_spikes"] > 30, **options)
+    assert list(busy.unit_ids) == [20, 30, 40]
+    mask = read_nwb(path, units=np.arange(5) == 3, **options)
+    assert list(mask.unit_ids) == [30]
+    for bad in ([3], np.ones(4, bool), lambda c: c["num_spikes"] > 1e6):
+        with pytest.raises(ValueError, match="units"):
+            read_nwb(path, units=bad, **options)
+
+
+def test_aligned_spikes(files):
+    path, trains, _, _ = files
+    go = Events("go", before=0.5, after=1.0)
+    found = read_nwb(path, bin_width=0.1, align=go, start=0.0, stop=10.0)
+    # The first begins before the recording, the third where a unit was not observed.
+    assert list(found.dropped) == [0, 2] and np.allclose(found.events, [2.25, 7.25])
+    assert found.rates.shape == (2, 15, SPIKING)
+    assert np.allclose(found.times, -0.5 + 0.1 * np.arange(15))
+    edges = 2.25 - 0.5 + 0.1 * np.arange(16)
+    assert np.array_equal(found.rates[0, :, 1] * 0.1, np.histogram(trains[1], edges)[0])
+    some = Events("go", 0.5, 1.0, where=lambda t: t["correct"] & (t["start_time"] > 3))
+    assert read_nwb(path, bin_width=0.1, align=some).rates.shape == (1, 15, SPIKING)
+    times = Events(np.array([3.0, 8.0]), before=0.0, after=1.0)
+    again = read_nwb(path, bin_width=0.1, align=times, units=[0])
+    assert again.rates.shape == (2, 10, 1)
+    for align, words in (
+        (Events("nothing", 0.5, 1.0), "no column"),
+        (Events("go", 0.5, 1.03), "no multiple"),
+        (Events(np.array([99.0]), 0.5, 1.0), "full window"),
+        (Events(np.array([3.0]), 0.5, 1.0, where=len), "where"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            read_nwb(path, bin_width=0.1, align=align)
+    with pytest.raises(ValueError, match="is empty"):
+        Events("go", 0.5, -0.5)
+
+
+def test_windows_are_smoothed_with_what_lies_around(files):
+    path, _, _, _ = files
+    kernel = GaussianKernel(0.1)
+    options = dict(bin_width=0.1, units=[0, 10], start=0.0, stop=10.0)
+    whole = read_nwb(path, smoothing=kernel, **options)
+    # 2.5 s lies on the grid of the whole recording.
+    align = Events(np.array([2.5]), before=0.5, after=1.0)
+    window = read_nwb(path, smoothing=kernel, align=align, **options)
+    assert np.allclose(window.rates[0], whole.rates[20:35], atol=1e-12)
+    assert whole.rates.sum() == pytest.approx(
+        read_nwb(path, **options).rates.sum(), rel=0.02
+    )
+
+
+def test_fluorescence_as_it_is(files, monkeypatch):
+    _, _, path, data = files
+    monkeypatch.setattr(_nwb, "BLOCK", 7)
+    found = read_nwb(path)
+    assert np.array_equal(found.rates, 0.5 * data.astype(np.float64))
+    assert found.dt == 1 / RATE and found.times[0] == 2.0 and found.unit == "dF/F"
+    assert found.source == "ophys/DfOverF/RoiResponseSeries"
+    part = read_nwb(
+        path,
+        Fluorescence("DfOverF"),
+        units=lambda c: c["depth"] > 25,
+        start=4.0,
+        stop=8.0,
+    )
+    assert list(part.unit_ids) == [103, 104, 105]
+    assert np.array_equal(part.rates, 0.5 * data[8:24, 3:].astype(np.float64))
+    swapped = read_nwb(path, units=[104, 101])
+    assert np.array_equal(swapped.rates, found.rates[:, [4, 1]])
+
+
+def test_fluorescence_in_bins_and_windows(files):
+    _, _, path, data = files
+    frames = 0.5 * data.astype(np.float64)
+    halves = read_nwb(path, bin_width=0.5)
+    assert np.allclose(halves.rates, frames.reshape(-1, 2, CELLS).mean(axis=1))
+    # Event at 7.1 s: the nearest frame is number 20, at 7 s.
+    align = Events(np.array([7.1, 31.9, 12.0]), before=1.0, after=2.0)
+    found = read_nwb(path, align=align)
+    assert list(found.dropped) == [1] and found.rates.shape == (2, 12, CELLS)
+    assert np.array_equal(found.rates[0], frames[16:28])
+    assert np.allclose(found.times, np.arange(-4, 8) / RATE)
+    assert any("to within 0.125" in c for c in found.caveats)
+    binned = read_nwb(path, align=align, bin_width=0.5)
+    assert binned.rates.shape == (2, 6, CELLS)
+    # [6.1, 6.6) holds the frames at 6.25 and 6.5 s.
+    assert np.allclose(binned.rates[0, 0], frames[17:19].mean(axis=0))
+    causal = read_nwb(path, align=align, smoothing=ExponentialKernel(0.5))
+    whole = read_nwb(path, smoothing=ExponentialKernel(0.5))
+    assert np.allclose(causal.rates[1], whole.rates[36:48])
+    with pytest.raises(ValueError, match="hold no frame"):
+        read_nwb(path, bin_width=0.1)
+
+
+def test_uneven_frames_and_gaps(tmp_path):
+    pynwb = pytest.importorskip("pynwb")
+    stamps = np.arange(40) / 10.0
+    stamps[20:] += 1.0  # one second is missing
+    data = np.random.default_rng(1).normal(size=(40, 3))
+    file = new_file(pynwb)
+    add_imaging(pynwb, file, data, timestamps=stamps)
+    path = write(pynwb, file, tmp_path / "gap.nwb")
+    with pytest.raises(ValueError, match="unevenly spaced"):
+        read_nwb(path)
+    with pytest.raises(ValueError, match="5 of 25 bins"):
+        read_nwb(path, bin_width=0.2)
+    before = read_nwb(path, bin_width=0.2, stop=2.0)
+    assert np.allclose(before.rates, data[:20].reshape(10, 2, 3).mean(axis=1))
+    align = Events(np.array([0.4, 2.0, 3.6]), before=0.4, after=0.4)
+    found = read_nwb(path, bin_width=0.2, align=align)
+    assert list(found.dropped) == [1]
+
+
+def test_files_that_do_not_hold_it(files, tmp_path, monkeypatch):
+    pynwb = pytest.importorskip("pynwb")
+    spikes, _, frames, _ = files
+    with pytest.raises(ValueError, match="bin_width"):
+        read_nwb(spikes)
+    with pytest.raises(ValueError, match="no RoiResponseSeries"):
+        read_nwb(spikes, Fluorescence())
+    with pytest.raises(ValueError, match="no Units table"):
+        read_nwb(frames, Spikes(), bin_width=0.1)
+    with pytest.raises(ValueError, match="0 RoiResponseSeries match"):
+        read_nwb(frames, Fluorescence("Neuropil"))
+    with pytest.raises(ValueError, match="no trials table"):
+        read_nwb(frames, align=Events("start_time", 0.5, 0.5))
+    with pytest.raises(ValueError, match="bin_width"):
+        read_nwb(spikes, bin_width=-1.0)
+    with pytest.raises(ValueError, match="expected Spikes"):
+        read_nwb(frames, "DfOverF")
+    empty = write(pynwb, new_file(pynwb), tmp_path / "empty.nwb")
+    with pytest.raises(ValueError, match="neither"):
+        read_nwb(empty)
+    file = new_file(pynwb)
+    data = np.ones((20, 3))
+    data[5, 1] = np.nan
+    add_imaging(pynwb, file, data, rate=1.0)
+    bad = write(pynwb, file, tmp_path / "nan.nwb")
+    with pytest.raises(ValueError, match=r"\[101\]"):
+        read_nwb(bad)
+    assert read_nwb(bad, units=[100, 102]).rates.shape == (20, 2)
+    monkeypatch.setitem(sys.modules, "pynwb", None)
+    with pytest.raises(ImportError, match=r"rnndyn\[nwb\]"):
+        read_nwb(frames)
+
+
+def test_smoothing_known_answers():
+    dt, time = 0.1, 60
+    kernel = GaussianKernel(0.25)
+    values = np.zeros((1, time, 2))
+    values[0, 30, 0], values[0, :, 1] = 1.0, 3.0
+    valid = np.ones((1, time), bool)
+    out = smooth(values, valid, kernel, dt)
+    lags = (np.arange(time) - 30) * dt
+    weights = np.where(np.abs(lags) <= 1.0, np.exp(-0.5 * (lags / 0.25) ** 2), 0)
+    assert np.allclose(out[0, 12:49, 0], (weights / weights.sum())[12:49])
+    assert np.allclose(out[0, :, 1], 3.0)  # also at the ends
+    for causal in (GaussianKernel(0.25, causal=True), ExponentialKernel(0.3)):
+        late = smooth(values, valid, causal, dt)
+        assert np.all(late[0, :30, 0] == 0) and late[0, 30, 0] > 0
+    with pytest.raises(ValueError, match="width"):
+        GaussianKernel(0.0)
+
+
+def test_scaling_round_trip():
+    rng = np.random.default_rng(2)
+    rates = np.exp(rng.normal(size=(500, 4))) * np.array([1, 10, 0.1, 1]) + 5
+    rates[:, 3] = 7.0
+    scaling = z_scale(rates, limit=0.9)
+    scaled = scaling(rates)
+    assert np.allclose(np.abs(scaled[:, :3]).max(axis=0), 0.9)
+    assert np.allclose(scaled[:, :3].mean(axis=0), 0, atol=1e-12)
+    assert list(scaling.constant) == [False, False, False, True]
+    assert np.allclose(scaled[:, 3], 0)
+    assert np.allclose(scaling.invert(scaled), rates, rtol=1e-12)
+    assert np.all(scaling.clipped(rates) == 0)
+    tight = z_scale(rates.reshape(5, 100, 4), limit=0.9, quantile=0.98)
+    assert np.allclose(tight.clipped(rates)[:3], 0.02, atol=0.003)
+    assert np.abs(tight(rates)).max() == 0.9
+    known = Scaling(np.zeros(4), np.full(4, 2.0))
+    assert np.array_equal(known(np.ones(4)), np.full(4, 0.5))
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: z_scale(np.ones(5)), "shape"),
+        (lambda: z_scale(np.full((5, 2), np.nan)), "non-finite"),
+        (lambda: z_scale(np.ones((5, 2)), limit=1.0), "limit"),
+        (lambda: z_scale(np.ones((5, 2)), quantile=0.0), "quantile"),
+        (lambda: Scaling(np.zeros(2), np.array([1.0, 0.0])), "positive"),
+        (lambda: z_scale(np.eye(4))(np.ones((4, 3))), "4 neurons"),
+    ],
+)
+def test_scaling_bad_input(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
+
+
+def test_parts_of_a_recording(files):
+    spikes, _, frames, _ = files
+    whole = read_nwb(frames)
+    train, valid, test = whole.split(0.5, 0.25, 0.25)
+    assert [len(p.rates) for p in (train, valid, test)] == [60, 30, 30]
+    assert np.array_equal(test.rates, whole.rates[90:]) and test.times[0] == 24.5
+    scaling = z_scale(train.rates)
+    scaled = train.scaled(scaling)
+    assert np.abs(scaled.rates).max() == pytest.approx(0.95)
+    assert np.array_equal(scaled.scaling.scale, scaling.scale)
+    assert np.allclose(scaled.unscaled().rates, train.rates)
+    with pytest.raises(ValueError, match="scaled already"):
+        scaled.scaled(scaling)
+    some = scaled.take([2, 0])
+    assert list(some.unit_ids) == [102, 100]
+    assert np.allclose(some.unscaled().rates, train.rates[:, [2, 0]])
+    trials = read_nwb(
+        spikes,
+        bin_width=0.1,
+        units=[0],
+        align=Events(np.array([2.0, 4.0, 6.0]), 0.5, 0.5),
+    )
+    first, last = trials.split(0.7, 0.3)
+    assert len(first.rates) == 2 and np.allclose(last.events, [6.0])
+    with pytest.raises(ValueError, match="empty"):
+        trials.split(0.1, 0.9)
+    with pytest.raises(ValueError, match="sum to"):
+        whole.split(0.9, 0.2)
+    pytest.importorskip("xarray")
+    table = trials.to_xarray()
+    assert table.trials.dims == ("trial", "time", "neuron")
+
+
+def network(rng, neurons=20, inputs=0, gain=2.0):
+    theta = rng.normal(size=(neurons + inputs, neurons)) * gain / neurons**0.5
+    theta[neurons:] *= neurons**0.5 / gain
+    return theta
+
+
+def test_held_out_known_answers():
+    rng = np.random.default_rng(3)
+    theta, alpha = network(rng, 20, 2), np.linspace(0.2, 0.6, 20)
+    inputs = rng.normal(size=(400, 2))
+    rates = free_run(theta, rng.uniform(-0.5, 0.5, 20), 400, inputs, alpha=alpha)
+    kinds = {"true": theta, "none": np.zeros_like(theta)}
+    scores = held_out(
+        kinds,
+        rates[200:],
+        inputs[200:],
+        alpha=alpha,
+        train=rates[:200],
+        train_inputs=inputs[:200],
+    )
+    assert scores.predictors == ("true", "none", "persistence", "ridge")
+    assert scores["true"]["r2_d"] > 1 - 1e-10 and scores["true"]["skill"] > 1 - 1e-10
+    assert scores["none"]["r2_d"] <= 0  # predicts 0, not the mean
+    assert scores["persistence"]["skill"] == pytest.approx(0, abs=1e-12)
+    assert scores["none"]["r2_d"] < scores["ridge"]["r2_d"] < scores["true"]["r2_d"]
+    r, ahead = rates[200:-1], rates[201:]
+    d = (ahead - (1 - alpha) * r) / alpha
+    share = 1 - ((d - r) ** 2).sum() / ((d - d.mean(axis=0)) ** 2).sum()
+    assert scores["persistence"]["r2_d"] == pytest.approx(share)
+    assert scores.clipped == 0
+    x = np.concatenate([rates[:199], inputs[:199]], axis=1)
+    past = (rates[1:200] - (1 - alpha) * rates[:199]) / alpha
+    weights = np.linalg.lstsq(x, past, rcond=None)[0]
+    plain = held_out(
+        theta,
+        rates[200:],
+        inputs[200:],
+        alpha=alpha,
+        train=rates[:200],
+        train_inputs=inputs[:200],
+        ridge=0.0,
+    )
+    linear = np.concatenate([r, inputs[200:399]], axis=1) @ weights
+    share = 1 - ((d - linear) ** 2).sum() / ((d - d.mean(axis=0)) ** 2).sum()
+    assert plain["ridge"]["r2_d"] == pytest.approx(share, abs=1e-6)
+    with pytest.raises(ValueError, match="shape"):
+        held_out(theta.T, rates, inputs, alpha=alpha)
+    with pytest.raises(ValueError, match="non-finite"):
+        held_out(theta, np.full_like(rates, np.nan), inputs, alpha=alpha)
+
+
+def test_free_runs():
+    rng = np.random.default_rng(4)
+    theta, x0 = network(rng), rng.uniform(-0.5, 0.5, 20)
+    with jax.enable_x64(False):  # host level: float64 in a float32 process too
+        run = free_run(theta, x0, 50, alpha=0.3)
+    r = x0
+    for row in run:
+        assert np.allclose(row, r, atol=1e-12) and row.dtype == np.float64
+        r = 0.7 * r + 0.3 * np.tanh(r @ theta)
+    later = free_run(theta, x0, 20, alpha=0.3, transient=30)
+    assert np.allclose(later, run[30:])
+    errors = 0.1 * rng.normal(size=(40, 20))
+    key = jax.random.key(0)
+    noisy = free_run(theta, x0, 200, alpha=0.3, residuals=errors, key=key)
+    again = free_run(theta, x0, 200, alpha=0.3, residuals=errors, key=key)
+    assert np.array_equal(noisy, again)
+    # The errors of the true weights are the very rows that were drawn.
+    found = one_step_residuals(theta, noisy, alpha=0.3)
+    gap = np.abs(found[:, None] - errors[None]).max(axis=2).min(axis=1)
+    assert gap.max() < 1e-12
+    with pytest.raises(ValueError, match="key"):
+        free_run(theta, x0, 5, alpha=0.3, residuals=errors)
+    with pytest.raises(ValueError, match="inputs"):
+        free_run(network(rng, 20, 1), x0, 5, alpha=0.3)
+
+
+def test_activity_distances():
+    rng = np.random.default_rng(5)
+    time = np.arange(2048)
+    mixing = rng.normal(size=(3, 6))
+    a, b = (rng.normal(size=(2048, 3)) @ mixing for _ in range(2))
+    same = compare_activity(a, a)
+    assert same.variance_ratio == 1 and same.mean_error == 0
+    assert same.correlation_agreement == pytest.approx(1)
+    assert same.spectrum_distance < 1e-6 and same.neurons == 6
+    alike = compare_activity(a, b)
+    assert alike.correlation_agreement > 0.98 and alike.spectrum_distance < 0.25
+    twice = compare_activity(a, 2 * a + 1)
+    assert twice.variance_ratio == pytest.approx(4)
+    assert twice.spectrum_distance < 1e-6
+    sines = np.stack([np.sin(2 * np.pi * time / p + p) for p in (8, 16, 32)], axis=1)
+    power = power_spectrum(sines, 256)
+    assert list(power.argmax(axis=0) + 1) == [32, 16, 8]
+    assert np.allclose(power.sum(axis=0), 1)
+    apart = compare_activity(sines, sines[:, [1, 2, 0]])
+    assert apart.spectrum_distance > 0.99
+    still = compare_activity(a, np.zeros_like(a))
+    assert still.neurons == 0 and still.variance_ratio == 0
+    assert np.isnan(still.spectrum_distance)
+    with pytest.raises(ValueError, match="same neurons"):
+        compare_activity(a, a[:, :3])
+
+
+def test_co_smoothing():
+    rng = np.random.default_rng(6)
+    neurons, alpha = 24, 0.5
+    # Contracting, so that a hidden neuron forgets where it started.
+    theta = network(rng, neurons, 1, gain=0.8)
+    inputs = rng.normal(size=(600, 1))
+    rates = free_run(theta, np.zeros(neurons), 600, inputs, alpha=alpha)
+    options = dict(alpha=alpha, folds=4, train=rates[:300])
+    full = co_smoothing(theta, rates[300:], inputs[300:], burn_in=30, **options)
+    assert full.r2 > 0.98 and np.bincount(full.fold).tolist() == [6, 6, 6, 6]
+    trials = rates[300:].reshape(3, 100, neurons)
+    cut = co_smoothing(
+        theta, trials, inputs[300:].reshape(3, 100, 1), burn_in=30, **options
+    )
+    assert cut.r2 > 0.98
+    shuffled = rng.permutation(theta.ravel()).reshape(theta.shape)
+    wrong = co_smoothing(shuffled, rates[300:], inputs[300:], **options)
+    assert wrong.r2 < 0.5 and np.isfinite(full.r2_ridge)
+    alone = co_smoothing(theta, rates[300:], inputs[300:], alpha=alpha, folds=4)
+    assert np.isnan(alone.r2_ridge)
+    with pytest.raises(ValueError, match="folds"):
+        co_smoothing(theta, rates, inputs, alpha=alpha, folds=25)
+
+
+def test_bits_per_spike():
+    rng = np.random.default_rng(7)
+    true = np.exp(rng.normal(size=(4000, 3)))
+    counts = rng.poisson(true * 0.5)
+    mean = np.broadcast_to(counts.mean(axis=0) / 0.5, true.shape)
+    assert bits_per_spike(mean, counts, bin_width=0.5) == pytest.approx(0, abs=1e-12)
+    best = bits_per_spike(true, counts, bin_width=0.5)
+    # E[m log2(m / mean m)] / E[m] of a log-normal with s = 1 is 1 / (2 log 2).
+    assert best == pytest.approx(0.5 / np.log(2), abs=0.06)
+    assert bits_per_spike(true[::-1], counts, bin_width=0.5) < 0
+    assert np.isnan(bits_per_spike(true, np.zeros_like(true), bin_width=0.5))
+    with pytest.raises(ValueError, match="one shape"):
+        bits_per_spike(true, counts[:, :2], bin_width=0.5)
