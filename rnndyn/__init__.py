@@ -16,9 +16,11 @@ if TYPE_CHECKING:
         models as models,
         plots as plots,
         studies as studies,
+        sweeps as sweeps,
         tasks as tasks,
         theory as theory,
         training as training,
+        zoo as zoo,
     )
     from ._core._batch import device_mesh as device_mesh, map_members as map_members
     from ._core._system import Map as Map
@@ -57,9 +59,11 @@ _ROOMS = (
     "models",
     "plots",
     "studies",
+    "sweeps",
     "tasks",
     "theory",
     "training",
+    "zoo",
 )
 _NAMES = {
     **dict.fromkeys(("device_mesh", "map_members"), "._core._batch"),

@@ -1,4 +1,5 @@
-"""The command line: `rnndyn demo | doctor | analyse`. Nothing lives only here."""
+"""The command line: `rnndyn demo | doctor | analyse | sweep | study`. Nothing lives
+only here."""
 
 import os
 import platform
@@ -7,6 +8,7 @@ import time
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Literal
 
 from . import _bootstrap
 
@@ -205,6 +207,96 @@ class Doctor:
             )
 
 
+@dataclass
+class Sweep:
+    """Train and label a sweep of networks (run), say how far it is (status), go on with
+    it (resume), or put the curves and labels of all shards together (merge)."""
+
+    action: Literal["run", "status", "resume", "merge"]
+    """What to do."""
+    config: Path
+    """Configuration (TOML), or the folder of a sweep that has been started."""
+    out: Path | None = None
+    """Folder of the sweep; by default the name of the configuration, here."""
+    shard: str | None = None
+    """`i/n`, with i from 0 to n-1: work on every n-th shard, from the i-th on. For an
+    array job."""
+    workers: int = 0
+    """Worker processes with one CPU device each; 0 trains in this process."""
+    label: bool = True
+    """Label what was trained."""
+    checkpoint: float = 60.0
+    """Seconds between two checkpoints of a shard."""
+
+    def run(self) -> None:
+        from rnndyn import sweeps
+
+        folder = self.config if self.config.is_dir() else self.out
+        if folder is None:
+            folder = Path(self.config.stem)
+        if self.action == "status":
+            print(sweeps.status(folder).table())
+            return
+        if self.action == "merge":
+            print(f"wrote {sweeps.merge(folder)}")
+            return
+        if self.action == "resume" or self.config.is_dir():
+            config = sweeps.load_config(folder)
+        else:
+            config = sweeps.SweepConfig.from_toml(self.config)
+        sweep = self._train(sweeps, config, folder)
+        for label in [k for k in ("compat", "primary") if k in config.labels]:
+            label = "mechanism" if label == "primary" else label
+            print(f"\n{sweep.fractions(label).table()}")
+        print(f"\n{len(sweep)} of {sweep.grid.size} networks are in {folder}/")
+
+    def _train(self, sweeps, config, folder):
+        import multiprocessing
+        from concurrent.futures import ProcessPoolExecutor
+
+        shards = None
+        if self.shard is not None:
+            shards = _every(self.shard, len(sweeps.plan(config)))
+        options = dict(shards=shards, label=self.label, say=print)
+        options |= dict(checkpoint_seconds=self.checkpoint)
+        if self.workers < 1:
+            terminal = sys.stderr.isatty()
+            return sweeps.run(config, folder, progress=terminal, **options)
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(self.workers, mp_context=spawn) as pool:
+            return sweeps.run(config, folder, executor=pool, **options)
+
+
+@dataclass
+class Study:
+    """Repeat a published study at a scale, and print its table `published / ours /
+    verdict`."""
+
+    name: str
+    """phases, rank2 or cornn."""
+    scale: Literal["tiny", "small", "full"] = "tiny"
+    """How many networks: minutes, hours, or as published."""
+    out: Path | None = None
+    """Folder for figures and tables."""
+
+    def run(self) -> None:
+        from rnndyn import studies
+
+        known = [k.removesuffix("_study") for k in dir(studies) if k.endswith("_study")]
+        if self.name not in known:
+            raise ValueError(
+                f"no study {self.name!r}, expected one of {', '.join(sorted(known))}."
+            )
+        study = getattr(studies, f"{self.name}_study")
+        result = study(
+            self.scale, out=self.out, progress=sys.stderr.isatty(), say=print
+        )
+        print(f"\n{result.table()}")
+        if self.out is not None:
+            result.save(self.out)
+            print(f"wrote {self.out}/")
+
+
 def main() -> None:
     """Entry point of the command `rnndyn`."""
     try:
@@ -212,7 +304,13 @@ def main() -> None:
     except ImportError:
         sys.exit('the command line needs tyro: pip install "rnndyn[cli]"')
     command = tyro.extras.subcommand_cli_from_dict(
-        {"demo": Demo, "doctor": Doctor, "analyse": Analyse},
+        {
+            "demo": Demo,
+            "doctor": Doctor,
+            "analyse": Analyse,
+            "sweep": Sweep,
+            "study": Study,
+        },
         config=(tyro.conf.PositionalRequiredArgs,),
         description="By which mechanism does a recurrent network hold a memory?",
     )
@@ -222,6 +320,14 @@ def main() -> None:
         command.run()
     except ValueError as error:
         sys.exit(f"rnndyn: {error}")
+
+
+def _every(shard: str, count: int) -> list[int]:
+    """Numbers of the shards that `i/n` stands for."""
+    first, _, step = shard.partition("/")
+    if not (first.isdigit() and step.isdigit() and int(first) < int(step)):
+        raise ValueError(f"--shard {shard}, expected i/n with 0 <= i < n, such as 0/8.")
+    return list(range(int(first), count, int(step)))
 
 
 def _has(module: str) -> bool:

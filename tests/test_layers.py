@@ -21,6 +21,15 @@ ALLOWED = {
     "mechanisms": BASE | {"models", "tasks", "flows", "dynamics"},
     "fitting": BASE | {"models", "tasks", "flows", "dynamics", "training"},
     "plots": BASE | {"models", "tasks", "flows", "dynamics", "mechanisms"},
+    "sweeps": BASE
+    | {"_bootstrap"}
+    | {"models", "tasks", "flows", "dynamics", "theory", "training", "mechanisms"},
+    "zoo": BASE
+    | {"models", "tasks", "flows", "dynamics", "theory", "training", "mechanisms"}
+    | {"sweeps"},
+    "studies": BASE
+    | {"models", "tasks", "flows", "dynamics", "theory", "training", "mechanisms"}
+    | {"fitting", "sweeps", "zoo", "plots"},
 }
 FILES = sorted(p for room in ALLOWED for p in (PACKAGE / room).glob("*.py"))
 

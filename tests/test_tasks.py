@@ -115,3 +115,30 @@ def test_scores_of_perfect_late_and_useless_outputs(getkey):
     trial = activation.trial()
     assert float(activation.score(trial, trial.targets).accuracy) == 1
     assert float(activation.score(trial, 1 - trial.targets).reliability) == 0
+
+
+def test_fixed_response(getkey):
+    task = rd.tasks.FixedResponse(0.1, num_steps=30)
+    trial = task.trial(jnp.asarray(0), key=getkey())
+    valid = np.arange(30) < 26
+    np.testing.assert_array_equal(trial.targets, valid[:, None] * [0, 1])
+    np.testing.assert_array_equal(trial.inputs, (np.arange(30) < 6)[:, None] * [0, 1])
+    np.testing.assert_allclose(trial.mask, valid / 26, rtol=1e-12)
+    assert float(task.score(trial, trial.targets).accuracy) == 1
+    assert float(task.score(trial, trial.targets[:, ::-1]).accuracy) == 0
+    assert float(task.score(trial, -trial.targets).reliability) == 0
+    stacked = rd.tasks.FixedResponse.stack([0.02, 0.4])
+    assert stacked.num_steps == 86
+    np.testing.assert_array_equal(stacked.response_steps, [4, 80])
+    with pytest.raises(ValueError, match="response = 0 s"):
+        rd.tasks.FixedResponse(0.0)
+
+
+def test_published_window_of_a_fixed_response():
+    for i in range(1, 21):
+        task = rd.tasks.FixedResponse(0.02 * i, num_steps=90)
+        period = task.trial(jnp.asarray(0)).period
+        window = np.asarray(rd.training.paper_window(task, period))
+        length = 6 + 4 * i
+        first = length - (2 if i == 15 else 1)  # 300 ms, by rounding
+        np.testing.assert_array_equal(np.flatnonzero(window), range(first, length))

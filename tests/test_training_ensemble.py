@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from rnndyn import models as m, tasks, training
-from rnndyn.training import _slots
+from rnndyn.training import _log, _slots
 
 
 def build(key):
@@ -231,3 +231,77 @@ def test_rank_two_networks_learn_delayed_activation_without_input():
     )
     assert np.all(result.losses[:, -1] < 0.05 * result.losses[:, 0])
     np.testing.assert_array_equal(result.models.x0, nets.x0)
+
+
+def test_budgets_per_network_and_exact_verdicts_at_any_stride():
+    budgets = np.asarray([7, 130, 20, 60, 1, 130, 90])
+    kw = dict(learning_rate=np.geomspace(0.1, 3, 7), steps=budgets, **KW)
+    fine = training.train(NETS, TASK, **kw)
+    np.testing.assert_array_equal(fine.steps, budgets)
+    np.testing.assert_array_equal(np.isfinite(fine.losses).sum(axis=1), budgets)
+    acc, rel = fine.history.accuracy, fine.history.reliability
+    verdict = training.outcome(acc, rel)
+    np.testing.assert_array_equal(fine.outcome, verdict)
+    coarse = training.train(NETS, TASK, record_every=17, last=40, chunk=3, **kw)
+    close(coarse.models, fine.models)
+    np.testing.assert_array_equal(coarse.outcome, verdict)
+    for i, n in enumerate(budgets):
+        kept = coarse.log.last()["loss"][i]
+        held = min(n, 40)
+        assert np.all(np.isnan(kept[: 40 - held]))
+        np.testing.assert_allclose(kept[40 - held :], fine.losses[i, n - held : n])
+        np.testing.assert_allclose(
+            coarse.losses[i, (n - 1) // 17], fine.losses[i, n - 1]
+        )
+
+
+def test_log_equals_the_verdict_on_whole_histories(getkey):
+    rng = np.random.default_rng(3)
+    length, count = 400, 300
+    # Histories that hover around the thresholds, so that all verdicts occur.
+    level = rng.uniform(0.4, 1.0, (count, 1)) + np.linspace(-0.2, 0.25, length)
+    level += 0.25 * (rng.random((count, length)) < rng.uniform(0, 0.4, (count, 1))) * -1
+    acc = np.clip(level + 0.05 * rng.standard_normal(level.shape), 0, 1)
+    rel = np.clip(level + 0.05 * rng.standard_normal(level.shape), 0, 1)
+    acc, rel = acc.astype(np.float32), rel.astype(np.float32)
+    ends = rng.integers(1, length + 1, count)
+    ends[:100] = length
+    broken = rng.random(count) < 0.2
+    acc[broken, ends[broken] - 1] = np.nan
+    for i, n in enumerate(ends):
+        acc[i, n:], rel[i, n:] = np.nan, np.nan
+    log = _log.empty_log(count, length, 7, 30, acc)
+    for first in range(0, length, 33):
+        counts = np.clip(ends - first, 0, min(33, length - first))
+        rows = np.flatnonzero(counts)
+        cut = lambda a, rows=rows, first=first: a[rows, first : first + 33]
+        parts = [jnp.asarray(cut(a)) for a in (acc, acc, rel, acc, rel, rel)]
+        info = training.TrainInfo(*parts, finite=parts[0] > 0)
+        _log.write_block(log, rows, np.full(len(rows), first), counts[rows], info, 7)
+    want = training.outcome(acc, rel)
+    assert set(want.tolist()) == {0, 1, 2}
+    np.testing.assert_array_equal(log.outcome, want)
+    np.testing.assert_array_equal(log.seen, ends)
+    np.testing.assert_array_equal(
+        np.asarray(log.history.accuracy)[:, -1], acc[np.arange(count), -1]
+    )
+
+
+def test_resuming_with_the_log_keeps_the_verdict():
+    kw = dict(learning_rate=0.5, steps=120, last=50, record_every=10, **KW)
+    seen = {}
+
+    def keep(progress):
+        if progress.epochs >= 300 and not seen:
+            copy = lambda tree: jax.tree.map(np.array, tree)
+            seen["state"] = copy(progress.state)
+            seen["log"] = copy(progress.log)
+
+    whole = training.train(NETS, TASK, on_chunk=keep, **kw)
+    rest = training.train(seen["state"], TASK, log=seen["log"], **kw)
+    close(rest.models, whole.models, 1e-12)
+    close(rest.log, whole.log, 1e-12)
+    with pytest.raises(ValueError, match="log's history has shape"):
+        training.train(seen["state"], TASK, log=seen["log"], **{**kw, "steps": 220})
+    with pytest.raises(ValueError, match=r"steps has shape \(2,\)"):
+        training.train(NETS, TASK, **{**kw, "steps": [3, 4]})

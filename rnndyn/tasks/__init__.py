@@ -9,4 +9,5 @@ from ._base import (
 from ._memory import (
     DelayedActivation as DelayedActivation,
     DelayedCueDiscrimination as DelayedCueDiscrimination,
+    FixedResponse as FixedResponse,
 )

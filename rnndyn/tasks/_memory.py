@@ -216,3 +216,101 @@ class DelayedActivation(AbstractTask):
             accuracy=masked_mean((distance < 0.5).astype(distance.dtype), mask),
             reliability=masked_mean(1 - jnp.minimum(distance, 1), mask),
         )
+
+
+class FixedResponse(AbstractTask):
+    """Say at once which of two cues is shown, and go on saying it: the control in which
+    nothing has to be timed.
+
+    A one-hot cue, then silence for the length of the response; the target is the same
+    one-hot at every step, from the first on. All steps weigh the same, `1/T`. Class 0
+    has cue and target `(0, 1)`, class 1 `(1, 0)`.
+
+    The response is an array, so networks with different responses train in one program
+    as in `DelayedCueDiscrimination`.
+
+    **Arguments:** durations in seconds, each a multiple of `dt`.
+
+    - `response`: how long the answer must be held after the cue.
+    - `dt`: one step.
+    - `cue`: duration of the cue.
+    - `num_steps`: pad to this many steps; the trial's own length by default.
+
+    **Raises:** a `ValueError` if a duration is not a multiple of `dt`, if `response` is
+    0, or if `num_steps` is too small.
+    """
+
+    response_steps: Int[Array, ""]
+    input_size: int = eqx.field(static=True)
+    output_size: int = eqx.field(static=True)
+    num_conditions: int = eqx.field(static=True)
+    num_steps: int = eqx.field(static=True)
+    dt: float = eqx.field(static=True)
+    cue_steps: int = eqx.field(static=True)
+    periods: ClassVar[tuple[str, ...]] = ("cue", "response")
+    reference: ClassVar[str] = DelayedCueDiscrimination.reference
+
+    def __init__(
+        self,
+        response: float = 0.1,
+        dt: float = 5e-3,
+        cue: float = 0.03,
+        num_steps: int | None = None,
+    ):
+        if steps_in("response", response, dt) == 0:
+            raise ValueError("response = 0 s, expected at least one step of dt.")
+        shape = DelayedCueDiscrimination(
+            0.0, 0.0, dt, cue=cue, reaction=response, num_steps=num_steps
+        )
+        self.response_steps = jnp.asarray(shape.reaction_steps, jnp.int32)
+        self.cue_steps = shape.cue_steps
+        self.num_steps = shape.num_steps
+        self.dt = dt
+        self.input_size, self.output_size, self.num_conditions = 2, 2, 2
+
+    @classmethod
+    def stack(cls, responses: Any, **kwargs: Any) -> "FixedResponse":
+        """One task per response as a single Module with a leading axis, padded to the
+        longest (or to `num_steps=`)."""
+        responses = [float(r) for r in np.ravel(responses)]
+        kwargs = {"num_steps": cls(max(responses), **kwargs).num_steps} | kwargs
+        tasks = {r: cls(r, **kwargs) for r in set(responses)}
+        steps = jnp.stack([tasks[r].response_steps for r in responses])
+        return eqx.tree_at(lambda t: t.response_steps, tasks[responses[0]], steps)
+
+    @property
+    def ends(self) -> Int[Array, " period"]:
+        """Steps at which cue and response end."""
+        cue = jnp.asarray(self.cue_steps, jnp.int32)
+        return jnp.stack([cue, cue + self.response_steps])
+
+    @property
+    def duration_steps(self) -> Int[Array, ""]:
+        """Length of the unpadded trial in steps."""
+        return self.ends[-1]
+
+    def trial(self, condition, *, key=None):
+        """The trial of `condition` (0 or 1); nothing else is random."""
+        period = period_at(self.ends, self.num_steps)
+        one_hot = jax.nn.one_hot(1 - condition, 2)
+        valid = (period >= 0).astype(one_hot.dtype)
+        return Trial(
+            inputs=jnp.where((period == 0)[:, None], one_hot, 0),
+            targets=valid[:, None] * one_hot[None, :],
+            mask=valid / jnp.sum(valid),
+            period=period,
+            condition=jnp.asarray(condition, jnp.int32),
+        )
+
+    def score(self, trial, outputs, *, lag=0):
+        """In the response period: how often the right output is the larger one, and its
+        mean share of the sum of both, clipped to [0, 1]."""
+        mask = answered(trial, 1, lag, self.ends)
+        total = jnp.sum(outputs, axis=1)
+        right = jnp.sum(outputs * trial.targets, axis=1)
+        wrong = total - right
+        share = jnp.where(total > 0, right / jnp.where(total > 0, total, 1), 0)
+        return Score(
+            accuracy=masked_mean((right > wrong).astype(total.dtype), mask),
+            reliability=masked_mean(jnp.clip(share, 0, 1), mask),
+        )

@@ -21,12 +21,11 @@ from .._core._checks import check_step_ratio
 from .._core._types import KeyLike
 from ..models import Constraints, num_members, trainable
 from ..tasks import AbstractTask, per_member
+from ._log import TrainLog, empty_log
 from ._recipe import Recipe
-from ._scores import outcome
 from ._slots import (
     advance_slots,
     collect,
-    empty_history,
     fill_slots,
     round_up,
     unfinished,
@@ -44,7 +43,7 @@ class Progress(NamedTuple):
 
     `done` of `members` networks have finished, `diverged` of them by diverging;
     `epochs` were run in `seconds`. `state` is the ensemble's state on the host, the
-    thing to store for resuming; it changes with the next block.
+    thing to store for resuming together with `log`; both change with the next block.
     """
 
     done: int
@@ -53,23 +52,29 @@ class Progress(NamedTuple):
     epochs: int
     seconds: float
     state: TrainState
+    log: TrainLog
 
 
 class TrainResult(eqx.Module):
     """A trained ensemble and how it got there; arrays lead with the member axis.
 
     - `state`: pass it to `train` in place of the models to go on.
-    - `history`: a `TrainInfo` of arrays `(members, records)`. Record `r` is the last
-      epoch of `[r, r+1) record_every` that was run; NaN after a network has stopped.
-    - `record_every`: stride of the records, in epochs.
+    - `log`: everything recorded, see `TrainLog`.
+    - `record_every`: stride of the history, in epochs.
     - `seconds`: wall time.
     """
 
     state: TrainState
-    history: TrainInfo
+    log: TrainLog
     constraints: Constraints | None
     record_every: int = eqx.field(static=True)
     seconds: float = eqx.field(static=True)
+
+    @property
+    def history(self) -> TrainInfo:
+        """A `TrainInfo` of arrays `(members, records)`. Record `r` is the last epoch of
+        `[r, r+1) record_every` that was run; NaN after a network has stopped."""
+        return self.log.history
 
     @property
     def models(self) -> Any:
@@ -100,9 +105,10 @@ class TrainResult(eqx.Module):
 
     @property
     def outcome(self) -> np.ndarray:
-        """The paper's verdict of every network, codes of `rnndyn.training.OUTCOMES`;
-        comparable with the paper for `record_every=1`."""
-        return outcome(self.history.accuracy, self.history.reliability)
+        """The paper's verdict of every network, codes of `rnndyn.training.OUTCOMES`,
+        from every epoch whatever `record_every` is. After resuming without the
+        earlier `log` it knows the later epochs only."""
+        return self.log.outcome
 
 
 def train(
@@ -111,10 +117,12 @@ def train(
     *,
     optimiser: Callable,
     learning_rate: Any,
-    steps: int,
+    steps: Any,
     batch: int,
     key: KeyLike,
     record_every: int = 1,
+    last: int = 1000,
+    log: TrainLog | None = None,
     ids: Any = None,
     chunk: int | None = None,
     lanes: int | None = None,
@@ -139,12 +147,14 @@ def train(
     - `optimiser`: callable `lr -> optax.GradientTransformation`: `sgd()` is the
       paper's, `optax.adam` works.
     - `learning_rate`: a number, or shape `(members,)`. A resumed state keeps its own.
-    - `steps`: epochs in total.
+    - `steps`: epochs in total, one number or shape `(members,)`.
     - `batch`: trials an epoch, conditions alternating.
     - `key`: PRNG key; a resumed state keeps its own. Member `i` uses
         `fold_in(key, ids[i])` and the epoch, nothing else: results do not depend on
         `chunk`, devices, or who trains beside it.
     - `record_every`: stride of the history in epochs.
+    - `last`: how many of the last epochs to keep at every epoch (`log.last()`).
+    - `log`: of the earlier training of a resumed state; it is gone on with.
     - `ids`: member numbers, `0 .. members - 1` by default.
     - `chunk`: slots, rounded up to a multiple of the devices; four a device on CPUs.
     - `lanes`: networks that a device advances together; one on CPUs.
@@ -169,13 +179,15 @@ def train(
         )
         ```
     """
-    if steps < 1:
+    if np.any(np.asarray(steps) < 1):
         raise ValueError(f"steps = {steps}, expected at least one epoch.")
-    if record_every < 1:
-        raise ValueError(f"record_every = {record_every}, expected at least 1 epoch.")
+    for name, value in (("record_every", record_every), ("last", last)):
+        if value < 1:
+            raise ValueError(f"{name} = {value}, expected at least 1 epoch.")
     recipe_ = Recipe(optimiser=optimiser, batch=batch, **recipe)
     states = _initial(models, recipe_, learning_rate, key, ids)
     count = num_members(states)
+    steps = _per_member_steps(steps, count)
     tasks = per_member(task, count)
     _check_fit(states.model, task)
 
@@ -184,28 +196,26 @@ def train(
     lanes = lanes or default_lanes(mesh, slots)
     slots = round_up(slots, lanes * mesh.size)
     states, tasks = to_host(states), to_host(tasks)
-    history = empty_history(count, -(-steps // record_every), states.learning_rate)
+    blank = empty_log(count, steps, record_every, last, states.learning_rate)
+    log = blank if log is None else _continued(log, blank)
     advance = functools.partial(
         advance_slots,
         recipe=recipe_,
-        until=np.asarray(steps, np.int32),  # an array: its value is not compiled in
         block=round_up(_BLOCK, record_every),
-        every=record_every,
         lanes=lanes,
         mesh=mesh,
     )
     waiting = np.flatnonzero(unfinished(states, steps)).tolist()[::-1]
     active: list[int] = []
-    bar = _bar(count, steps) if progress else None
+    bar = _bar(count, int(steps.max())) if progress else None
     began, epochs = time.perf_counter(), 0
     while waiting or active:
         while waiting and len(active) < slots:
             active.append(waiting.pop())
         inside = fill_slots(states, active, slots)
-        advanced, records = to_host(advance(inside, fill_slots(tasks, active, slots)))
-        epochs += collect(
-            states, history, inside, advanced, records, active, record_every
-        )
+        rest = fill_slots((tasks, steps), active, slots)
+        advanced, records = to_host(advance(inside, *rest))
+        epochs += collect(states, log, inside, advanced, records, active, record_every)
         going = unfinished(states, steps)
         active = [i for i in active if going[i]]
         if bar is not None:
@@ -215,14 +225,43 @@ def train(
             done = count - len(waiting) - len(active)
             diverged = int(np.sum(states.diverged))
             seconds = time.perf_counter() - began
-            on_chunk(Progress(done, count, diverged, epochs, seconds, states))
+            on_chunk(Progress(done, count, diverged, epochs, seconds, states, log))
     if bar is not None:
         bar.close()
-    states, history = jax.tree.map(
-        lambda a: jnp.asarray(a) if isinstance(a, np.ndarray) else a, (states, history)
+    on_device = lambda a: jnp.asarray(a) if isinstance(a, np.ndarray) else a
+    states = jax.tree.map(on_device, states)
+    log = eqx.tree_at(
+        lambda log: log.history, log, jax.tree.map(on_device, log.history)
     )
     seconds = time.perf_counter() - began
-    return TrainResult(states, history, recipe_.constraints, record_every, seconds)
+    return TrainResult(states, log, recipe_.constraints, record_every, seconds)
+
+
+def _per_member_steps(steps, count):
+    steps = np.asarray(steps)
+    if steps.shape not in ((), (count,)):
+        raise ValueError(
+            f"steps has shape {steps.shape}, expected () or ({count},): one number of "
+            "epochs, or one for each network."
+        )
+    return np.broadcast_to(steps, (count,)).astype(np.int32)
+
+
+def _continued(log, blank):
+    """A writable copy of an earlier log, which must be for as long a training."""
+    log = to_host(jax.tree.map(np.array, log))
+    for name, have, want in zip(
+        ("history", "seen", "loss", "accuracy"),
+        (log.history.loss, log.seen, log.loss, log.accuracy),
+        (blank.history.loss, blank.seen, blank.loss, blank.accuracy),
+        strict=True,
+    ):
+        if have.shape != want.shape:
+            raise ValueError(
+                f"the log's {name} has shape {have.shape}, expected {want.shape}. Pass "
+                "the same members, steps, record_every and last as before."
+            )
+    return log
 
 
 def _initial(models, recipe, learning_rate, key, ids):

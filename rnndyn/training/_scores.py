@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from ..tasks import AbstractTask, DelayedCueDiscrimination, Trial
+from ..tasks import AbstractTask, DelayedCueDiscrimination, FixedResponse, Trial
 
 
 NOT_LEARNED, LEARNED, UNSTABLE = 0, 1, 2
@@ -93,8 +93,9 @@ def paper_window(task: AbstractTask, period: Any) -> Bool[Array, " time"]:
         e = int((T_cue + T_delay + T_reaction)/dt - 1)
 
     in floating point, hence one step early, two at a delay of 300 ms, and one step
-    short at 320 ms. Tasks other than delayed cue discrimination have no such
-    history: theirs is the reaction period moved one step back.
+    short at 320 ms. Of a fixed response it scores the last step, `s = T - 1` (the last
+    two at 300 ms). Other tasks have no such history: theirs is the reaction period
+    moved one step back.
 
     **Reference:** Kurtkaya, Dinc et al. 2025, `calculate_accuracy` of
     github.com/fatihdinc/dynamical-phases-stm.
@@ -105,6 +106,10 @@ def paper_window(task: AbstractTask, period: Any) -> Bool[Array, " time"]:
         table = jnp.asarray(_paper_windows(task))
         start, end = table[jnp.clip(task.delay_steps, 0, table.shape[0] - 1)]
         return (steps >= start) & (steps < end)
+    if isinstance(task, FixedResponse):
+        table = jnp.asarray(_last_steps(task))
+        start = table[jnp.clip(task.response_steps, 0, table.shape[0] - 1)]
+        return (steps >= start) & (period >= 0)
     reaction = clean_window(task, period, readout="after")
     return jnp.concatenate([reaction[1:], reaction[-1:] & False])
 
@@ -120,6 +125,16 @@ def _paper_windows(task):
         end = int((cue + delay + reaction) / task.dt - 1)
         rows.append((max(start, 0), end))
     return np.asarray(rows, np.int32)
+
+
+def _last_steps(task):
+    """`s` for every response of 0 .. num_steps steps."""
+    seconds = lambda steps: round(steps * task.dt, 9)
+    cue = seconds(task.cue_steps)
+    starts = [
+        max(int((cue + seconds(n)) / task.dt - 1), 0) for n in range(task.num_steps + 1)
+    ]
+    return np.asarray(starts, np.int32)
 
 
 def outcome(accuracy: Any, reliability: Any) -> np.ndarray:

@@ -1,0 +1,169 @@
+"""A shard: members that share one compiled program, trained by a pure function."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.random as jr
+import numpy as np
+
+from ..training import Progress, Recipe, TrainLog, TrainState, init, train
+from ..training._log import empty_log
+from ._config import SweepConfig
+from ._grid import DATA, Members, id_keys, seed_keys
+from ._protocol import Shape
+
+
+class Shard(NamedTuple):
+    """Which members a shard holds.
+
+    - `index`: its number.
+    - `shape`: what its program depends on.
+    - `rows`: its members, as positions in the grid.
+    """
+
+    index: int
+    shape: Shape
+    rows: np.ndarray
+
+
+class Trained(NamedTuple):
+    """A shard after (or during) training, as NumPy arrays."""
+
+    state: TrainState
+    log: TrainLog
+
+
+def plan(config: SweepConfig, members: Members | None = None) -> list[Shard]:
+    """The shards of a sweep: members grouped by program, long trainings together."""
+    members = config.members() if members is None else members
+    shapes = _shapes(config, members)
+    groups: dict[Shape, list[int]] = {}
+    for row, shape in enumerate(shapes):
+        groups.setdefault(shape, []).append(row)
+    shards = []
+    for shape in sorted(groups, key=lambda s: s.num_steps):
+        rows = np.asarray(groups[shape])
+        # Longest first: slots that fall free at the end of a shard stay empty.
+        rows = rows[np.argsort(-members.epochs[rows], kind="stable")]
+        for first in range(0, len(rows), config.shard_size):
+            part = rows[first : first + config.shard_size]
+            shards.append(Shard(len(shards), shape, part))
+    return shards
+
+
+def untrained(config: SweepConfig, shard: Shard, members: Members | None = None):
+    """The networks and tasks of a shard before training, in float32."""
+    members = (config.members() if members is None else members).rows(shard.rows)
+    with jax.enable_x64(False):
+        rules = config.rules
+        keys = seed_keys(jr.key(config.root_seed), members.values["seed"])
+        tau, noise = (
+            np.asarray(members.values[k], np.float32) for k in ("tau", "noise")
+        )
+        networks = rules.networks(shard.shape, tau, noise, keys)
+        return networks, rules.tasks(shard.shape, members.values)
+
+
+def start(config: SweepConfig, shard: Shard, members: Members | None = None):
+    """State before the first epoch, and tasks."""
+    networks, tasks = untrained(config, shard, members)
+    members = (config.members() if members is None else members).rows(shard.rows)
+    with jax.enable_x64(False):
+        recipe = Recipe(**config.rules.recipe(shard.shape))
+        keys = id_keys(jr.key(config.root_seed), members.id, DATA)
+        rates = np.asarray(members.values["learning_rate"], np.float32)
+        return _states(networks, recipe, rates, keys), tasks
+
+
+def train_shard(
+    config: SweepConfig,
+    shard: Shard,
+    *,
+    members: Members | None = None,
+    resume: Callable[["Trained"], "Trained | None"] = lambda like: None,
+    on_chunk: Callable[[Progress], Any] | None = None,
+    chunk: int | None = None,
+    lanes: int | None = None,
+    devices: Any = None,
+) -> Trained:
+    """Train the networks of a shard.
+
+    What comes out depends on the configuration and the shard only: up to rounding not
+    on `chunk`, `lanes` or `devices`, and not on interruptions.
+
+    **Arguments:**
+
+    - `config`, `shard`: what to train.
+    - `members`: the table of the configuration, if it is at hand.
+    - `resume`: given state and log before the first epoch, those to go on from, or
+        `None`.
+    - `on_chunk`, `chunk`, `lanes`, `devices`: as in `rnndyn.training.train`.
+    """
+    members = config.members() if members is None else members
+    states, tasks = start(config, shard, members)
+    steps = members.epochs[shard.rows]
+    with jax.enable_x64(False):
+        rates = np.asarray(states.learning_rate)
+        blank = empty_log(len(steps), steps, config.record_every, config.last, rates)
+        states, log = resume(Trained(states, blank)) or (states, None)
+        if devices is None:
+            devices = jax.devices()
+        result = train(
+            states,
+            tasks,
+            learning_rate=None,
+            steps=steps,
+            key=jr.key(0),  # a state brings its own
+            log=log,
+            on_chunk=on_chunk,
+            chunk=chunk or fitting_chunk(config, shard, devices),
+            lanes=lanes,
+            devices=devices,
+            record_every=config.record_every,
+            last=config.last,
+            **config.rules.recipe(shard.shape),
+        )
+    host = lambda tree: jax.tree.map(
+        lambda a: np.asarray(a) if eqx.is_array(a) else a, tree
+    )
+    return Trained(host(result.state), host(result.log))
+
+
+def fitting_chunk(config: SweepConfig, shard: Shard, devices: Any) -> int | None:
+    """How many networks an accelerator trains at once: what fits in half of its memory,
+    the same for every shard of a shape; the default on CPUs."""
+    device = devices[0]
+    if device.platform == "cpu":
+        return None
+    shape = shard.shape
+    stats = device.memory_stats() or {}
+    memory = stats.get("bytes_limit", 16 << 30)
+    # Currents, noise, states and their gradients: about eight copies of a trajectory.
+    trajectory = 8 * 4 * shape.num_steps * int(shape["batch"]) * int(shape["units"])
+    weights = 6 * 4 * int(shape["units"]) ** 2
+    fits = max(1, int(0.5 * memory / (trajectory + weights)))
+    wanted = min(config.shard_size, fits * len(devices))
+    return max(len(devices), wanted)
+
+
+def _shapes(config: SweepConfig, members: Members) -> list[Shape]:
+    """The shape of every member; computed once for each that differs in what counts."""
+    rules = config.rules
+    names = [k for k in members.values if k not in ("learning_rate", "seed")]
+    rows = zip(*(members.values[k].tolist() for k in names), strict=True)
+    cache: dict[tuple, Shape] = {}
+    shapes = []
+    for row in rows:
+        if row not in cache:
+            values = dict(zip(names, row, strict=True))
+            cache[row] = rules.shape_of(values, config.pad_steps)
+        shapes.append(cache[row])
+    return shapes
+
+
+@eqx.filter_jit
+def _states(networks, recipe, rates, keys):
+    one = lambda net, rate, key: init(net, recipe, learning_rate=rate, key=key)
+    return eqx.filter_vmap(one)(networks, rates, keys)

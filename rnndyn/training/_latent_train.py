@@ -1,0 +1,411 @@
+"""Training low-rank networks in their latent coordinates, many in one program."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from .._core._batch import take, to_host
+from ..models import LowRankRNN, num_members
+from ..tasks import AbstractTask
+from ._latent import _check_fit, _loss_fn, _trial, _with_weights
+
+
+RATIOS = (0.5, 0.1, 1e-2, 1e-3, 1e-4)
+"""Shares of the initial loss whose first crossing is noted."""
+
+_RECORDS = 256
+"""Most records between two looks of the host."""
+
+_EPOCHS = 20_000
+"""Epochs between two looks of the host, one to five seconds of 64 networks."""
+
+
+class LatentState(eqx.Module):
+    """Everything needed to go on; arrays lead with the member axis.
+
+    **Attributes:**
+
+    - `models`: the networks with their current weights.
+    - `learning_rate`: of each network.
+    - `epoch`: updates made; `loss_0`: loss before the first.
+    - `reached`: epoch at which the loss first fell below each of `RATIOS` times
+        `loss_0`, -1 for never, shape `(members, ratios)`.
+    - `stopped`: the stop ratio was reached; `diverged`: loss or gradient became
+        non-finite. Both freeze the network, the latter at its last finite weights.
+    """
+
+    models: LowRankRNN
+    learning_rate: Float[Array, "*members"]
+    epoch: Int[Array, "*members"]
+    loss_0: Float[Array, "*members"]
+    reached: Int[Array, "*members ratios"]
+    stopped: Bool[Array, "*members"]
+    diverged: Bool[Array, "*members"]
+
+    @property
+    def running(self) -> Bool[Array | np.ndarray, "*members"]:
+        """Neither stopped nor diverged."""
+        return ~(self.stopped | self.diverged)
+
+
+class LatentHistory(eqx.Module):
+    """One record for every `record_every` epochs, NaN where a network did not run.
+
+    **Attributes:** shape `(members, records)`
+
+    - `loss`, `gradient`: loss and 2-norm of its gradient at the first epoch of the
+        record.
+    - `low`, `high`: smallest and largest loss of all its epochs: spikes are not lost.
+    """
+
+    loss: Float[Array | np.ndarray, "..."]
+    gradient: Float[Array | np.ndarray, "..."]
+    low: Float[Array | np.ndarray, "..."]
+    high: Float[Array | np.ndarray, "..."]
+
+
+class LatentResult(eqx.Module):
+    """Networks trained in latent coordinates, finished or not.
+
+    Host level, NumPy. It is what resumes: `train_latent` takes it in place of models.
+
+    **Attributes:**
+
+    - `state`: a `LatentState`; `history`: a `LatentHistory`.
+    - `checkpoints`: the networks at the epochs of `checkpoint_epochs`, arrays
+        `(members, checkpoints, ...)`; zero where a network is not yet that far, its
+        weights at the end if it stopped before; `None` without checkpoints.
+    - `record_every`, `steps`: stride of the history, and epochs in total.
+    """
+
+    state: LatentState
+    history: LatentHistory
+    checkpoints: LowRankRNN | None
+    checkpoint_epochs: tuple[int, ...] = eqx.field(static=True)
+    record_every: int = eqx.field(static=True)
+    steps: int = eqx.field(static=True)
+
+    @property
+    def models(self) -> LowRankRNN:
+        """The networks with their current weights."""
+        return self.state.models
+
+    @property
+    def done(self) -> bool:
+        """Whether every network has stopped, diverged, or made all its updates."""
+        return not np.any(self.unfinished)
+
+    @property
+    def unfinished(self) -> Bool[np.ndarray, " members"]:
+        """Networks that still have updates to make."""
+        state = self.state
+        return np.asarray(state.running) & (np.asarray(state.epoch) < self.steps)
+
+
+def train_latent(
+    models: Any,
+    task: AbstractTask,
+    *,
+    learning_rate: Any = None,
+    steps: int,
+    record_every: int = 100,
+    stop_ratio: float = 0.0,
+    checkpoints: Sequence[int] = (),
+    lanes: int = 64,
+    progress: bool = False,
+    on_chunk: Callable[[LatentResult], Any] | None = None,
+) -> LatentResult:
+    """Train low-rank networks on a task without input by plain gradient descent.
+
+    A network in rate form without input is exactly a map of its `rank` latent
+    variables (`latent_outputs`), so that an epoch costs `4 N K` products and `N` tanh a
+    step instead of a pass through time in `N` dimensions. There is one trial and no
+    noise: the gradient is full and training deterministic,
+
+        p <- p - learning_rate dL/dp    for p in m, n, b, W_out, b_out.
+
+    All epochs of many networks run in one compiled program; every network has its own
+    learning rate.
+
+    ```python
+    task = rd.tasks.DelayedActivation(delay=0.03)
+    result = rd.training.train_latent(
+        nets, task, learning_rate=5e-3, steps=500_000, record_every=1000
+    )
+    result = rd.training.train_latent(result, task, steps=1_000_000)     # goes on
+    ```
+
+    **Arguments:**
+
+    - `models`: `LowRankRNN(0, N, outputs, form="rate", latent_readout=True, ...)` with
+        a leading ensemble axis and no fixed random part; or a `LatentResult`, which is
+        trained on up to `steps`, with the stride and learning rates it has.
+    - `task`: a task without input and with one condition, such as `DelayedActivation`.
+    - `learning_rate`: a number, or shape `(members,)`.
+    - `steps`: epochs in total, a multiple of `record_every`.
+    - `record_every`: stride of the history in epochs.
+    - `stop_ratio`: a network stops below this share of its initial loss; 0 for never.
+    - `checkpoints`: epochs at which weights are kept, multiples of `record_every`. When
+        a result goes on these must be the ones it has.
+    - `lanes`: most networks that one program advances together.
+    - `progress`: show a bar.
+    - `on_chunk`: called with the `LatentResult` so far after every block of epochs: the
+        thing to store for resuming. Its arrays are written to later.
+
+    **Returns:** a `LatentResult`. Not guaranteed: that anything was learned. Rounding
+    depends on `lanes` and machine, and at large learning rates training is chaotic.
+
+    **Raises:** a `ValueError` for networks or tasks that have no such reduction, and
+    for impossible numbers.
+
+    **Reference:** Kurtkaya, Dinc et al. 2025, arXiv:2502.17433.
+    """
+    if isinstance(models, LatentResult):
+        result = _extended(models, steps, tuple(checkpoints))
+    else:
+        result = _initial(
+            models, task, learning_rate, steps, record_every, tuple(checkpoints)
+        )
+    _check_fit(result.models, task)
+    state, every = result.state, result.record_every
+    count = num_members(state.models)
+    # Groups of equal size.
+    lanes = -(-count // -(-count // lanes))
+    advance = functools.partial(_advance, every=every, step=task.dt)
+    trial = _trial(task, state.models.m.dtype)
+    stop = np.asarray(stop_ratio, state.models.m.dtype)
+    marks = sorted({*result.checkpoint_epochs, steps})
+    bar = _bar(count, steps) if progress else None
+    while (waiting := np.flatnonzero(result.unfinished)).size:
+        # Networks of one group must be equally far.
+        first = state.epoch[waiting[0]]
+        group = waiting[state.epoch[waiting] == first][:lanes]
+        rows = np.resize(group, lanes)
+        inside = take(state, rows)
+        # Repeated rows idle, so that the program keeps its shape.
+        inside = eqx.tree_at(
+            lambda s: s.stopped,
+            inside,
+            inside.stopped | (np.arange(lanes) >= len(group)),
+        )
+        until = next(m for m in marks if m > first)
+        records = min(_RECORDS, max(1, _EPOCHS // every), (until - first) // every)
+        out, buffers = to_host(
+            advance(inside, trial, np.asarray(records, np.int32), stop)
+        )
+        for whole, part in zip(_leaves(state), _leaves(out), strict=True):
+            whole[group] = part[: len(group)]
+        at = slice(first // every, first // every + records)
+        for whole, part in zip(_leaves(result.history), buffers, strict=True):
+            whole[group, at] = part[:records, : len(group)].T
+        _keep(result, group, first + records * every)
+        if bar is not None:
+            bar.update(np.mean(np.where(state.running, state.epoch, steps)) - bar.n)
+        if on_chunk is not None:
+            on_chunk(result)
+    if bar is not None:
+        bar.close()
+    return result
+
+
+@eqx.filter_jit
+def _advance(state, trial, records, stop, *, every, step):
+    """`records` times `every` epochs of a group of networks."""
+    static = state.models
+    setting = lambda model: _loss_fn(model, *trial, step)[0]
+    weights = eqx.filter_vmap(setting)(static)
+    dtype, count = static.m.dtype, static.m.shape[0]
+    ratios = jnp.asarray(RATIOS, dtype)
+
+    def gradient(weights):
+        def one(model, weights):
+            return jax.value_and_grad(_loss_fn(model, *trial, step)[1])(weights)
+
+        return eqx.filter_vmap(one)(static, weights)
+
+    def epoch(i, carry):
+        weights, state, (first, norm, low, high) = carry
+        loss, grad = gradient(weights)
+        size = sum(_squares(g) for g in grad)
+        running = ~(state.stopped | state.diverged)
+        finite = jnp.isfinite(loss) & jnp.isfinite(size)
+        loss_0 = jnp.where(state.epoch == 0, loss, state.loss_0)
+        below = loss[:, None] < ratios[None] * loss_0[:, None]
+        new = (running & finite)[:, None] & below & (state.reached < 0)
+        stopped = running & finite & (loss < stop * loss_0)
+        move = running & finite & ~stopped
+
+        def update(p, g):
+            shape = (-1,) + (1,) * (p.ndim - 1)
+            # A select, since 0 * inf is no number.
+            stepped = p - state.learning_rate.reshape(shape) * g
+            return jnp.where(move.reshape(shape), stepped, p)
+
+        state = LatentState(
+            models=state.models,
+            learning_rate=state.learning_rate,
+            epoch=state.epoch + move,
+            loss_0=loss_0,
+            reached=jnp.where(new, state.epoch[:, None], state.reached),
+            stopped=state.stopped | stopped,
+            diverged=state.diverged | (running & ~finite),
+        )
+        rows = (
+            jnp.where(i == 0, loss, first),
+            jnp.where(i == 0, jnp.sqrt(size), norm),
+            jnp.where(running, jnp.minimum(low, loss), low),
+            jnp.where(running, jnp.maximum(high, loss), high),
+        )
+        return jax.tree.map(update, weights, grad), state, rows
+
+    def record(r, carry):
+        weights, state, buffers = carry
+        running = ~(state.stopped | state.diverged)
+        infinite = jnp.full(count, jnp.inf, dtype)
+        start = (weights, state, (infinite, infinite, infinite, -infinite))
+        weights, state, rows = lax.fori_loop(0, every, epoch, start)
+        put = lambda b, v: b.at[r].set(jnp.where(running, v, jnp.nan))
+        buffers = [put(b, v) for b, v in zip(buffers, rows, strict=True)]
+        return weights, state, buffers
+
+    buffers = [jnp.full((_RECORDS, count), jnp.nan, dtype) for _ in range(4)]
+    with jax.default_matmul_precision("highest"):
+        weights, state, buffers = lax.fori_loop(
+            0, records, record, (weights, state, buffers)
+        )
+    models = jax.vmap(_with_weights)(state.models, weights)
+    return eqx.tree_at(lambda s: s.models, state, models), buffers
+
+
+def _squares(a):
+    return jnp.sum(a.reshape(a.shape[0], -1) ** 2, axis=1)
+
+
+def _initial(models, task, learning_rate, steps, every, checkpoints):
+    """A result before the first epoch, checked."""
+    _check_fit(models, task)
+    count = num_members(models)
+    if learning_rate is None:
+        raise ValueError(
+            "learning_rate = None, expected a number, or one for each network. Only a "
+            "LatentResult that goes on has its own."
+        )
+    rate = np.asarray(learning_rate)
+    if rate.shape not in ((), (count,)) or not np.all(np.isfinite(rate)):
+        raise ValueError(
+            f"learning_rate = {learning_rate}, expected a finite number or an array of "
+            f"shape ({count},)."
+        )
+    if every < 1:
+        raise ValueError(f"record_every = {every}, expected at least 1 epoch.")
+    _check_epochs(steps, every, checkpoints)
+    models = to_host(models)
+    for name in ("m", "n", "b", "W_out", "b_out", "x0"):
+        flat = np.asarray(getattr(models, name)).reshape(count, -1)
+        bad = np.flatnonzero(~np.all(np.isfinite(flat), axis=1))
+        if bad.size:
+            raise ValueError(
+                f"networks {bad[:5].tolist()} have non-finite entries in {name}, "
+                "expected finite numbers. Remove them or rebuild."
+            )
+    dtype = models.m.dtype
+    state = LatentState(
+        models=models,
+        learning_rate=jnp.broadcast_to(jnp.asarray(rate, dtype), (count,)),
+        epoch=jnp.zeros(count, jnp.int32),
+        loss_0=jnp.zeros(count, dtype),
+        reached=jnp.full((count, len(RATIOS)), -1, jnp.int32),
+        stopped=jnp.zeros(count, bool),
+        diverged=jnp.zeros(count, bool),
+    )
+    empty = lambda: np.full((count, steps // every), np.nan, dtype)
+    kept = None
+    if checkpoints:
+        blank = lambda a: np.zeros((count, len(checkpoints), *a.shape[1:]), a.dtype)
+        kept = jax.tree.map(lambda a: blank(a) if eqx.is_array(a) else a, models)
+    return LatentResult(
+        state=to_host(state),
+        history=LatentHistory(*(empty() for _ in range(4))),
+        checkpoints=kept,
+        checkpoint_epochs=checkpoints,
+        record_every=every,
+        steps=steps,
+    )
+
+
+def _extended(result, steps, checkpoints):
+    """A copy of a result with room for `steps` epochs."""
+    if checkpoints not in ((), result.checkpoint_epochs):
+        raise ValueError(
+            f"checkpoints = {checkpoints}, expected those of the result that goes on, "
+            f"{result.checkpoint_epochs}, or none."
+        )
+    every = result.record_every
+    _check_epochs(steps, every, result.checkpoint_epochs)
+    if steps < result.steps and np.any(np.asarray(result.state.epoch) > steps):
+        raise ValueError(
+            f"steps = {steps}, expected at least the {result.steps} epochs that the "
+            "result has room for."
+        )
+    more = steps // every - result.history.loss.shape[1]
+
+    def widen(a):
+        a = np.array(a)[:, : steps // every]
+        return np.pad(a, ((0, 0), (0, max(more, 0))), constant_values=np.nan)
+
+    return LatentResult(
+        state=to_host(result.state),
+        history=jax.tree.map(widen, result.history),
+        checkpoints=to_host(result.checkpoints),
+        checkpoint_epochs=result.checkpoint_epochs,
+        record_every=every,
+        steps=steps,
+    )
+
+
+def _keep(result, group, epoch):
+    """Weights at a checkpoint; those of networks that have stopped stay as they are."""
+    if result.checkpoints is None:
+        return
+    marks = result.checkpoint_epochs
+    alive = np.asarray(result.state.running)
+    for slot, mark in enumerate(marks):
+        for i in group:
+            if mark == epoch or (mark > epoch and not alive[i]):
+                pairs = zip(
+                    _leaves(result.checkpoints),
+                    _leaves(result.state.models),
+                    strict=True,
+                )
+                for kept, now in pairs:
+                    kept[i, slot] = now[i]
+
+
+def _leaves(tree):
+    return jax.tree.leaves(eqx.filter(tree, eqx.is_array))
+
+
+def _check_epochs(steps, every, checkpoints):
+    if steps < 1 or steps % every:
+        raise ValueError(
+            f"steps = {steps}, expected a positive multiple of record_every = {every}."
+        )
+    wrong = [c for c in checkpoints if c % every or not 0 < c <= steps]
+    if wrong or list(checkpoints) != sorted(set(checkpoints)):
+        raise ValueError(
+            f"checkpoints = {tuple(checkpoints)}, expected rising multiples of "
+            f"record_every = {every} up to steps = {steps}."
+        )
+
+
+def _bar(count, steps):
+    from tqdm import tqdm
+
+    return tqdm(total=steps, unit=" epochs", desc=f"{count} networks", mininterval=0.5)

@@ -1,0 +1,1 @@
+"""Published sets of trained networks: schema, card, checksums, loading."""

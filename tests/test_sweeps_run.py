@@ -1,0 +1,393 @@
+"""Sweeps end to end: same networks however they are cut, interrupted and spread."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import jax
+import jax.random as jr
+import numpy as np
+import pytest
+
+import rnndyn as rd
+from rnndyn import sweeps
+from rnndyn.sweeps import _claim, _files, _grid, _run
+from rnndyn.training import _slots
+
+
+def small(**changes):
+    axes = {"learning_rate": [0.3, 0.03], "delay": [0.0, 0.1], "seed": 3}
+    plain = dict(
+        grid=axes,
+        units=8,
+        batch=4,
+        min_epochs=40,
+        rate_epochs=3.0,
+        record_every=15,
+        last=30,
+        shard_size=4,
+        pad_steps=16,
+        labels=(),
+    )
+    return sweeps.SweepConfig.from_dict(plain | changes)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    out = tmp_path_factory.mktemp("sweep")
+    before = programs()
+    sweep = sweeps.run(small(), out)
+    # 12 networks in 4 shards of 2 lengths, of 40 and 100 epochs: two programs.
+    assert len(sweep.finished) == 4
+    assert programs() == before + 2
+    return sweep
+
+
+def programs():
+    return _slots.advance_slots._cached._cache_size()
+
+
+def weights(sweep):
+    return {
+        int(sweep.arrays["id"][row]): np.concatenate(
+            [np.ravel(leaf[i]) for leaf in jax.tree.leaves(networks)]
+        )
+        for rows, networks, _ in sweep.groups()
+        for i, row in enumerate(rows)
+    }
+
+
+def same(a, b, tolerance=1e-6):
+    ours, theirs = weights(a), weights(b)
+    assert set(ours) == set(theirs)
+    for key, value in ours.items():
+        np.testing.assert_allclose(value, theirs[key], rtol=tolerance, atol=tolerance)
+    for name in ("outcome", "steps", "compat_code", "mechanism", "diverged"):
+        np.testing.assert_array_equal(a.arrays[name], b.arrays[name])
+
+
+def test_rows_are_in_the_order_of_the_grid(done):
+    assert done.complete and len(done) == 12
+    members = done.config.members()
+    np.testing.assert_array_equal(done.rows, np.arange(12))
+    np.testing.assert_array_equal(done.arrays["id"], members.id)
+    for name, values in members.values.items():
+        np.testing.assert_array_equal(done.arrays[name], values)
+    np.testing.assert_array_equal(done.arrays["steps"], members.epochs)
+    assert set(members.epochs.tolist()) == {40, 100}
+    cube = done.cube("final_loss")
+    assert cube.shape == (2, 2, 3) and np.all(np.isfinite(cube))
+    np.testing.assert_array_equal(cube.ravel(), done.arrays["final_loss"])
+
+
+def test_networks_are_those_that_training_by_hand_gives(done):
+    rows = np.flatnonzero(done.arrays["delay"] == 0.1)
+    networks, tasks = done.networks(rows)
+    members = done.config.members().rows(rows)
+    root = jr.key(0)
+    with jax.enable_x64(False):
+        build = lambda key: rd.models.RateRNN(
+            2, 8, 2, tau=0.01, noise=1e-3, readout="sigmoid", init=rd.models.Xavier(),
+            key=key,
+        )  # fmt: skip
+        nets = rd.models.ensemble(build, _grid.seed_keys(root, members.values["seed"]))
+        recipe = rd.training.Recipe(optimiser=rd.training.sgd(), batch=4)
+        begin = lambda net, rate, key: rd.training.init(
+            net, recipe, learning_rate=rate, key=key
+        )
+        rates = np.asarray(members.values["learning_rate"], np.float32)
+        states = jax.vmap(begin)(
+            nets, rates, _grid.id_keys(root, members.id, _grid.DATA)
+        )
+        by_hand = rd.training.train(
+            states,
+            rd.tasks.DelayedCueDiscrimination.stack([0.1] * 6),
+            optimiser=rd.training.sgd(),
+            learning_rate=None,
+            steps=members.epochs,
+            batch=4,
+            key=root,
+        )
+    np.testing.assert_allclose(networks.W, by_hand.models.W, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(done.arrays["outcome"][rows], by_hand.outcome)
+    assert int(tasks.delay_steps[0]) == 20
+    # Curves: the last epochs, ending in the last column; records at the stride.
+    curves = {k: v[rows] for k, v in done.curves().items()}
+    for i, epochs in enumerate(members.epochs):
+        loss = np.asarray(by_hand.losses)[i, :epochs]
+        np.testing.assert_allclose(curves["last_loss"][i], loss[-30:], rtol=1e-3)
+        records = [*range(14, epochs, 15), *([epochs - 1] if epochs % 15 else [])]
+        history = curves["history_loss"][i]
+        np.testing.assert_allclose(
+            history[np.isfinite(history)], loss[records], rtol=1e-3
+        )
+
+
+def test_nothing_is_done_twice_and_other_sweeps_are_refused(done):
+    out = done.store.out
+    stamp = lambda: {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()}
+    before = stamp()
+    again = sweeps.run(small(name="another name"), out)
+    changed = {p.name for p, t in stamp().items() if before.get(p) != t}
+    assert changed == {"sweep.json"}
+    same(again, done, 0)
+    with pytest.raises(ValueError, match=r"(?s)another sweep.*batch: 4 -> 5"):
+        sweeps.run(small(batch=5), out)
+    with pytest.raises(ValueError, match="shard 4, expected 0 .. 3"):
+        sweeps.run(small(), out, shards=[4])
+    with pytest.raises(ValueError, match=r"no sweep\.json"):
+        sweeps.load(out / "shards")
+    sweeps.run(small(), out)
+
+
+@pytest.mark.parametrize("shards", [1, 5, 100])
+def test_how_the_table_is_cut_does_not_matter(done, tmp_path, shards):
+    same(sweeps.run(small(shard_size=shards), tmp_path), done)
+
+
+def test_every_learning_rate_is_the_same_in_any_chunk(tmp_path):
+    rates = sweeps.preset("nopost").grid.axes["learning_rate"]
+    config = small(
+        grid={"learning_rate": rates, "seed": 1},
+        units=16,
+        delay=0.0,
+        min_epochs=20,
+        rate_epochs=0.0,
+        shard_size=30,
+    )
+    # One device and two; four in a process of their own below.
+    runs = [
+        sweeps.run(config, tmp_path / str(chunk), chunk=chunk, devices=devices)
+        for chunk, devices in ((1, 1), (7, 1), (64, 2))
+    ]
+    for other in runs[1:]:
+        same(other, runs[0], 1e-5)
+
+
+def test_resumes_in_the_middle_of_a_shard(done, tmp_path, monkeypatch):
+    count = [0]
+    write = _files.write_checkpoint
+
+    def interrupted(*args):
+        write(*args)
+        count[0] += 1
+        if count[0] % 2 == 0:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(_run, "write_checkpoint", interrupted)
+    options = dict(checkpoint_seconds=0.0)
+    stops = 0
+    for _ in range(50):
+        try:
+            sweep = sweeps.run(small(), tmp_path, **options)
+            break
+        except KeyboardInterrupt:
+            stops += 1
+            state = sweeps.status(tmp_path).state
+            assert "interrupted" in state and "running" not in state
+    assert stops >= 2
+    same(sweep, done)
+    for a, b in zip(sweep.curves().values(), done.curves().values(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+    assert not list((tmp_path / "work").glob("*.safetensors"))
+    assert set(sweeps.status(tmp_path).state) == {"done"}
+
+
+def test_a_checkpoint_that_does_not_fit_is_ignored(done, tmp_path):
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "00000.safetensors").write_bytes(b"half a file")
+    _files.write_checkpoint(work / "00001.safetensors", {"a": np.ones(3)}, {"x": 1})
+    same(sweeps.run(small(), tmp_path), done)
+
+
+def test_shards_in_parts_and_by_threads_of_an_executor(done, tmp_path):
+    first = sweeps.run(small(), tmp_path, shards=[2])
+    assert first.finished == [2] and not first.complete
+    assert np.isnan(first.cube("final_loss")).sum() == 8
+    lines = []
+    with ThreadPoolExecutor(2) as pool:
+        sweep = sweeps.run(small(), tmp_path, executor=pool, say=lines.append)
+    same(sweep, done)
+    assert "1 shards are there" in lines[0] and len(lines) == 4
+    assert sweeps.resume(tmp_path).complete
+
+
+def test_a_shard_that_fails_does_not_stop_the_others(tmp_path, monkeypatch):
+    train = _run.train_shard
+
+    def fails(config, shard, **options):
+        if shard.index == 1:
+            raise RuntimeError("out of luck")
+        return train(config, shard, **options)
+
+    monkeypatch.setattr(_run, "train_shard", fails)
+    with ThreadPoolExecutor(1) as pool, pytest.raises(RuntimeError) as caught:
+        sweeps.run(small(), tmp_path, executor=pool)
+    assert "shard 1 of" in caught.value.__notes__[0]
+    assert sweeps.load(tmp_path).finished == [0, 2, 3]
+
+
+def test_two_workers_on_the_same_shard_corrupt_nothing(done, tmp_path, monkeypatch):
+    # Claims that never hold: both train every shard, one of them publishes it.
+    monkeypatch.setattr(_claim.Claim, "_create", lambda self: True)
+    found = []
+
+    def worker():
+        found.append(sweeps.run(small(), tmp_path, checkpoint_seconds=0.0))
+
+    threads = [threading.Thread(target=worker) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 2
+    for sweep in found:
+        same(sweep, done)
+    for folder in (tmp_path / "shards").iterdir():
+        sweeps.verify(folder)
+    assert not list((tmp_path / "shards").glob(".*"))
+
+
+def test_labels_and_merged_store(done, tmp_path):
+    config = small(labels=("compat",), name="labelled")
+    out = tmp_path / "copy"
+    subprocess.run(["cp", "-r", str(done.store.out), str(out)], check=True)
+    sweep = sweeps.run(config, out)  # labels are no reason to train again
+    same_networks = weights(sweep), weights(done)
+    for key, value in same_networks[0].items():
+        np.testing.assert_array_equal(value, same_networks[1][key])
+    learned = sweep.arrays["outcome"] == 1
+    assert np.all(np.isin(sweep.arrays["compat_code"][learned], (1, 2)))
+    assert np.all(np.isin(sweep.arrays["compat_code"][~learned], (0, 3)))
+    np.testing.assert_array_equal(np.isnan(sweep.arrays["compat_index"]), ~learned)
+    assert set(sweep.arrays["mechanism"].tolist()) == {-1}
+    fractions = sweep.fractions("compat")
+    assert fractions.dims == ("learning_rate", "delay")
+    assert fractions.counts.shape == (2, 2, 3) and np.all(fractions.n == 3)
+    np.testing.assert_allclose(fractions.values.sum(axis=-1), 1)
+    assert fractions.of("slow_point").shape == (2, 2)
+    assert "learning_rate" in fractions.table()
+    assert np.all(sweep.fractions("outcome").n == 3)
+
+    folder = sweeps.merge(out)
+    xarray = pytest.importorskip("xarray")
+    with xarray.open_zarr(folder / "sweep.zarr", consolidated=False) as data:
+        np.testing.assert_array_equal(data["outcome"], sweep.arrays["outcome"])
+        assert data["compat_code"].attrs["names"].startswith("not_learned, limit")
+        assert data["last_loss"].dims == ("member", "last")
+    stamp = (folder / "manifest.json").stat().st_mtime_ns
+    assert sweeps.merge(out) == folder
+    assert (folder / "manifest.json").stat().st_mtime_ns == stamp
+    (out / "labels" / "00000" / "labels.zarr" / "zarr.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"labels\.zarr/zarr\.json differ"):
+        sweeps.merge(out)
+
+
+def test_weights_are_files_that_anybody_can_load(done):
+    path = done.store.folder("shards", 0) / "weights.safetensors"
+    model = rd.load_network(path, member=1)
+    row = done.store.shards[0].rows[1]
+    networks, _ = done.networks([row])
+    np.testing.assert_array_equal(model.W, networks.W[0])
+    assert model.readout_activation == "sigmoid"
+    manifest = json.loads((path.parent / "manifest.json").read_text())
+    assert manifest["config_hash"] == done.config.hash
+    assert {"jax", "python", "rnndyn"} <= set(manifest["versions"])
+    assert set(manifest["files"]) >= {"weights.safetensors"}
+    with pytest.raises(ValueError, match="2 programs"):
+        done.networks(slice(None))
+
+
+def test_storage_of_full_rank_networks_with_curves():
+    # Of 1000 networks of 100 units: weights, 1000 last epochs of three curves, and a
+    # history of four over 30,000 epochs at the default stride; labels and evidence.
+    per_network = 4 * (100**2 + 2 * 100 + 2 * 100 + 200 + 2 + 100 + 2)
+    curves = 4 * (3 * 1000 + 4 * 300)
+    labels = 4 * 100
+    assert 1000 * (per_network + curves + labels) < 70e6
+
+
+def test_no_memory_control(tmp_path):
+    config = small(
+        grid={"learning_rate": [0.1, 30.0], "reaction": [0.02, 0.1], "seed": 2},
+        protocol="fixed_response",
+        delay=0.0,
+        min_epochs=300,
+        rate_epochs=0.0,
+        units=16,
+    )
+    sweep = sweeps.run(config, tmp_path)
+    outcome = sweep.cube("outcome")
+    assert np.all(outcome[0] == 1) and np.all(outcome[1] == 0)
+    given_up = sweep.cube("stopped") | sweep.cube("diverged")
+    assert np.all(given_up[1]) and not np.any(given_up[0])
+    assert set(sweep.arrays["compat_code"].tolist()) == {-1}
+
+
+def test_rank_two(tmp_path):
+    config = sweeps.preset(
+        "rank2", seeds=2, delay=[0.03], units=20, min_epochs=60, record_every=20,
+        long_epochs=0, labels=(),
+    )  # fmt: skip
+    sweep = sweeps.run(config, tmp_path)
+    assert sweep.cube("steps").tolist() == [[[60, 60]], [[60, 60]]]
+    for _, networks, tasks in sweep.groups():
+        assert networks.m.shape == (2, 20, 2) and tasks.delay_steps.tolist() == [6, 6]
+    x0 = [np.asarray(n.x0) for _, n, _ in sweep.groups()]
+    np.testing.assert_array_equal(x0[0], x0[1])  # of a seed, in every cell
+
+
+def test_claims(tmp_path):
+    path = tmp_path / "claims" / "0.json"
+    with _claim.Claim(path) as held:
+        assert held and _claim.is_alive(path)
+        with _claim.Claim(path) as second:
+            assert not second
+        assert path.exists()  # not given back by the one that did not get it
+        assert not _claim.is_alive(path, stale=-1.0)
+    assert not path.exists()
+    # Of a process that is gone.
+    gone = subprocess.Popen([sys.executable, "-c", "pass"])
+    gone.wait()
+    claim = _claim.Claim(path)
+    about = json.loads(claim._content()) | {"pid": gone.pid}
+    path.write_text(json.dumps(about))
+    with claim as held:
+        assert held
+    # Of another machine, and silent for long.
+    path.write_text(json.dumps(about | {"host": "elsewhere"}))
+    with _claim.Claim(path) as held:
+        assert not held
+    os.utime(path, (time.time() - 3600,) * 2)
+    with _claim.Claim(path) as held:
+        assert held
+
+
+def test_publishing_is_all_or_nothing(tmp_path):
+    folder = tmp_path / "results" / "0"
+
+    def fill(path):
+        (path / "a.txt").write_text("a")
+        return {"by": "first"}
+
+    def breaks(path):
+        (path / "a.txt").write_text("b")
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        _files.publish(folder, breaks)
+    assert list(folder.parent.iterdir()) == []
+    assert _files.publish(folder, fill)
+    assert not _files.publish(folder, lambda path: {"by": "second"})
+    assert json.loads((folder / "manifest.json").read_text())["by"] == "first"
+    assert [p.name for p in Path(folder.parent).iterdir()] == ["0"]
+    sweeps.verify(folder)
+    (folder / "a.txt").write_text("changed")
+    with pytest.raises(ValueError, match=r"a\.txt differ"):
+        sweeps.verify(folder)
