@@ -1,4 +1,4 @@
-"""The published networks, metrics and index: parity with PyTorch and NumPy."""
+"""The published networks and metrics: parity with PyTorch and NumPy."""
 
 import json
 from pathlib import Path
@@ -141,60 +141,3 @@ def test_accuracy_ceiling_of_a_perfect_output():
         got = score(task, outputs, trials).accuracy
         want = {300: 0.90, 320: 1 - 0.5 / 9}.get(delay, 0.95)
         np.testing.assert_allclose(got, want, atol=1e-6)
-
-
-def pipeline(signs):
-    """The published index, from two columns whose difference has the given signs."""
-    t = np.arange(len(signs))
-    z = np.stack([np.cos(t) + 2 * signs, np.cos(t) + 0.1 * np.sin(3 * t)], axis=1)
-    assert np.all(np.sign(z[:, 0] - z[:, 1]) == signs)
-    C = np.corrcoef(z)
-    F = np.abs(np.fft.fftshift(np.fft.fft2(C))) ** 2
-    n = len(signs)
-    i, j = np.indices(F.shape)
-    inside = (i - n // 2) ** 2 + (j - n // 2) ** 2 <= 9
-    return F[inside].sum() / F.sum()
-
-
-def square(period, T=36):
-    """A square wave of a period in trial lengths, over nine of them."""
-    phase = (np.arange(9 * T) + 0.5) / (period * T) % 1
-    return np.where(phase < 0.5, 1.0, -1.0)
-
-
-def test_index_identity(getkey):
-    runs = [square(p) for p in (0.5, 1, 2, 3.5, 4.5)] + [np.ones(324)]
-    draws = jax.random.normal(getkey(), (3, 325))
-    runs += [np.where(np.asarray(jnp.cumsum(d)) >= 0, 1.0, -1.0) for d in draws]
-    for s in runs:
-        assert abs(theory.sign_index(s) - pipeline(s)) < 1e-4
-
-
-def test_index_values():
-    index = jax.jit(theory.sign_index)
-    assert abs(index(jnp.ones(324)) - 1) < 1e-12
-    for period in (0.5, 1, 1.5, 2, 2.5, 3):
-        assert index(square(period)) < 0.02
-    assert abs(index(square(4.5)) - 0.657) < 1e-3
-    flips = {0.25: 0.828, 0.5: 0.738, 0.75: 0.702, 1: 0.696, 1.5: 0.719, 2: 0.748}
-    for when, want in flips.items():
-        s = np.where(np.arange(324) < round(36 * when), -1.0, 1.0)
-        assert abs(index(s) - want) < 1e-3
-
-
-def test_index_of_rates():
-    t = jnp.arange(9 * 36) / 36
-    weights = jax.random.normal(jax.random.key(1), (2, 20))
-    turn = jnp.stack([jnp.sin(4 * t), jnp.cos(4 * t)], axis=1) @ weights
-    assert theory.discrimination_index(turn) < 0.05
-    settle = jnp.exp(-jnp.stack([t, 3 * t], axis=1)) @ weights + weights[:1]
-    both = [theory.discrimination_index(settle, flip=f) for f in (False, True)]
-    assert min(both) > 0.5
-    stack = jnp.stack([turn, settle])
-    mapped = jax.jit(jax.vmap(theory.discrimination_index))(stack)
-    each = jnp.stack([theory.discrimination_index(r) for r in stack])
-    np.testing.assert_allclose(mapped, each, rtol=1e-9)
-    with pytest.raises(ValueError, match="time, neurons"):
-        theory.discrimination_index(jnp.ones(5))
-    with pytest.raises(ValueError, match="vmap"):
-        theory.sign_index(jnp.ones((5, 5)))

@@ -1,11 +1,29 @@
 """Naming what was found: by which mechanism a network holds a memory."""
 
+from ._agreement import (
+    KINDS as KINDS,
+    Agreement as Agreement,
+    Share as Share,
+    agreement as agreement,
+    cohen_kappa as cohen_kappa,
+    cue_kinds as cue_kinds,
+    network_kinds as network_kinds,
+)
 from ._classify import (
     AbstractClassifier as AbstractClassifier,
     DecisionList as DecisionList,
     classify as classify,
 )
+from ._compat import (
+    COMPAT as COMPAT,
+    CompatLabels as CompatLabels,
+    compat_labels as compat_labels,
+)
 from ._features import Features as Features, measure as measure
+from ._index import (
+    discrimination_index as discrimination_index,
+    sign_index as sign_index,
+)
 from ._mechanism import (
     MECHANISMS as MECHANISMS,
     Mechanism as Mechanism,

@@ -7,3 +7,10 @@ from ._ensembles import (
     run_ensemble as run_ensemble,
     save_ensemble as save_ensemble,
 )
+from ._phases import PhasesStudy as PhasesStudy, phases_study as phases_study
+from ._phases_checks import phase_checks as phase_checks
+from ._phases_scales import (
+    PHASES_SCALES as PHASES_SCALES,
+    PhasesConfig as PhasesConfig,
+)
+from ._published import Check as Check, table_text as table_text

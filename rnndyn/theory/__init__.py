@@ -20,10 +20,6 @@ from ._fits import (
     fit_no_solution_boundary as fit_no_solution_boundary,
     fit_slow_point_boundary as fit_slow_point_boundary,
 )
-from ._index import (
-    discrimination_index as discrimination_index,
-    sign_index as sign_index,
-)
 from ._likelihood import (
     AbstractCurve as AbstractCurve,
     Decline as Decline,
