@@ -7,6 +7,8 @@ ones within 99 % binomial bands.
 
     python benchmarks/phases.py train --store /tmp/phases   # resumable, a file a cell
     python benchmarks/phases.py label --store /tmp/phases   # resumable
+    python benchmarks/phases.py attractors --store /tmp/phases
+    python benchmarks/phases.py speed --store /tmp/phases
     python benchmarks/phases.py check --store /tmp/phases   # the table and the JSON
 
 Weights and histories stay in the store, so that labels can be made again.
@@ -15,7 +17,6 @@ Weights and histories stay in the store, so that labels can be made again.
 import argparse
 import json
 import os
-import platform
 import resource
 import time
 from importlib.metadata import version
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from phases_report import certified_ends, evidence, labels_of, machine, summary
 
 
 os.environ.setdefault("EQX_ON_ERROR", "nan")
@@ -84,6 +86,9 @@ def _cells():
 
 
 CELLS = _cells()
+
+
+JOBS = ("train", "label", "attractors", "speed", "check")
 
 
 def cpu_seconds():
@@ -186,89 +191,148 @@ def train_some(cell, ids):
 # -------------------------------------------------------------------------- labelling
 
 
-def trained(stored):
-    """The networks of a file."""
+PAD = 32
+"""Trials are padded to multiples of this many steps, so that cells share programs."""
+
+
+def trained(files):
+    """The networks of several files as one ensemble."""
     import equinox as eqx
     import jax.numpy as jnp
 
-    like = networks(np.arange(len(stored["outcome"])))
-    names = [k.removeprefix("weights/") for k in stored if k.startswith("weights/")]
+    like = networks(np.arange(sum(len(f["outcome"]) for f in files)))
+    names = [k.removeprefix("weights/") for k in files[0] if k.startswith("weights/")]
     where = lambda m: [getattr(m, k) for k in names]
-    new = [jnp.asarray(stored[f"weights/{k}"]) for k in names]
-    return eqx.tree_at(where, like, new)
+    join = lambda k: jnp.asarray(np.concatenate([f[f"weights/{k}"] for f in files]))
+    return eqx.tree_at(where, like, [join(k) for k in names])
 
 
 def label(store, cells):
-    """Both labels of every network, with the time they took."""
+    """Both labels of every network not labelled yet, cells of similar length together,
+    and the time they took."""
+    groups = {}
+    for cell in cells:
+        path, target = store / f"{cell.name}.npz", store / f"{cell.name}.labels.npz"
+        if not path.exists():
+            continue
+        stored = read(path)
+        done = len(read(target)["outcome"]) if target.exists() else 0
+        if done < len(stored["outcome"]):
+            steps = -(-task_of(cell).num_steps // PAD) * PAD
+            groups.setdefault((cell.post, steps), []).append((cell, stored))
+    for (post, steps), members in groups.items():
+        files = [stored for _, stored in members]
+        counts = [len(f["outcome"]) for f in files]
+        found, times = label_some(
+            trained(files),
+            tasks_of([c for c, _ in members], counts, post, steps),
+            np.concatenate([f["outcome"] for f in files]),
+        )
+        ends = np.cumsum(counts)
+        for (cell, stored), end, count in zip(members, ends, counts, strict=True):
+            part = {k: v[end - count : end] for k, v in found.items()}
+            part["outcome"], part["times"] = stored["outcome"], times
+            write(store / f"{cell.name}.labels.npz", part)
+            codes = np.bincount(part["compat/code"], minlength=4).tolist()
+            say(f"{cell.name}: {codes} by published class")
+        each = 100 * times / sum(counts)
+        say(f"  {sum(counts)} networks: {each[1]:.1f} + {each[3]:.1f} CPU s per 100")
+
+
+def tasks_of(cells, counts, post, steps):
+    import rnndyn as rd
+
+    delays = np.repeat([c.delay / 1000 for c in cells], counts)
+    return rd.tasks.DelayedCueDiscrimination.stack(
+        delays, post_reaction=post / 1000, num_steps=steps
+    )
+
+
+def label_some(models, tasks, outcome):
+    """Label arrays, and wall and CPU seconds of published and certified labels."""
     import jax
 
     import rnndyn as rd
 
+    clock = lambda: np.asarray([time.perf_counter(), cpu_seconds()])
+    began = clock()
+    compat = rd.mechanisms.compat_labels(
+        models, tasks, outcome=outcome, key=jax.random.key(2)
+    )
+    found = {f"compat/{k}": np.asarray(v) for k, v in vars(compat).items()}
+    between = clock()
+    report = rd.mechanisms.classify(models, tasks, key=jax.random.key(3))
+    found |= {k: np.asarray(v) for k, v in report.to_dict().items()}
+    found.pop("mechanism")
+    return found, np.concatenate([between - began, clock() - between])
+
+
+def attractors(store, cells):
+    """The certified attractor of every cue of every network."""
+    import rnndyn as rd
+
     for cell in cells:
-        path = store / f"{cell.name}.npz"
-        target = store / f"{cell.name}.labels.npz"
+        path, target = store / f"{cell.name}.npz", store / f"{cell.name}.ends.npz"
         if not path.exists():
             continue
         stored = read(path)
         count = len(stored["outcome"])
-        if target.exists() and len(read(target)["outcome"]) == count:
+        if target.exists() and len(read(target)["verdict"]) == count:
             continue
-        models, task = trained(stored), task_of(cell)
-        began, cpu = time.perf_counter(), cpu_seconds()
-        compat = rd.mechanisms.compat_labels(
-            models, task, outcome=stored["outcome"], key=jax.random.key(2)
-        )
-        compat = {k: np.asarray(v) for k, v in vars(compat).items()}
-        between = time.perf_counter(), cpu_seconds()
-        report = rd.mechanisms.classify(models, task, key=jax.random.key(3))
-        arrays = {f"compat/{k}": v for k, v in compat.items()}
-        arrays |= {
-            k: np.asarray(v) for k, v in report.to_dict().items() if k != "mechanism"
-        }
-        arrays["outcome"] = stored["outcome"]
-        arrays["times"] = np.asarray(
-            [
-                between[0] - began,
-                between[1] - cpu,
-                time.perf_counter() - between[0],
-                cpu_seconds() - between[1],
-            ]
-        )
-        write(target, arrays)
-        cpu = arrays["times"][[1, 3]] / count * 100
-        say(
-            f"{cell.name}: {np.bincount(compat['code'], minlength=4).tolist()}, "
-            f"{report.counts()}, {cpu[0]:.1f} + {cpu[1]:.1f} CPU s per 100"
-        )
+        steps = -(-task_of(cell).num_steps // PAD) * PAD
+        task = tasks_of([cell], [count], cell.post, steps)
+        cpu = cpu_seconds()
+        ends = rd.mechanisms.cue_attractors(trained([stored]), task)
+        kept = ("verdict", "period", "exponents", "extent", "residual", "time")
+        found = {k: np.asarray(getattr(ends, k)) for k in kept}
+        found["cpu_seconds"] = np.asarray(cpu_seconds() - cpu)
+        write(target, found)
+        names = dict(zip(*np.unique(ends.names, return_counts=True), strict=True))
+        say(f"{cell.name}: { {str(k): int(v) for k, v in names.items()} }")
 
 
-def labels_of(stored):
-    """The stored labels as the objects they were."""
-    import jax.numpy as jnp
-
+def speed(store, cells):
+    """Certified labels of 100 networks, warm: wall and CPU seconds."""
     import rnndyn as rd
 
-    part = lambda start: {
-        k.removeprefix(start): jnp.asarray(v)
-        for k, v in stored.items()
-        if k.startswith(start)
-    }
-    compat = rd.mechanisms.CompatLabels(**part("compat/"))
-    report = rd.mechanisms.MechanismReport(
-        **{k: jnp.asarray(stored[k]) for k in ("code", "cue_code", "margin")},
-        flow_code=jnp.asarray(stored["flow_code"]),
-        features=rd.mechanisms.Features(**part("features.")),
-    )
-    return compat, report
+    rows = []
+    for cell in cells:
+        path = store / f"{cell.name}.npz"
+        if not path.exists() or cell.networks < 100:
+            continue
+        files = [{k: v[:100] for k, v in read(path).items() if np.ndim(v)}]
+        steps = -(-task_of(cell).num_steps // PAD) * PAD
+        tasks = tasks_of([cell], [100], cell.post, steps)
+        for _ in range(2):  # the first one compiles
+            times = label_some(trained(files), tasks, files[0]["outcome"])[1]
+            began = time.perf_counter(), cpu_seconds()
+            rd.mechanisms.cue_attractors(trained(files), tasks)
+            ended = time.perf_counter() - began[0], cpu_seconds() - began[1]
+        rows.append(
+            {
+                "cell": cell.name,
+                "steps": steps,
+                "published_wall_s": round(times[0], 2),
+                "published_cpu_s": round(times[1], 2),
+                "certified_wall_s": round(times[2], 2),
+                "certified_cpu_s": round(times[3], 2),
+                "attractors_wall_s": round(ended[0], 2),
+                "attractors_cpu_s": round(ended[1], 2),
+                "load_average": os.getloadavg()[0],
+            }
+        )
+        say(json.dumps(rows[-1]))
+    (store / "speed.json").write_text(json.dumps(rows))
 
 
 # --------------------------------------------------------------------------- checking
 
 
 def check(store, cells):
+    from rnndyn.mechanisms import cue_kinds
     from rnndyn.studies import phase_checks, table_text
 
-    counts, rows, networks_ = {}, [], []
+    counts, rows, networks_, ended = {}, [], [], []
     for cell in cells:
         path = store / f"{cell.name}.labels.npz"
         if not path.exists():
@@ -278,11 +342,15 @@ def check(store, cells):
         code = np.asarray(compat.code)
         three = [int(np.sum(np.isin(code, c))) for c in ((0, 3), (1,), (2,))]
         counts[cell.post, cell.rate, cell.delay] = three
+        ends = store / f"{cell.name}.ends.npz"
+        certified = read(ends)["verdict"] if ends.exists() else None
         networks_.append((cell, compat, report))
+        ended.append((cell, cue_kinds(report), certified))
         rows.append(summary(cell, compat, report, read(store / f"{cell.name}.npz")))
     checks = phase_checks(counts)
     print(table_text(checks))
     found = evidence(networks_)
+    times = store / "speed.json"
     print(json.dumps(found, indent=1))
     result = {
         "command": "python benchmarks/phases.py train|label|check --store DIR",
@@ -294,103 +362,19 @@ def check(store, cells):
         "networks": sum(sum(v) for v in counts.values()),
         "checks": [c.to_dict() for c in checks],
         "mechanism": found,
+        "attractors": certified_ends(ended),
+        "labelling_100_networks": json.loads(times.read_text())
+        if times.exists()
+        else [],
         "cells": rows,
     }
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(result, indent=1, default=float) + "\n")
 
 
-def summary(cell, compat, report, stored):
-    from rnndyn.mechanisms import COMPAT, KINDS, network_kinds
-
-    learned = np.asarray(compat.learned)
-    kinds = network_kinds(report)
-    count = lambda codes, names: {
-        n: int(np.sum(codes == i)) for i, n in enumerate(names)
-    }
-    return {
-        "delay_ms": cell.delay,
-        "post_ms": cell.post,
-        "learning_rate": cell.rate,
-        "epochs": cell.epochs,
-        "networks": len(learned),
-        "published_label": count(np.asarray(compat.code), COMPAT),
-        "cues_of_learned": count(kinds[learned], KINDS),
-        "ambiguous": int(np.sum(learned & np.asarray(compat.ambiguous))),
-        "mechanism": report.counts(),
-        "cpu_seconds_training": round(float(stored["cpu_seconds"]), 1),
-    }
-
-
-def evidence(cells):
-    """Whether late motion is all or nothing, how long cycles are, who is mixed."""
-    from rnndyn.mechanisms import KINDS, Share, agreement, cue_kinds
-
-    learned = [(c, np.asarray(a.learned), a, r) for c, a, r in cells]
-    rms = np.concatenate(
-        [np.asarray(r.features.late_rms).ravel() for _, _, _, r in learned]
-    )
-    rms = rms[np.isfinite(rms)]
-    between = rms[(rms > 0.02) & (rms < 0.1)]
-    periods = []
-    for cell, ok, _, report in learned:
-        cycles = (cue_kinds(report) == KINDS.index("cycle")) & ok[:, None]
-        period = np.asarray(report.features.period)[cycles]
-        if period.size >= 10:
-            twice = 2e-3 * (30 + cell.delay)
-            periods.append(
-                {
-                    "delay_ms": cell.delay,
-                    "post_ms": cell.post,
-                    "learning_rate": cell.rate,
-                    "cycles": int(period.size),
-                    "median_ms": 1e3 * float(np.median(period)),
-                    "median_over_twice_cue_and_delay": float(np.median(period) / twice),
-                }
-            )
-    by_cell = []
-    for cell, _, compat, report in learned:
-        found = agreement(compat, report)
-        by_cell.append({"cell": cell.name, **found.to_dict()})
-    total = lambda post, name: Share.of(
-        *(
-            sum(c[name][k] for c in by_cell if ("post0" not in c["cell"]) == post)
-            for k in ("count", "total")
-        )
-    )
-    shares = {
-        name: {
-            where: dict(vars(total(post, name)))
-            for where, post in (("nopost", False), ("post", True))
-        }
-        for name in ("same", "same_cue", "mixed", "other", "ambiguous")
-    }
-    return {
-        "late_rms": {
-            "cues": int(rms.size),
-            "in_0.02_to_0.1": int(between.size),
-            "largest_below": float(rms[rms <= 0.02].max(initial=0)),
-            "smallest_above": float(rms[rms >= 0.1].min(initial=np.inf)),
-            "values_between": np.sort(between).tolist(),
-        },
-        "periods": periods,
-        "shares_of_learned": shares,
-        "agreement": by_cell,
-    }
-
-
-def machine():
-    names = [
-        line.split(":")[1].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
-    return {"cpu": names[0], "cores": len(names), "system": platform.platform()}
-
-
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("job", choices=("train", "label", "check"))
+    parser.add_argument("job", choices=JOBS)
     parser.add_argument("--store", type=Path, default=Path("/tmp/phases"))
     parser.add_argument("--cells", default="", help="names, comma separated")
     args = parser.parse_args()
@@ -400,7 +384,8 @@ def main():
     wanted = [c for c in args.cells.split(",") if c]
     cells = [c for c in CELLS if not wanted or c.name in wanted]
     args.store.mkdir(parents=True, exist_ok=True)
-    {"train": train, "label": label, "check": check}[args.job](args.store, cells)
+    jobs = (train, label, attractors, speed, check)
+    dict(zip(JOBS, jobs, strict=True))[args.job](args.store, cells)
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ from rnndyn.fitting._scaling import z_scale
 
 
 HERE = pathlib.Path(__file__).parent
-ALPHAS = (1.0, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05)
+ALPHAS = (1.0, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02)
 RIDGES = (1e-5, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 1.0)
 OUTLIERS = {"reject_1": Reject(1.0), "reject_0.2": Reject(0.2), "plain": Plain()}
 ADAMS = {
@@ -135,7 +135,7 @@ def chosen(train, valid, alpha, quick):
                     "gradient": float(np.max(fit.gradient_norm)),
                 }
     for rank in (2, 8, 32):
-        for ridge in (1e-3, 1e-2):
+        for ridge in (1e-3,):
             begin = time.process_time()
             fit = cornn(train, alpha=alpha, ridge=ridge, rank=rank)
             seconds["cornn_low_rank"] += time.process_time() - begin
@@ -280,12 +280,14 @@ def landscape(theta, alpha, starts):
     found = rd.dynamics.attractors(step, starts)
     points = rd.dynamics.certify(
         rd.dynamics.fixed_points(
-            step, jax.numpy.asarray(starts), strategy=MultiStart(num_large=16, rounds=2)
+            step,
+            jax.numpy.asarray(np.concatenate([starts, found.state])),
+            strategy=MultiStart(num_large=16, rounds=2),
         )
     )
     mask = points.mask
     radius = np.abs(np.linalg.eigvals((1 - alpha) * np.eye(n) + alpha * theta[:n].T))
-    return net, {
+    return {
         "attractors": found.names,
         "share_of_starts": found.share.tolist(),
         "norm": np.linalg.norm(found.state, axis=1).tolist(),
@@ -363,7 +365,7 @@ def main():
         section["attractors"] = {}
         for a in {alpha, 0.5}:
             weights = best[a]["cornn"]["theta"]
-            section["attractors"][f"{a:g}"] = landscape(weights, a, starts)[1]
+            section["attractors"][f"{a:g}"] = landscape(weights, a, starts)
         # Do halves of the training part agree on what the network holds?
         label = best[alpha]["cornn"]["chosen"]
         name, ridge = label.split(", ridge=")

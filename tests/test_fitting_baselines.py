@@ -45,9 +45,7 @@ def data():
     net = random_network(N, 1, alpha=ALPHA, gain=1.5, key=key)
     u = jax.random.normal(jax.random.key(1), (T, 1))
     noise = GaussianNoise(0.2)
-    rates = record(
-        net, T, dt=1.0, inputs=u, input_noise=noise, key=jax.random.key(2)
-    )
+    rates = record(net, T, dt=1.0, inputs=u, input_noise=noise, key=jax.random.key(2))
     return net, np.asarray(rates), np.asarray(u)
 
 
@@ -111,7 +109,7 @@ def test_newton_with_rejection(getkey):
             key=getkey(),
         )
     )
-    rejected = newton(rates, alpha=0.1, outliers=Reject(0.5), num_steps=15)
+    rejected = newton(rates, alpha=0.1, outliers=Reject(threshold=0.5), num_steps=15)
     plain = newton(rates, alpha=0.1, num_steps=15)
     assert weight_correlation(net.W, rejected.W) > 0.9
     assert weight_correlation(net.W, plain.W) < 0.8
@@ -149,7 +147,7 @@ def test_starts(data, getkey):
     other = newton(rates, u, alpha=ALPHA, num_steps=15)
     # Convex: the start does not matter.
     assert np.abs(fit.theta - other.theta).max() < 1e-6
-    with pytest.raises(ValueError, match="one column"):
+    with pytest.raises(ValueError, match="One column"):
         newton(rates, u, alpha=ALPHA, start=GivenWeights(jnp.zeros((2, N))))
 
 
@@ -342,9 +340,9 @@ def test_bad_input(data):
     with pytest.raises(ValueError, match="line search"):
         newton(rates, u, alpha=ALPHA, outliers=Clip(0.5))
     with pytest.raises(ValueError, match="freeze_after"):
-        newton(rates, u, alpha=ALPHA, outliers=Reject(0.5, freeze_after=3))
+        newton(rates, u, alpha=ALPHA, outliers=Reject(threshold=0.5, freeze_after=3))
     with pytest.raises(ValueError, match="discontinuous"):
-        lbfgs(rates, u, alpha=ALPHA, outliers=Reject(0.5))
+        lbfgs(rates, u, alpha=ALPHA, outliers=Reject(threshold=0.5))
     with pytest.raises(ValueError, match="whiten"):
         mask = np.eye(N + 1, N, dtype=bool)
         lbfgs(rates, u, alpha=ALPHA, whiten=True, mask=mask)

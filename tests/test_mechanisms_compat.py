@@ -13,6 +13,7 @@ from rnndyn.mechanisms import (
     classify,
     cohen_kappa,
     compat_labels,
+    cue_attractors,
     cue_kinds,
     discrimination_index,
     network_kinds,
@@ -276,3 +277,40 @@ def test_a_network_that_runs_away_is_no_crash(getkey):
     labels = compat_labels(stack(wild, calm), task, outcome=[0, 1], key=getkey())
     assert labels.names[0] == "not_learned"
     assert np.isfinite(labels.index[1])
+
+
+# ----------------------------------------------------------------- certified attractors
+
+
+def test_attractors_of_the_cues():
+    models = stack(*[_padded(m) for m in (oscillator(), relaxer(), mixed())])
+    ends = cue_attractors(models, task, chunk=4)
+    assert ends.names[0] == ["invariant_circle"] * 2
+    assert ends.names[1] == ["root"] * 2
+    assert sorted(ends.names[2]) == ["invariant_circle", "root"]
+    assert ends.mixed.tolist() == [False, False, True]
+    assert np.all(ends.residual[1] < 1e-12)
+    # The relaxer's slowest direction, as a rate: (1 - (1 - 1/60)) / dt.
+    rest = np.log(1 - 0.5 / 30) / task.dt
+    np.testing.assert_allclose(ends.exponents[1, :, 0], rest, rtol=1e-3)
+    assert np.all(np.abs(ends.exponents[0, :, 0]) < 0.05)
+    table = ends.to_dict()
+    assert table["verdict_name"][1, 0] == "root"
+
+
+def test_a_cycle_of_two_is_certified_as_one():
+    """Strong self-inhibition at dt = tau: the map flips sign in every step."""
+    flips = rate.from_arrays(
+        -3 * np.eye(2), np.array([[1.0, 0.5], [0.5, 1.0]]), W_out=np.eye(2), tau=0.005
+    )
+    ends = cue_attractors(stack(flips, flips), task)
+    assert ends.names == [["k_cycle"] * 2] * 2
+    np.testing.assert_allclose(ends.period, 2 * task.dt)
+    assert not ends.mixed.any()
+
+
+def test_attractors_bad_input():
+    with pytest.raises(ValueError, match="rounds"):
+        cue_attractors(relaxer_pair(), task, rounds=0)
+    with pytest.raises(ValueError, match="dt"):
+        cue_attractors(relaxer_pair(), task, dt=0.5)

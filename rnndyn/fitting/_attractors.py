@@ -191,7 +191,9 @@ def attractor_check(
     caveats += [f"fitted: {c}" for c in ours.caveats]
     if len(ours.state):
         # Where the true network goes from the fitted attractors; new ends count too.
-        again = attractors(true, beside(ours.state), args, **options)
+        # At least 8, so that few different numbers of starts are compiled for.
+        more = np.resize(ours.state, (max(8, len(ours.state)), x0s.shape[1]))
+        again = attractors(true, beside(more), args, **options)
         caveats += [f"true, from fitted attractors: {c}" for c in again.caveats]
         row = np.full(len(again.verdict) + 1, -1)
         for i, orbit in enumerate(_orbits(true, args, again)):
@@ -207,7 +209,7 @@ def attractor_check(
                 kinds = np.append(kinds, again.verdict[i])
                 states = np.concatenate([states, again.state[i : i + 1]])
                 shares = np.append(shares, 0.0)
-        back = row[again.label]
+        back = row[again.label[: len(ours.state)]]
         leads_to = np.append(leads_to, np.full(len(kinds) - len(leads_to), -1))
     fitted_sets = _orbits(fitted, args, ours)
     gaps = np.array([[hausdorff(t, f) for f in fitted_sets] for t in true_sets])

@@ -16,7 +16,7 @@ from .._core._checks import check_shape, is_concrete
 from .._core._export import Result
 from .._core._types import KeyLike
 from ..models import RateRNN
-from ._problem import Rows, regression_rows
+from ._problem import Rows, regression_rows, targets
 
 
 class BaselineFit(Result):
@@ -157,12 +157,14 @@ class Problem(eqx.Module):
 def problem(rates: Any, inputs: Any, alpha: Any) -> tuple[Rows, Problem]:
     """Checked rows as JAX arrays; call it inside `precision(rates)`."""
     rows = regression_rows(rates, inputs, alpha=alpha)
-    x, d = jnp.asarray(rows.x), jnp.asarray(rows.d)
+    x = jnp.asarray(rows.x)
+    r, r_next, alpha = (jnp.asarray(a) for a in (rows.r, rows.r_next, rows.alpha))
+    d = targets(r, r_next, alpha[None, :])
     good = jnp.all(jnp.isfinite(jnp.asarray(rows.rates)), axis=0)
     keep = jnp.concatenate([good, jnp.ones(rows.num_inputs, bool)])
     x = jnp.where(keep[None, :], x, 0)
     d = jnp.where(good[None, :], d, 0)
-    return rows, Problem(x, d, good, jnp.asarray(rows.alpha))
+    return rows, Problem(x, d, good, alpha)
 
 
 @contextlib.contextmanager
@@ -180,7 +182,9 @@ def precision(data: Any):
 def gram(x: Array, ridge: Any) -> Array:
     """`X^T X / T + ridge I`."""
     p = x.shape[1]
-    return x.T @ x / x.shape[0] + jnp.asarray(ridge, x.dtype) * jnp.eye(p, dtype=x.dtype)
+    return x.T @ x / x.shape[0] + jnp.asarray(ridge, x.dtype) * jnp.eye(
+        p, dtype=x.dtype
+    )
 
 
 def free_entries(mask: Any, shape: tuple[int, int]) -> Any:

@@ -96,13 +96,15 @@ class CornnFit(Result):
     @property
     def converged(self) -> Bool[Real, ""]:
         """Whether every neuron that was fitted has a gradient below the tolerance."""
-        verdict = self.verdict
-        return ((verdict == Verdict.root) | (verdict == Verdict.constant)).all()
+        root, left_out = Verdict.root, Verdict.constant
+        settled = (self.verdict == root) | (self.verdict == left_out)
+        return _keep_kind(settled.all(axis=-1))
 
     @property
     def diverged(self) -> Bool[Real, ""]:
         """Whether any neuron's fit diverged."""
-        return (self.verdict == Verdict.diverged).any()
+        grown = self.verdict == Verdict.diverged
+        return _keep_kind(grown.any(axis=-1))
 
     @property
     def network(self) -> RateRNN:
@@ -211,6 +213,11 @@ def cornn(
         return to_host(_fit(*_arrays(args, jnp.float64), *static))
 
 
+def _keep_kind(value):
+    """NumPy's scalars as arrays, which is what the other fields are."""
+    return value if isinstance(value, jax.Array) else np.asarray(value)
+
+
 def _check(rows, constraint, ridge, init, damping, max_steps):
     """What can be wrong beside the data."""
     p, n = rows.num_predictors, rows.num_neurons
@@ -247,8 +254,10 @@ def _arrays(args, dtype):
     def cast(leaf):
         if not isinstance(leaf, (bool, int, float, np.ndarray, np.generic, jax.Array)):
             return leaf
-        real = np.issubdtype(np.asarray(leaf).dtype if not isinstance(leaf, jax.Array)
-                             else leaf.dtype, np.floating)
+        real = np.issubdtype(
+            np.asarray(leaf).dtype if not isinstance(leaf, jax.Array) else leaf.dtype,
+            np.floating,
+        )
         return jnp.asarray(leaf, dtype if real else None)
 
     return jax.tree.map(cast, args)

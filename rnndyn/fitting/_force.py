@@ -5,6 +5,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ._baseline import (
     AbstractWeightStart,
@@ -57,7 +58,7 @@ def force(
     - `rates`, `inputs`, `alpha`, `dt`: as in `newton`.
     - `error`: `CurrentError()`, the original, by default; or `RateError()`.
     - `ridge`, `input_ridge`: inverse of the first `P`.
-    - `start`: `FixedPointStart(ridge / T)` by default, as published;
+    - `start`: `FixedPointStart(ridge / T^2)` by default, as published;
       `RandomWeights(key, gain=2.0)` is the other.
     - `epochs`: passes over the data.
     - `tol_change`: relative change of all of a neuron's weights in the last epoch at
@@ -79,8 +80,8 @@ def force(
         rows, given = problem(rates, inputs, alpha)
         dtype = given.x.dtype
         ridge = jnp.asarray(ridge, dtype)
-        start = FixedPointStart(ridge / rows.num_rows) if start is None else start
-        first = jnp.asarray([t != s for t, s in zip(rows.trial, [-1, *rows.trial[:-1]])])
+        start = FixedPointStart(ridge / rows.num_rows**2) if start is None else start
+        first = jnp.asarray(np.diff(rows.trial, prepend=-1) > 0)
         theta, losses, change, kept = _force(
             given,
             first,
@@ -149,7 +150,5 @@ def _force(given, first, start, ridge, input_ridge, currents, epochs, every):
         return (new, change), jnp.mean(errors)
 
     state = (theta, jnp.full(n, jnp.inf, x.dtype))
-    (theta, change), losses, kept = repeat(
-        epoch, state, epochs, every, lambda s: s[0]
-    )
+    (theta, change), losses, kept = repeat(epoch, state, epochs, every, lambda s: s[0])
     return theta, losses, change, kept

@@ -67,7 +67,9 @@ class PoissonNoise(AbstractNoise):
         return jax.lax.fori_loop(0, 40, count, state)[0]
 
     def __check_init__(self):
-        if is_concrete(self.rate) and not bool(jnp.all((self.rate >= 0) & (self.rate <= 8))):
+        if is_concrete(self.rate) and not bool(
+            jnp.all((self.rate >= 0) & (self.rate <= 8))
+        ):
             raise ValueError(
                 f"rate = {self.rate}, expected a mean count a step in [0, 8]."
             )

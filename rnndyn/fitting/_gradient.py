@@ -101,9 +101,7 @@ def lbfgs(
 
 
 @eqx.filter_jit
-def _lbfgs(
-    given, start, free, ridge, tol, weighted, num_steps, memory, whiten, every
-):
+def _lbfgs(given, start, free, ridge, tol, weighted, num_steps, memory, whiten, every):
     x, d = given.x, given.d
     theta = start(x, d)
     p = x.shape[1]
@@ -116,7 +114,7 @@ def _lbfgs(
         factor = jnp.linalg.cholesky(gram(x, ridge))
         back = jax.scipy.linalg.solve_triangular(factor, back, lower=True).T
         x, theta = x @ back, factor.T @ theta
-    search = optax.scale_by_zoom_linesearch(max_linesearch_steps=30)
+    search = optax.scale_by_zoom_linesearch(max_linesearch_steps=15)
     solver = optax.lbfgs(memory_size=memory, linesearch=search)
 
     def loss(phi, d, weight, entries):
@@ -127,6 +125,7 @@ def _lbfgs(
         return entropy + ridge / 2 * jnp.sum(original**2)
 
     def one(phi, state, d, weight, entries, done):
+        grad: Any
         fn = lambda phi: loss(phi, d, weight, entries)
         value, grad = optax.value_and_grad_from_state(fn)(phi, state=state)
         updates, new = solver.update(

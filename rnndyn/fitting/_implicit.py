@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
@@ -67,13 +66,13 @@ def conjugate_gradients(matvec: Any, right: Array, precondition: Any) -> Array:
         q = matvec(p)
         busy = rz > goal
         step = jnp.where(busy, rz / jnp.where(busy, dot(p, q), 1), 0)
-        x, r = x + step * p, r - step * q
+        x, r = x + step[None, :] * p, r - step[None, :] * q
         z = precondition(r)
         new = dot(r, z)
         ratio = jnp.where(busy, new / jnp.where(busy, rz, 1), 0)
-        return k + 1, x, r, z + ratio * p, jnp.where(busy, new, rz)
+        return k + 1, x, r, z + ratio[None, :] * p, jnp.where(busy, new, rz)
 
     z = precondition(right)
     state = (0, jnp.zeros_like(right), right, z, dot(right, z))
     going = lambda s: (s[0] < CG_STEPS) & jnp.any(s[4] > goal)
-    return jax.lax.while_loop(going, body, state)[1]
+    return lax.while_loop(going, body, state)[1]

@@ -82,8 +82,7 @@ class Normal(eqx.Module):
 
     def __init__(self, blocks: Blocks, ridge: Any, penalty: Any):
         def moments(block):
-            # Blank rows and silent columns are zero, and arctanh 0 = 0.
-            return block.xt @ block.x, block.xt @ jnp.arctanh(block.d)
+            return block.xt @ block.x, block.xt @ block.goal
 
         gram, cross = blocks.sum(moments)
         # A silent neuron's row is empty; any diagonal will do.
@@ -111,7 +110,7 @@ def sweep(
     weights = theta.astype(blocks.dtype)
 
     def one(block, mask):
-        error = outliers.error(block.d, jnp.tanh(block.x @ weights))
+        error = outliers.error(block.d, block.goal, block.x @ weights)
         kept = outliers.keep(error)
         if mask is not None:
             kept = jnp.where(held[1], mask, kept)
@@ -177,9 +176,7 @@ class Solver(eqx.Module):
     def look_again(self, blocks: Blocks, state: Iterate) -> Iterate:
         """The same weights, looked at in the precision of these blocks."""
         swept = self._look(blocks, state.theta, state.sweep.mask, state.step)
-        return self._measured(
-            blocks, eqx.tree_at(lambda s: s.sweep, state, swept)
-        )
+        return self._measured(blocks, eqx.tree_at(lambda s: s.sweep, state, swept))
 
     def _look(self, blocks, theta, mask, step):
         freeze = self.outliers.freeze_after
@@ -234,7 +231,7 @@ class Solver(eqx.Module):
         after = self._slope(blocks, new)
         merit = blocks.num_rows * jnp.sum(after * self.normal.solve(after), axis=0)
         better = merit <= -jnp.sum(self._slope(blocks, old) * move, axis=0)
-        pick = lambda a, b: jnp.where(better, a, b)
+        pick = lambda a, b: jnp.where(better[(None,) * (a.ndim - 1)], a, b)
         shrink = jnp.asarray(self.damping.shrink, old.length.dtype)
         return eqx.tree_at(
             lambda s: (s.theta, s.sweep, s.changed, s.length),

@@ -81,8 +81,8 @@ def newton(
     outliers = Plain() if outliers is None else outliers
     if not isinstance(outliers, Plain | Keep | Reject):
         raise ValueError(
-            f"outliers = {outliers}, expected Plain(), Keep() or Reject(threshold): the "
-            "line search has no loss for other rules. Pass those to cornn."
+            f"outliers = {outliers}, expected Plain(), Keep() or Reject(threshold): "
+            "the line search has no loss for other rules. Pass those to cornn."
         )
     if isinstance(outliers, Reject):
         if outliers.freeze_after is not None:
@@ -92,7 +92,7 @@ def newton(
             )
         # As an array: another threshold needs no other program.
         threshold = np.asarray(outliers.threshold)
-        outliers = Reject(threshold, outliers.rescale)
+        outliers = Reject(threshold=threshold, rescale=outliers.rescale)
     with precision(rates):
         _, given = problem(rates, inputs, alpha)
         dtype = given.x.dtype
@@ -229,7 +229,5 @@ def _step(x, d, theta, free, ridge, outliers, tol):
     done = jnp.sqrt(jnp.mean(gradient**2)) <= tol
     move = ok & ~done
     theta = jnp.where(move, theta + s * direction, theta)
-    value = jnp.where(
-        move, _value(z + s * z_step, d, theta, ridge, weight), before
-    )
+    value = jnp.where(move, _value(z + s * z_step, d, theta, ridge, weight), before)
     return theta, done, value

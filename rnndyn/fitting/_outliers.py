@@ -1,4 +1,11 @@
-"""What a sample that a network cannot explain does to a fit."""
+r"""What a sample that a network cannot explain does to a fit.
+
+Weighted errors are computed as
+
+    (d - tanh z) / (1 - d^2) = t / (1 - d t) ,   t = tanh(arctanh d - z) ,
+
+which, unlike the left side, loses no digits where `d` is near 1: float32 suffices.
+"""
 
 import abc
 from typing import Any
@@ -20,9 +27,12 @@ class AbstractOutliers(eqx.Module):
 
     @abc.abstractmethod
     def error(
-        self, d: Float[Array, "row neuron"], predicted: Float[Array, "row neuron"]
+        self,
+        d: Float[Array, "row neuron"],
+        goal: Float[Array, "row neuron"],
+        z: Float[Array, "row neuron"],
     ) -> Float[Array, "row neuron"]:
-        """The error `E` before outliers are dealt with."""
+        """The error `E` before outliers are dealt with; `goal` is `arctanh d`."""
 
     @abc.abstractmethod
     def keep(self, error: Float[Array, "row neuron"]) -> Bool[Array, "row neuron"]:
@@ -38,7 +48,7 @@ class AbstractOutliers(eqx.Module):
     def curvature(
         self,
         d: Float[Array, "row neuron"],
-        predicted: Float[Array, "row neuron"],
+        z: Float[Array, "row neuron"],
         kept: Bool[Array, "row neuron"],
     ) -> Float[Array, "row neuron"]:
         """Second derivative of a sample's loss in `z`, the kept set held."""
@@ -52,9 +62,9 @@ class Reject(AbstractOutliers):
     `E` is, to first order, the error of a neuron's current. The choice is made again
     in every step, so that the objective has no unique minimum: solvers that take other
     steps end elsewhere. With `freeze_after=k` the choice made after `k` steps stays,
-    and what follows is a convex problem. If `threshold <= 1/2`, no kept sample's
-    curvature was above `1 + 2 threshold <= 2` when it was chosen, below which the
-    fixed-Hessian step converges.
+    and what follows is a convex problem. A kept sample's curvature is at most
+    `1 + 2 threshold` when it is chosen; full steps converge where that, times
+    (all rows)/(kept rows), is below 2, and with `damping=Backtrack()` they always do.
 
     **Attributes:**
 
@@ -69,8 +79,8 @@ class Reject(AbstractOutliers):
     rescale: bool = eqx.field(static=True, default=True)
     freeze_after: Any = None
 
-    def error(self, d, predicted):
-        return (d - predicted) / (1 - d * d)
+    def error(self, d, goal, z):
+        return _weighted_error(d, goal, z)
 
     def keep(self, error):
         return jnp.abs(error) <= jnp.asarray(self.threshold, error.dtype)
@@ -78,8 +88,8 @@ class Reject(AbstractOutliers):
     def limit(self, error, kept):
         return jnp.where(kept, error, 0)
 
-    def curvature(self, d, predicted, kept):
-        return jnp.where(kept, _weighted(d, predicted), 0)
+    def curvature(self, d, z, kept):
+        return jnp.where(kept, _weighted_curvature(d, z), 0)
 
 
 class Clip(AbstractOutliers):
@@ -90,8 +100,8 @@ class Clip(AbstractOutliers):
     rescale: bool = eqx.field(static=True, default=False, init=False)
     freeze_after: Any = eqx.field(default=None, init=False)
 
-    def error(self, d, predicted):
-        return (d - predicted) / (1 - d * d)
+    def error(self, d, goal, z):
+        return _weighted_error(d, goal, z)
 
     def keep(self, error):
         return jnp.abs(error) <= jnp.asarray(self.threshold, error.dtype)
@@ -100,8 +110,8 @@ class Clip(AbstractOutliers):
         bound = jnp.asarray(self.threshold, error.dtype)
         return jnp.clip(error, -bound, bound)
 
-    def curvature(self, d, predicted, kept):
-        return jnp.where(kept, _weighted(d, predicted), 0)
+    def curvature(self, d, z, kept):
+        return jnp.where(kept, _weighted_curvature(d, z), 0)
 
 
 class Keep(AbstractOutliers):
@@ -111,8 +121,8 @@ class Keep(AbstractOutliers):
     rescale: bool = eqx.field(static=True, default=False, init=False)
     freeze_after: Any = eqx.field(default=None, init=False)
 
-    def error(self, d, predicted):
-        return (d - predicted) / (1 - d * d)
+    def error(self, d, goal, z):
+        return _weighted_error(d, goal, z)
 
     def keep(self, error):
         return jnp.ones(error.shape, bool)
@@ -120,8 +130,8 @@ class Keep(AbstractOutliers):
     def limit(self, error, kept):
         return error
 
-    def curvature(self, d, predicted, kept):
-        return _weighted(d, predicted)
+    def curvature(self, d, z, kept):
+        return _weighted_curvature(d, z)
 
 
 class Plain(AbstractOutliers):
@@ -131,8 +141,8 @@ class Plain(AbstractOutliers):
     rescale: bool = eqx.field(static=True, default=False, init=False)
     freeze_after: Any = eqx.field(default=None, init=False)
 
-    def error(self, d, predicted):
-        return d - predicted
+    def error(self, d, goal, z):
+        return d - jnp.tanh(z)
 
     def keep(self, error):
         return jnp.ones(error.shape, bool)
@@ -140,10 +150,14 @@ class Plain(AbstractOutliers):
     def limit(self, error, kept):
         return error
 
-    def curvature(self, d, predicted, kept):
-        return 1 - predicted * predicted
+    def curvature(self, d, z, kept):
+        return 1 - jnp.tanh(z) ** 2
 
 
-def _weighted(d, predicted):
-    """Curvature of the weighted loss."""
-    return (1 - predicted * predicted) / (1 - d * d)
+def _weighted_error(d, goal, z):
+    t = jnp.tanh(goal - z)
+    return t / (1 - d * t)
+
+
+def _weighted_curvature(d, z):
+    return (1 - jnp.tanh(z) ** 2) / (1 - d * d)

@@ -100,7 +100,7 @@ class Rows(eqx.Module):
     @property
     def d(self) -> Float[Real, "row neuron"]:
         """Targets, clipped."""
-        return targets(self.r, self.r_next, self.alpha)
+        return targets(self.r, self.r_next, self.alpha[None, :])
 
     @property
     def clipped(self) -> Float[Real, " neuron"]:

@@ -103,7 +103,7 @@ def stream(
     - `load`: ridge times number of rows of the batch fit that is to be matched. It
       stays: a ridge that grew with every row would change the whole factor.
     - `outliers`: as in `cornn`, without `freeze_after`.
-    - `window`: newest rows whose targets are looked at again in every update; ten times
+    - `window`: newest rows whose targets are looked at again in every update; twenty times
       the predictors by default.
     - `dtype`: precision.
 
@@ -113,7 +113,7 @@ def stream(
     (0, 1], or `freeze_after`.
     """
     if window is None:
-        window = 10 * (num_neurons + num_inputs)
+        window = 20 * (num_neurons + num_inputs)
     if num_neurons < 1 or num_inputs < 0 or window < 1:
         raise ValueError(
             f"num_neurons = {num_neurons}, num_inputs = {num_inputs} and window = "
@@ -156,7 +156,7 @@ def update(
     frames: Any,
     inputs: Any = None,
     *,
-    steps: int = 1,
+    steps: int = 3,
     restart: bool = False,
     new_trial: bool = False,
 ) -> StreamState:
@@ -278,7 +278,7 @@ def _update(state, frames, inputs, steps, restart, new_trial):
 
 def _errors(outliers, x, d, filled, theta):
     """Errors that enter, zero in empty rows, and kept samples of every neuron."""
-    error = outliers.error(d, jnp.tanh(x @ theta))
+    error = outliers.error(d, jnp.arctanh(d), x @ theta)
     kept = outliers.keep(error)
     error = jnp.where(filled[:, None], outliers.limit(error, kept), 0)
     return error, jnp.sum(kept & filled[:, None], axis=0).astype(error.dtype)

@@ -132,6 +132,7 @@ def forced_loss(
     n = rates.shape[-1]
     W, currents = theta[:n], inputs @ theta[n:]
     forced = forced.at[0].set(True)
+    alpha = alpha[None, :]
 
     def forward(own, at_step):
         true, given, force = at_step
@@ -179,7 +180,8 @@ def _descend(
         value, grad = forced_loss(theta, *at, loss)
         grad = grad * off
         updates, state = solver.update(grad, state, theta)
-        theta = optax.apply_updates(theta, updates) * off
+        new: Any = optax.apply_updates(theta, updates)
+        theta = new * off
         return (theta, state, grad, count + 1), value
 
     theta = theta * off

@@ -312,7 +312,9 @@ def train_timed_response(
     dtype = jnp.float32 if dtype is None else dtype
     k_init, k_train = jr.split(key)
     sizes = (1, num_neurons, 1)
-    models = _untrained(CurrentRNN, sizes, num_networks, alpha, noise, dtype, key=k_init)
+    models = _untrained(
+        CurrentRNN, sizes, num_networks, alpha, noise, dtype, key=k_init
+    )
     constraints = Constraints(W=Masked(~jnp.eye(num_neurons, dtype=bool)))
     result = train(
         models,

@@ -19,6 +19,10 @@ from ._compat import (
     CompatLabels as CompatLabels,
     compat_labels as compat_labels,
 )
+from ._cue_attractors import (
+    CueAttractors as CueAttractors,
+    cue_attractors as cue_attractors,
+)
 from ._features import Features as Features, measure as measure
 from ._index import (
     discrimination_index as discrimination_index,

@@ -69,7 +69,7 @@ def compat_labels(
     draws: int = 3,
     spread: float | int = 0.1,
     cue: int = 0,
-    chunk: int = 64,
+    chunk: int = 16,
     key: KeyLike,
 ) -> CompatLabels:
     r"""Label networks by the published pipeline, step by step.
@@ -123,6 +123,8 @@ def compat_labels(
     check_step_ratio(dt, models.tau)
     if draws < 1:
         raise ValueError(f"draws = {draws}, expected at least one run.")
+    if chunk < 1:
+        raise ValueError(f"chunk = {chunk}, expected at least one network.")
     if not 0 <= cue < task.num_conditions:
         raise ValueError(
             f"cue = {cue}, expected 0 .. {task.num_conditions - 1}, a condition of the "
@@ -132,12 +134,11 @@ def compat_labels(
     tasks = per_member(task, members)
     keys = jr.key_data(jax.vmap(lambda i: jr.fold_in(key, i))(jnp.arange(members)))
     mesh = device_mesh()
-    whole = lambda n: -(-n // mesh.size) * mesh.size
-    size = min(whole(chunk), whole(members))
+    size = -(-chunk // mesh.size) * mesh.size
     sizes = (jnp.asarray(dt), jnp.asarray(float(spread)), jnp.asarray(cue))
     parts = []
     for first in range(0, members, size):
-        # The last chunk is filled up by repetition: one shape, one program.
+        # Filled up by repetition: one program for any number of networks.
         rows = np.arange(first, first + size) % members
         nets, some = member((models, tasks), rows)
         runs = _free_runs(nets, some, keys[rows], *sizes, draws, mesh)

@@ -50,7 +50,8 @@ class Winding(Result):
     - `sharpest`: largest turn of one step that was counted. Above 1/2 turn the sense of
         rotation of a map is not defined; `turns` is only meaningful well below.
     - `period`: of the map's cycle, in steps: one over the rotation number of a circle
-        or the period of a k-cycle; NaN elsewhere.
+        or the period of a k-cycle; NaN elsewhere, and where a circle is so close to a
+        resonance that a rotation number was not certified.
     - `residual`: scale-free speed at the root next to the end of the run.
     - `centre`: time average of the late window, `kappa_0`: the start, `(members, 2)`.
     - `steps`: length of the run that decided.
@@ -136,7 +137,7 @@ def winding(
     rest: float = 0.01,
     moves: float = 0.1,
     small: float = 0.02,
-    rounds: int = 3,
+    rounds: int = 4,
     steps: int = 2048,
     certify: bool = True,
 ) -> Winding:
@@ -147,7 +148,8 @@ def winding(
 
     - *late deviation*: over the last third of `run` trials, is the rms distance from
         the time average above `moves` or below `rest` of the extent of the first
-        trials? Between the two the run is made four times longer, up to `rounds` times.
+        trials? Between the two, and where the halves of the window differ by more than
+        a tenth, the run is made four times longer, up to `rounds` times.
     - *turns* about that average in the first `view` trials, which is what one sees in
         a picture of the phase plane, and in the late window.
     - *attractor*: `rnndyn.dynamics.settle` and `verdict_of` on the map (a root with
@@ -195,19 +197,21 @@ def winding(
         extent = np.ptp(seen, axis=1)
         extent = np.maximum(np.linalg.norm(extent, axis=1) / 2, 1e-300)
         late, length = path[:, -(run * num_steps // 3) :], run * num_steps
-        centre, rms, finite, total = _late(late)
+        centre, rms, steady, finite, total = _late(late)
         taken = np.full(count, length)
         turns_late = total / (late.shape[1] - 1) * num_steps
         relative = rms / extent
         last = path[:, -1]
         for _ in range(rounds):
-            open_ = np.flatnonzero((relative >= rest) & (relative <= moves) & finite)
+            unclear = (relative >= rest) & ((relative <= moves) | ~steady)
+            open_ = np.flatnonzero(unclear & finite)
             if not open_.size:
                 break
             length *= 4
             (more,) = paths(open_, last, dt, length)
             late = more[:, -(length // 3) :]
-            centre[open_], rms[open_], finite[open_], total = _late(late)
+            found = _late(late)
+            centre[open_], rms[open_], steady[open_], finite[open_], total = found
             turns_late[open_] = total / (late.shape[1] - 1) * num_steps
             relative = rms / extent
             last[open_] = more[:, -1]
@@ -215,7 +219,7 @@ def winding(
         turns, sharpest = _turns(seen, centre, small * extent)
         attractor = _attractors(models, start, dt, steps, rounds if certify else 0)
     late_code = np.select(
-        [~finite, relative < rest, relative > moves],
+        [~finite, relative < rest, (relative > moves) & steady],
         [int(Rotation.diverged), int(Rotation.rest), int(Rotation.cycle)],
         int(Rotation.undetermined),
     )
@@ -275,13 +279,18 @@ def _paths(models, start, dt, steps):
 
 
 def _late(late):
-    """Centre, rms distance from it, whether finite, and turns about it."""
+    """Centre, rms distance from it, whether that is the same in both halves, whether
+    all is finite, and turns about the centre."""
     finite = np.isfinite(late).all(axis=(1, 2)) & (np.abs(late) < 1e8).all(axis=(1, 2))
     late = np.where(finite[:, None, None], late, 0)
     centre = late.mean(axis=1)
-    rms = np.sqrt(np.mean(np.sum((late - centre[:, None]) ** 2, axis=2), axis=1))
+    square = np.sum((late - centre[:, None]) ** 2, axis=2)
+    rms = np.sqrt(np.mean(square, axis=1))
+    half = late.shape[1] // 2
+    parts = [np.sqrt(np.mean(a, axis=1)) for a in (square[:, :half], square[:, half:])]
+    steady = np.abs(parts[0] - parts[1]) <= 0.1 * rms
     turns, _ = _turns(late, centre, 0.02 * rms)
-    return centre, rms, finite, turns
+    return centre, rms, steady, finite, turns
 
 
 def _turns(path, centre, near):
@@ -331,8 +340,9 @@ def _attractors(models, start, dt, steps, rounds):
     for name, settler in settlers:
         todo, at = np.arange(count), start.copy()
         for r in range(rounds):
-            length = np.int32(steps * 4**r)
-            found = _in_chunks(settler, models, todo, at, dt, length)
+            # The longer a dense orbit is followed, the closer it passes its start.
+            length, closed = np.int32(steps * 4**r), np.float64(10.0**-r)
+            found = _in_chunks(settler, models, todo, at, dt, length, closed)
             code, final, period, speed = found
             out[name][todo] = code
             at[todo] = final
@@ -346,26 +356,34 @@ def _attractors(models, start, dt, steps, rounds):
     for samples in _SAMPLES:
         if not circles.size:
             break
-        code, period = _in_chunks(_circles, models, circles, start, dt, samples)
-        same = code == Verdict.invariant_circle
-        out["period"][circles[same]] = period[same]
-        circles = circles[~same]
-    # A circle that no closed curve can be put through is none.
+        gap, period = _in_chunks(_circles, models, circles, start, dt, samples)
+        closed = gap <= 0.2
+        out["period"][circles[closed]] = period[closed]
+        circles = circles[~closed]
+    # What no closed curve can be put through is no circle; it may be a weak k-cycle.
     out["verdict"][circles] = Verdict.undetermined
+    if circles.size:
+        length, closed = np.int32(steps * 4**3), np.float64(1e-3)
+        found = _in_chunks(_settle_map, models, circles, start, dt, length, closed)
+        code, period = found[0], found[2]
+        weak = code == Verdict.k_cycle
+        out["verdict"][circles[weak]] = Verdict.k_cycle
+        out["period"][circles[weak]] = period[weak]
     return out
 
 
 @eqx.filter_jit
-def _settle_map(models, start, dt, steps):
+def _settle_map(models, start, dt, steps, closed):
     def one(model, kappa):
-        run = settle(latent_map(model, dt), kappa, transient=steps, window=steps)
+        system, lengths = latent_map(model, dt), dict(transient=steps, window=steps)
+        run = settle(system, kappa, closed=1e-6 * closed, **lengths)
         return verdict_of(run), run.final, run.period, run.speed
 
     return eqx.filter_vmap(one)(models, start)
 
 
 @eqx.filter_jit
-def _settle_flow(models, start, dt, steps):
+def _settle_flow(models, start, dt, steps, closed):
     def one(model, kappa):
         field, step = model.reduce(), model.tau / 8
         run = settle(field, kappa, dt=step, transient=steps, window=steps)
@@ -381,7 +399,7 @@ def _circles(models, start, dt, samples):
         found = invariant_circle(latent_map(model, dt), kappa, samples=samples)
         turns = found.rotation / found.pieces
         period = jnp.where(turns > 0, 1 / jnp.where(turns > 0, turns, 1), jnp.nan)
-        return found.verdict, period
+        return found.gap, period
 
     return eqx.filter_vmap(one)(models, start)
 

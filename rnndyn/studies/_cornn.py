@@ -10,16 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from ..fitting._generators import GaussianNoise
 from . import _cornn_random as random, _cornn_tasks as tasks
 from ._cornn_lines import LINES
 from ._cornn_table import Line, render
 
 
-_HIGH = {
-    "input_noise": GaussianNoise(1e-1),
-    "conversion_noise": GaussianNoise(1e-5),
-}
+_HIGH = {"noise": (1e-1, 1e-5)}
 _QUICK = ("cornn", "newton", "adam cross-entropy", "force rates")
 
 EXPERIMENTS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {

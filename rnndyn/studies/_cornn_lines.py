@@ -80,15 +80,27 @@ def recovery_lines(name: str, data: Any) -> list[Line]:
     if name == "1a":
         holds = end["newton"] > end["cornn"] > start
         order = f"{text('newton', 'cornn')}, {start:.3f}"
-        lines.append(claim(name, "newton > cornn > fixed point", order, holds))
+        lines.append(
+            claim(name, "newton > cornn > fixed point", order, holds, same_size=same)
+        )
         if "force currents" in end:
             holds = start > end["force currents"] - 0.02
             shown = f"{start:.3f}, {end['force currents']:.3f}"
-            lines.append(claim(name, "FORCE on currents gains nothing", shown, holds))
+            lines.append(
+                claim(
+                    name,
+                    "FORCE on currents gains nothing",
+                    shown,
+                    holds,
+                    same_size=same,
+                )
+            )
     elif "newton" in end:
         holds = end["cornn"] > end["newton"]
         shown = text("cornn", "newton")
-        lines.append(claim(name, "weighting wins: cornn > newton", shown, holds))
+        lines.append(
+            claim(name, "weighting wins: cornn > newton", shown, holds, same_size=same)
+        )
     return lines
 
 
@@ -106,7 +118,12 @@ def large_recovery_lines(name: str, data: Any) -> list[Line]:
             )
     change = abs(_at(data, "cornn") - _at(data, "cornn", 1))
     shown = f"change {change:.1e}"
-    return [*lines, claim(name, "nothing changes after 5 steps", shown, change < 1e-3)]
+    return [
+        *lines,
+        claim(
+            name, "nothing changes after 5 steps", shown, change < 1e-3, same_size=same
+        ),
+    ]
 
 
 _RIDGE = {
@@ -136,10 +153,26 @@ def ridge_lines(name: str, data: Any) -> list[Line]:
     flat = r.sel(solver="cornn").where(data.multiplier <= 1, drop=True)
     swing = float(flat.max() - flat.min())
     shown = f"range {swing:.4f}"
-    lines.append(claim(name, "cornn: flat up to a ridge of 1e-5", shown, swing < 0.01))
+    lines.append(
+        claim(
+            name,
+            "cornn: flat up to a ridge of 1e-5",
+            shown,
+            swing < 0.01,
+            same_size=same,
+        )
+    )
     weak = float(r.sel(solver="force rates").isel(multiplier=0))
     shown = f"r {weak:.3f}"
-    lines.append(claim(name, "FORCE on rates fails at weak ridge", shown, weak < 0.1))
+    lines.append(
+        claim(
+            name,
+            "FORCE on rates fails at weak ridge",
+            shown,
+            weak < 0.1,
+            same_size=same,
+        )
+    )
     return lines
 
 
@@ -165,11 +198,21 @@ def forcing_lines(name: str, data: Any) -> list[Line]:
                     )
         free = float(r.sel(share=0.0).max())
         shown = f"r {free:.3f}"
-        lines.append(claim(name, "free-running BPTT fails", shown, free < 0.25))
-        gain = float(r.sel(loss="cross-entropy", share=1.0) - r.sel(loss="square", share=1.0))
+        lines.append(
+            claim(name, "free-running BPTT fails", shown, free < 0.25, same_size=same)
+        )
+        gain = float(
+            r.sel(loss="cross-entropy", share=1.0) - r.sel(loss="square", share=1.0)
+        )
         shown = f"difference {gain:.3f}"
         lines.append(
-            claim(name, "cross-entropy beats squares by .03-.06", shown, 0.03 <= gain <= 0.06)
+            claim(
+                name,
+                "cross-entropy beats squares by .03-.06",
+                shown,
+                0.03 <= gain <= 0.06,
+                same_size=same,
+            )
         )
     start = float(data.r_start.mean())
     lines.append(
@@ -185,43 +228,70 @@ def forcing_lines(name: str, data: Any) -> list[Line]:
     if data.attrs["fixed_point"]:
         gain = float(r.max()) - start
         shown = f"gain {gain:.4f}"
-        lines.append(claim(name, "nothing improves the start by .015", shown, gain < 0.015))
+        lines.append(
+            claim(
+                name,
+                "nothing improves the start by .015",
+                shown,
+                gain < 0.015,
+                same_size=same,
+            )
+        )
     return lines
 
 
 def subsampling_lines(name: str, data: Any) -> list[Line]:
-    mean = data.mean("network")
+    mean, same = data.mean("network"), _same(data, neurons=5000)
     few, many = mean.r2.isel(observed=0), mean.r2.isel(observed=-1)
     shown = f"{float(few[-1]):.3f}, {float(many[-1]):.3f}"
-    lines = [claim(name, "R2 grows with neurons", shown, many[-1] > few[-1])]
+    lines = [
+        claim(name, "R2 grows with neurons", shown, many[-1] > few[-1], same_size=same)
+    ]
     if mean.sizes["trials"] > 1:
         best = mean.r2.isel(observed=-1)
         shown = f"{float(best[0]):.3f}, {float(best[-1]):.3f}"
-        lines.append(claim(name, "R2 grows with trials", shown, best[-1] > best[0]))
+        lines.append(
+            claim(
+                name, "R2 grows with trials", shown, best[-1] > best[0], same_size=same
+            )
+        )
     r_in, r_rec = (float(mean[v][-1, -1]) for v in ("r_in", "r_rec"))
     shown = f"{r_in:.3f}, {r_rec:.3f}"
-    lines.append(claim(name, "r(W_in) far above r(W)", shown, r_in > r_rec + 0.1))
-    same = _same(data, neurons=5000)
+    lines.append(
+        claim(name, "r(W_in) far above r(W)", shown, r_in > r_rec + 0.1, same_size=same)
+    )
     top = float(mean.r2[-1, -1])
     lines.append(
         value(name, "R2, all neurons, 100 trials", 0.922, top, 0.03, same_size=same)
     )
     base = float(mean.jitter_r2[0])
-    for spread, number in ((0.02, 0.798), (0.03, 0.795), (0.05, 0.411), (0.06, -0.086), (0.1, None)):
+    for spread, number in (
+        (0.02, 0.798),
+        (0.03, 0.795),
+        (0.05, 0.411),
+        (0.06, -0.086),
+        (0.1, None),
+    ):
         if spread not in data.jitter.values:
             continue
         ours = float(mean.jitter_r2.sel(jitter=spread))
         if number is not None:
             quantity = f"R2, jitter {spread:g}"
-            lines.append(
-                value(name, quantity, number, ours, 0.05, same_size=same)
-            )
+            lines.append(value(name, quantity, number, ours, 0.05, same_size=same))
         shown = f"{base:.3f}, {ours:.3f}"
         if spread <= 0.03:
             holds = base - ours < 0.05
-            lines.append(claim(name, f"jitter {spread:g} costs < .05", shown, holds))
+            lines.append(
+                claim(
+                    name, f"jitter {spread:g} costs < .05", shown, holds, same_size=same
+                )
+            )
         elif spread >= 0.06:
-            lines.append(claim(name, f"jitter {spread:g}: R2 < 0", shown, ours < 0))
+            lines.append(
+                claim(
+                    name, f"jitter {spread:g}: R2 < 0", shown, ours < 0, same_size=same
+                )
+            )
     return lines
 
 
@@ -235,7 +305,7 @@ _SCORES = {1000: {25: 0.36, 50: 0.39, 100: 0.41, 200: 0.81, 400: 0.999, 1000: 1.
 
 def flip_flop_lines(name: str, data: Any) -> list[Line]:
     n = data.attrs["neurons"]
-    mean = data.mean("network")
+    mean, same = data.mean("network"), n in _FLIP_FLOP
     lines = []
     for variable, published in (("r", _FLIP_FLOP), ("score", _SCORES)):
         for trials, number in published.get(n, {}).items():
@@ -245,7 +315,15 @@ def flip_flop_lines(name: str, data: Any) -> list[Line]:
                 quantity = f"{what}, N = {n}, {trials} trials"
                 lines.append(value(name, quantity, number, ours, 0.03, same_size=True))
     shown = f"{float(mean.r[0]):.3f}, {float(mean.r[-1]):.3f}"
-    lines.append(claim(name, "r(W) grows with trials", shown, mean.r[-1] > mean.r[0]))
+    lines.append(
+        claim(
+            name,
+            "r(W) grows with trials",
+            shown,
+            mean.r[-1] > mean.r[0],
+            same_size=same,
+        )
+    )
     return lines
 
 
@@ -263,9 +341,16 @@ def correlated_lines(name: str, data: Any) -> list[Line]:
                 lines.append(value(name, quantity, number, ours, 0.1, same_size=same))
     white = float(mean.sel(noise="white", level=top)[-1])
     worst = float(mean.sel(noise="correlated", level=top).max())
-    lines.append(claim(name, f"white {top:g}: R2 > .8", f"{white:.3f}", white > 0.8))
+    lines.append(
+        claim(
+            name, f"white {top:g}: R2 > .8", f"{white:.3f}", white > 0.8, same_size=same
+        )
+    )
     shown = f"{worst:.3f}"
-    return [*lines, claim(name, f"correlated {top:g}: R2 < 0", shown, worst < 0)]
+    return [
+        *lines,
+        claim(name, f"correlated {top:g}: R2 < 0", shown, worst < 0, same_size=same),
+    ]
 
 
 def large_lines(name: str, data: Any) -> list[Line]:
@@ -279,7 +364,10 @@ def large_lines(name: str, data: Any) -> list[Line]:
     ]
     gained = float(r[-1] - r[0])
     shown = f"gain {gained:.3f}"
-    return [*lines, claim(name, "four iterations raise r", shown, gained > 0.05)]
+    return [
+        *lines,
+        claim(name, "four iterations raise r", shown, gained > 0.05, same_size=same),
+    ]
 
 
 _POISSON = {
@@ -305,14 +393,16 @@ def poisson_lines(name: str, data: Any) -> list[Line]:
             quantity = f"median r, {method}, {step} steps"
             tolerance = _spread(0.08, data) + 0.01
             lines.append(
-                value(name, quantity, number, r[record], tolerance, same_size=comparable)
+                value(
+                    name, quantity, number, r[record], tolerance, same_size=comparable
+                )
             )
     end = {m: _at(data, m) for m in data.solver.values}
     others = [m for m in end if m == "newton" or "force" in m]
     holds = all(end["cornn"] > end[m] + 0.1 for m in others)
     shown = ", ".join(f"{end[m]:.3f}" for m in ("cornn", *others))
     statement = "rejection wins: cornn > " + ", ".join(others)
-    return [*lines, claim(name, statement, shown, holds)]
+    return [*lines, claim(name, statement, shown, holds, same_size=same)]
 
 
 LINES: dict[str, Callable[[str, Any], list[Line]]] = {

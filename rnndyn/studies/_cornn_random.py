@@ -11,7 +11,13 @@ import numpy as np
 from ..fitting import Reject, cornn, slope, weight_correlation
 from ..fitting._baseline import CrossEntropy, FixedPointStart, MeanSquare, RandomWeights
 from ..fitting._force import CurrentError, RateError, force
-from ..fitting._generators import GaussianNoise, PoissonNoise, random_network, record
+from ..fitting._generators import (
+    AbstractNoise,
+    GaussianNoise,
+    PoissonNoise,
+    random_network,
+    record,
+)
 from ..fitting._gradient import adam
 from ..fitting._newton import newton
 from ..fitting._teacher_forcing import teacher_forced_bptt
@@ -35,8 +41,8 @@ def recovery(
     neurons: int = 200,
     steps: int = 3000,
     networks: int = 10,
-    input_noise: Any = GaussianNoise(1e-2),
-    conversion_noise: Any = GaussianNoise(1e-4),
+    noise: tuple[float, float] = (1e-2, 1e-4),
+    law: Callable[[Any], AbstractNoise] = GaussianNoise,
     threshold: float = 0.2,
     records: int = 20,
     methods: Sequence[str] = tuple(RECORDS),
@@ -49,7 +55,7 @@ def recovery(
     **Arguments:**
 
     - `neurons`, `steps`, `networks`: sizes.
-    - `input_noise`, `conversion_noise`: laws of the noise.
+    - `noise`, `law`: strengths of input and conversion noise, and their law.
     - `threshold`: of rejection.
     - `records`: number of records after the start.
     - `methods`: names in `RECORDS`.
@@ -73,16 +79,14 @@ def recovery(
                 net,
                 steps,
                 dt=1.0,
-                input_noise=input_noise,
-                conversion_noise=conversion_noise,
+                input_noise=law(noise[0]),
+                conversion_noise=law(noise[1]),
                 key=k_run,
             )
         )
         for m, method in enumerate(methods):
-            solve = lambda method=method: _solve(
-                method, rates, threshold, records, every[method]
-            )
-            thetas, cpu[m, k] = timed(solve)
+            job = (method, rates, threshold, records, every[method])
+            thetas, cpu[m, k] = timed(lambda job=job: _solve(*job))
             r[m, k] = [weight_correlation(net.W, th[:neurons].T) for th in thetas]
             slopes[m, k] = [slope(net.W, th[:neurons].T) for th in thetas]
             say(f"network {k}, {method}: r {r[m, k, 0]:.3f} to {r[m, k, -1]:.4f}")
@@ -103,7 +107,7 @@ def _solve(method, rates, threshold, records, every):
     """Weights at the start and after every record."""
     options = {"num_steps": records * every, "record_every": every}
     single = rates.astype(np.float32)
-    alpha, reject = 0.1, Reject(threshold)
+    alpha, reject = 0.1, Reject(threshold=threshold)
     if method == "cornn":
         fit = cornn(rates, alpha=alpha, outliers=reject, max_steps=0, tol=0.0)
         thetas = [fit.theta]
@@ -130,7 +134,7 @@ def _solve(method, rates, threshold, records, every):
         error = CurrentError() if "currents" in method else RateError()
         options = {"epochs": records * every, "record_every": every}
         fit = force(rates, alpha=alpha, error=error, **options)
-        start = FixedPointStart(200 / (len(rates) - 1))
+        start = FixedPointStart(200 / (len(rates) - 1) ** 2)
     first = _fixed_point(rates, alpha, start)
     return np.concatenate([np.asarray(first)[None], np.asarray(fit.snapshots)])
 
@@ -165,17 +169,28 @@ def regularisation(
     for k in range(networks):
         k_net, k_run, k_start = jr.split(jr.fold_in(jr.key(seed), k), 3)
         net = random_network(neurons, key=k_net, dtype=jnp.float64)
-        noise = {
-            "input_noise": GaussianNoise(1e-2),
-            "conversion_noise": GaussianNoise(1e-4),
-        }
-        rates = np.asarray(record(net, steps, dt=1.0, key=k_run, **noise))
-        score = lambda fit: float(weight_correlation(net.W, fit.W))
+        rates = np.asarray(
+            record(
+                net,
+                steps,
+                dt=1.0,
+                input_noise=GaussianNoise(1e-2),
+                conversion_noise=GaussianNoise(1e-4),
+                key=k_run,
+            )
+        )
+        score = lambda fit, W=net.W: float(weight_correlation(W, fit.W))
         for j, m in enumerate(multipliers):
-            options = {"alpha": 0.1, "ridge": 1e-5 * m, "tol": 0.0}
-            options["outliers"] = Reject(0.2)
-            r[0, k, j] = score(cornn(rates, max_steps=cornn_steps, **options))
-            r[1, k, j] = score(cornn(rates, max_steps=0, **options))
+            for i, many in enumerate((cornn_steps, 0)):
+                fit = cornn(
+                    rates,
+                    alpha=0.1,
+                    ridge=1e-5 * m,
+                    outliers=Reject(threshold=0.2),
+                    max_steps=many,
+                    tol=0.0,
+                )
+                r[i, k, j] = score(fit)
             for i, error in enumerate((CurrentError(), RateError())):
                 run = {"alpha": 0.1, "error": error, "ridge": 200 * m, "epochs": epochs}
                 r[2 + i, k, j] = score(force(rates, **run))
@@ -289,16 +304,21 @@ def large_scale(
                 key=k_run,
             )
         )
-        options = {"alpha": 0.1, "outliers": Reject(1.0), "tol": 0.0}
+        solve = lambda init, steps, rates=rates: cornn(
+            rates,
+            alpha=0.1,
+            outliers=Reject(threshold=1.0),
+            init=init,
+            max_steps=steps,
+            tol=0.0,
+        )
         theta = None
         for i in range(iterations + 1):
-            many = 0 if i == 0 else 1
-            fit = cornn(rates, init=theta, max_steps=many, **options)
+            fit = solve(theta, 0 if i == 0 else 1)
             theta = fit.theta
             r[k, i] = weight_correlation(net.W, fit.W)
             say(f"network {k}, iteration {i}: r {r[k, i]:.3f}")
-        whole = lambda: cornn(rates, max_steps=iterations, **options)
-        _, cpu[k] = timed(whole)
+        _, cpu[k] = timed(lambda solve=solve: solve(None, iterations))
     return xr.Dataset(
         {
             "r": (("network", "iteration"), r),
@@ -312,8 +332,8 @@ def large_scale(
 def poisson(**sizes: Any) -> Any:
     """`recovery` with Poisson noise of rates 1e-2 and 1e-1, and threshold 1/2."""
     return recovery(
-        input_noise=PoissonNoise(1e-2),
-        conversion_noise=PoissonNoise(1e-1),
+        noise=(1e-2, 1e-1),
+        law=PoissonNoise,
         threshold=0.5,
         **{"steps": 1500, **sizes},
     )

@@ -14,7 +14,8 @@ class Line:
     """One line of the table.
 
     `verdict` is "agrees" or "differs" for a number measured at the published size,
-    "other size" for one that was not, and "holds" or "fails" for a claim.
+    "other size" for one that was not, and "holds" or "fails" for a claim; "not at this
+    size" for a claim that fails at another size than the published one.
     """
 
     experiment: str
@@ -49,9 +50,12 @@ def value(
     )
 
 
-def claim(experiment: str, statement: str, ours: str, holds: Any) -> Line:
+def claim(
+    experiment: str, statement: str, ours: str, holds: Any, *, same_size: bool
+) -> Line:
     """A statement of the publication, and whether it holds here."""
-    return Line(experiment, statement, "true", ours, "holds" if holds else "fails")
+    no = "fails" if same_size else "not at this size"
+    return Line(experiment, statement, "true", ours, "holds" if holds else no)
 
 
 def render(lines: Sequence[Line]) -> str:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -139,7 +138,9 @@ def correlated(
             for j, level in enumerate(levels):
                 rates, inputs = _sessions(net, max(trials), law(level), key=key)
                 for m, count in enumerate(trials):
-                    found = _fit_timed(rates[:count], inputs[:count], _ALPHA, iterations)
+                    found = _fit_timed(
+                        rates[:count], inputs[:count], _ALPHA, iterations
+                    )
                     r2[k, i, j, m] = _free_r2(found, tests)[0]
                 say(f"network {k}, {list(laws)[i]} {level}: R2 {r2[k, i, j]}")
     return xr.Dataset(
@@ -202,7 +203,7 @@ def flip_flop(
                 rates[:m],
                 inputs[:m],
                 alpha=alpha,
-                outliers=Reject(1.0),
+                outliers=Reject(threshold=1.0),
                 mask=no_self_connections(neurons, inputs.shape[-1]),
                 splitting=Admm(100.0, shifted=False),
                 max_steps=iterations,
@@ -238,8 +239,8 @@ def output_score(found: Any, net: Any, noise: dict, *, key: Any) -> float:
     )
     keys = jr.split(jr.fold_in(key, 1), runs)
     free = eqx.filter_vmap(run)(true[:, 0], inputs, keys)
-    outputs = [np.asarray(a[:, 1:] @ net.W_out.T).ravel() for a in (true, free)]
-    return float(np.corrcoef(*outputs)[0, 1])
+    read = lambda a: a[:, 1:] @ net.W_out.T
+    return float(weight_correlation(read(true), read(free)))
 
 
 def _flip_flop_trials(net, task, count, noise, *, key):
@@ -288,7 +289,7 @@ def _fit_timed(rates, inputs, alpha, iterations):
         inputs,
         alpha=alpha,
         ridge=1e-4,
-        outliers=Reject(1.0),
+        outliers=Reject(threshold=1.0),
         mask=no_self_connections(rates.shape[-1], inputs.shape[-1]),
         splitting=Admm(10.0),
         max_steps=iterations,

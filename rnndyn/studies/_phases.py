@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ class PhasesStudy:
             parts.append(
                 "trained unlike the paper (units, batch or epochs): "
                 + ", ".join(unlike)
-                + "; verdicts about them are no test of the paper"
+                + "; these are no test of the paper"
             )
         for name, summary in self.sweeps.items():
             if summary.agreement is not None:
@@ -200,8 +200,12 @@ def _checks(sweeps, boundaries) -> list[Check]:
     for name in ("nopost", "post"):
         if name in sweeps:
             cells |= sweeps[name].cells()
+    by_cell = phase_checks(cells)
+    if not all(_as_published(n, sweeps[n]) for n in ("nopost", "post") if n in sweeps):
+        ran = lambda c: c.verdict != "not run"
+        by_cell = [replace(c, verdict="not judged") if ran(c) else c for c in by_cell]
     return [
-        *phase_checks(cells),
+        *by_cell,
         *(_whole(sweeps.get(name), name) for name in WHOLE),
         _long_tau(sweeps),
         *exponent_checks(sweeps, boundaries),

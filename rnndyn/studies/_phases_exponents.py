@@ -1,6 +1,6 @@
 """Exponents of the phase boundaries of a study, with intervals, against published."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,7 +84,7 @@ def _boundary(summary, which, draws):
 
 
 def exponent_checks(
-    sweeps: dict[str, Summary], boundaries: dict[str, Boundary | None]
+    sweeps: Mapping[str, Summary], boundaries: Mapping[str, Boundary | None]
 ) -> list[Check]:
     """Published exponents against ours, judged only where the grid is large enough."""
     checks = []

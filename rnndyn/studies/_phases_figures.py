@@ -67,6 +67,8 @@ def _figure_4(study):
         axes[2, 2].set_axis_off()
     for ax in axes[2, 3:]:
         ax.set_axis_off()
+    key = "red: limit cycle\ngreen: slow point\nblue: not learned"
+    axes[2, 3].text(0, 0.9, key, fontsize=9, va="top")
     return fig
 
 

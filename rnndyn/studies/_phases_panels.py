@@ -19,6 +19,7 @@ CLASS_COLOURS = {
     "slow_point": "#2f9a47",
     "unstable": "#e0a030",
 }
+_KEY = "red limit cycle, green slow point, blue not learned"
 _SHORT = ("not learned", "limit cycle", "slow point")
 
 
@@ -82,7 +83,7 @@ def phase_map(ax: Any, summary: Summary, *, title: str = "") -> Any:
     """Red, green and blue: shares of limit cycles, slow points and not learned."""
     shares = summary.fractions()
     colours = np.nan_to_num(shares[..., [1, 2, 0]], nan=1.0)
-    return _map(ax, np.clip(colours, 0, 1), summary, title or "red cycle, green slow")
+    return _map(ax, np.clip(colours, 0, 1), summary, title or _KEY)
 
 
 def kind_map(ax: Any, summary: Summary, *, title: str = "") -> Any:
@@ -132,12 +133,12 @@ def toy_curves(ax: Any, response: float = 5.0) -> Any:
     ax.loglog(delays, slow, color=CLASS_COLOURS["slow_point"], label="slow point")
     ax.loglog(delays, fast, color=CLASS_COLOURS["limit_cycle"], label="limit cycle")
     ax.set_ylim(1e-9, 1e-3)
-    at = 100.0
+    at = 80.0
     low = float(_slow_point.critical_learning_rate(at, response))
     high = float(cycle.critical_learning_rate(at, response))
     words = ("1 both", "2 only limit cycles", "3 no learning")
     for y, text in zip((low / 8, (low * high) ** 0.5, high * 8), words, strict=True):
-        ax.text(at, y, text, fontsize=7, ha="center", va="center")
+        ax.text(at, y, text, fontsize=7, ha="left", va="center")
     ax.legend(fontsize=7, frameon=False, loc="lower left")
     return tidy(
         ax, title="toy models, response of 5", x="delay", y="critical learning rate"

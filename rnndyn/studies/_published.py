@@ -106,7 +106,9 @@ class Check:
 
     - `name`: what is compared; `published`, `ours`: as text.
     - `verdict`: `holds` (the claim as stated), `within 99 %` (not as stated, but a
-        network count that sampling alone explains), `fails`, or `not run`.
+        network count that sampling alone explains), `fails`, `not run`, `too few cells`
+        (an exponent from a grid that biases it) or `not judged` (networks trained
+        unlike the published ones).
     - `count`, `total`: networks, if it is about a share; `low`, `high`: its 95 %
         Wilson interval; `band`: counts that sampling explains at 99 %, as shares.
     """
@@ -186,7 +188,7 @@ def check_share(
     published: float,
     *,
     per_cell: int = 100,
-    wanted: tuple[float, float] | None = None,
+    wanted: tuple[float | int, float | int] | None = None,
     text: str | None = None,
 ) -> Check:
     """A share against a published one.

@@ -71,7 +71,8 @@ class Rank2Config:
                 )
         for rate in self.rates:
             # At rate 1 nothing is learned however long it takes.
-            steps = min(50_000, self.example_steps) if rate >= 1 else self.example_steps
+            needed = 50_000 if rate >= 1 else 200_000 if rate >= 0.1 else 5_000_000
+            steps = min(needed, self.example_steps)
             found[f"rate {rate:g}"] = make(
                 75,
                 rate=rate,

@@ -57,24 +57,42 @@ def untrained(config: SweepConfig, shard: Shard, members: Members | None = None)
     """The networks and tasks of a shard before training, in float32."""
     members = (config.members() if members is None else members).rows(shard.rows)
     with jax.enable_x64(False):
-        rules = config.rules
-        keys = seed_keys(jr.key(config.root_seed), members.values["seed"])
-        tau, noise = (
-            np.asarray(members.values[k], np.float32) for k in ("tau", "noise")
-        )
-        networks = rules.networks(shard.shape, tau, noise, keys)
-        return networks, rules.tasks(shard.shape, members.values)
+        networks = _networks(config, shard.shape, _padded(config, members))
+        tasks = config.rules.tasks(shard.shape, members.values)
+        return _first(networks, len(shard.rows)), tasks
 
 
 def start(config: SweepConfig, shard: Shard, members: Members | None = None):
     """State before the first epoch, and tasks."""
-    networks, tasks = untrained(config, shard, members)
     members = (config.members() if members is None else members).rows(shard.rows)
+    padded = _padded(config, members)
     with jax.enable_x64(False):
+        networks = _networks(config, shard.shape, padded)
         recipe = Recipe(**config.rules.recipe(shard.shape))
-        keys = id_keys(jr.key(config.root_seed), members.id, DATA)
-        rates = np.asarray(members.values["learning_rate"], np.float32)
-        return _states(networks, recipe, rates, keys), tasks
+        keys = id_keys(jr.key(config.root_seed), padded.id, DATA)
+        rates = np.asarray(padded.values["learning_rate"], np.float32)
+        states = _states(networks, recipe, rates, keys)
+        tasks = config.rules.tasks(shard.shape, members.values)
+        return _first(states, len(shard.rows)), tasks
+
+
+def _networks(config, shape, members):
+    keys = seed_keys(jr.key(config.root_seed), members.values["seed"])
+    tau, noise = (np.asarray(members.values[k], np.float32) for k in ("tau", "noise"))
+    return config.rules.networks(shape, tau, noise, keys)
+
+
+def _padded(config, members):
+    """Members repeated up to a power of two, or a full shard: a few sizes, so that
+    shards of odd sizes do not compile their own programs."""
+    count = len(members.id)
+    size = max(count, min(config.shard_size, 1 << (count - 1).bit_length()))
+    return members.rows(np.arange(size) % count)
+
+
+def _first(tree, count):
+    cut = lambda a: a[:count] if eqx.is_array(a) else a
+    return jax.tree.map(cut, tree)
 
 
 def train_shard(

@@ -197,7 +197,7 @@ def train(
     slots = round_up(slots, lanes * mesh.size)
     states, tasks = to_host(states), to_host(tasks)
     blank = empty_log(count, steps, record_every, last, states.learning_rate)
-    log = blank if log is None else _continued(log, blank)
+    kept = blank if log is None else _continued(log, blank)
     advance = functools.partial(
         advance_slots,
         recipe=recipe_,
@@ -215,7 +215,7 @@ def train(
         inside = fill_slots(states, active, slots)
         rest = fill_slots((tasks, steps), active, slots)
         advanced, records = to_host(advance(inside, *rest))
-        epochs += collect(states, log, inside, advanced, records, active, record_every)
+        epochs += collect(states, kept, inside, advanced, records, active, record_every)
         going = unfinished(states, steps)
         active = [i for i in active if going[i]]
         if bar is not None:
@@ -225,16 +225,15 @@ def train(
             done = count - len(waiting) - len(active)
             diverged = int(np.sum(states.diverged))
             seconds = time.perf_counter() - began
-            on_chunk(Progress(done, count, diverged, epochs, seconds, states, log))
+            on_chunk(Progress(done, count, diverged, epochs, seconds, states, kept))
     if bar is not None:
         bar.close()
     on_device = lambda a: jnp.asarray(a) if isinstance(a, np.ndarray) else a
     states = jax.tree.map(on_device, states)
-    log = eqx.tree_at(
-        lambda log: log.history, log, jax.tree.map(on_device, log.history)
-    )
+    history = jax.tree.map(on_device, kept.history)
+    kept = eqx.tree_at(lambda log: log.history, kept, history)
     seconds = time.perf_counter() - began
-    return TrainResult(states, log, recipe_.constraints, record_every, seconds)
+    return TrainResult(states, kept, recipe_.constraints, record_every, seconds)
 
 
 def _per_member_steps(steps, count):

@@ -42,12 +42,12 @@ class LatentState(eqx.Module):
     """
 
     models: LowRankRNN
-    learning_rate: Float[Array, "*members"]
-    epoch: Int[Array, "*members"]
-    loss_0: Float[Array, "*members"]
-    reached: Int[Array, "*members ratios"]
-    stopped: Bool[Array, "*members"]
-    diverged: Bool[Array, "*members"]
+    learning_rate: Float[Array | np.ndarray, "*members"]
+    epoch: Int[Array | np.ndarray, "*members"]
+    loss_0: Float[Array | np.ndarray, "*members"]
+    reached: Int[Array | np.ndarray, "*members ratios"]
+    stopped: Bool[Array | np.ndarray, "*members"]
+    diverged: Bool[Array | np.ndarray, "*members"]
 
     @property
     def running(self) -> Bool[Array | np.ndarray, "*members"]:
@@ -116,7 +116,7 @@ def train_latent(
     learning_rate: Any = None,
     steps: int,
     record_every: int = 100,
-    stop_ratio: float = 0.0,
+    stop_ratio: float | int = 0.0,
     checkpoints: Sequence[int] = (),
     lanes: int = 64,
     progress: bool = False,

@@ -1,0 +1,227 @@
+"""Writing a set of networks as a data set, and reading it again.
+
+zoo.json                    schema, groups of networks, origin, licence, checksums
+README.md                   the card
+table.safetensors           hyper-parameters, outcomes, labels: one row a network
+weights-00000.safetensors   stacked networks of one kind
+curves-00000.safetensors    their training
+"""
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .._core._store import named_leaves, read_arrays, write_arrays
+from ..sweeps import Sweep, load as load_sweep
+from ..sweeps._files import publish, sha256, versions
+from ._card import card
+from ._schema import CURVES, SCHEMA, WEIGHTS, describe, field, problems
+from ._zoo import Zoo, network_class
+
+
+Arrays = Mapping[str, Any]
+_ABOUT = ("class", "form", "activation", "readout", "scale", "latent_readout")
+
+
+def save(
+    source: Sweep | str | Path | Arrays,
+    path: str | Path,
+    *,
+    title: str = "Recurrent networks that hold a memory",
+    description: str = "",
+    licence: str = "cc-by-4.0",
+    authors: tuple[str, ...] = (),
+    network: Mapping[str, Any] | None = None,
+    rows: Any = None,
+    curves: bool = True,
+    per_file: int = 1000,
+) -> Zoo:
+    """Write a set of networks as a data set.
+
+    **Arguments:**
+
+    - `source`: a `rnndyn.sweeps.Sweep`, the folder of one, or named arrays with a
+        leading axis over networks, by the names of `rnndyn.zoo.TABLE`, `CURVES` and
+        `WEIGHTS`: weights at least, such as `read_paper_layout` gives them.
+    - `path`: folder to make; it must not be there yet.
+    - `title`, `description`, `licence` (a name the Hugging Face Hub knows), `authors`:
+        for the card.
+    - `network`: for arrays, what the weights do not say: `form`, `activation`,
+        `readout`, and `class`, `scale`, `latent_readout` of low-rank networks.
+    - `rows`: which networks, all by default.
+    - `curves`: whether to keep the training curves.
+    - `per_file`: networks a file of weights, at most.
+
+    **Returns:** the data set, as `load` gives it.
+
+    **Raises:** a `ValueError` if nothing is in the source, an array is not part of the
+    schema or does not fit it, or the folder is there already.
+
+    !!! example
+
+        ```python
+        zoo = rd.zoo.save("sweep", "zoo", title="64 networks", licence="cc-by-4.0")
+        nets = zoo.ensemble(zoo.rows(mechanism="limit_cycle"))
+        ```
+    """
+    path = Path(path)
+    if path.exists():
+        raise ValueError(f"{path} is there already. Pass the name of a new folder.")
+    origin: dict[str, Any] = {}
+    if isinstance(source, str | Path):
+        source = load_sweep(source)
+    if isinstance(source, Sweep):
+        table, groups = _of_sweep(source, rows, curves)
+        origin = {"sweep": source.config.to_dict(), "config_hash": source.config.hash}
+    else:
+        table, groups = _of_arrays(source, network, rows, curves)
+    count = len(next(iter(table.values()))) if table else 0
+    if not count:
+        raise ValueError("the source holds no networks, expected at least one.")
+    bad = [*problems(table, count)]
+    for group in groups:
+        bad += problems(group["weights"] | group["curves"], len(group["rows"]))
+    if bad:
+        raise ValueError(f"the source does not fit {SCHEMA}: {'; '.join(bad)}.")
+
+    def fill(folder):
+        written, index = [], 0
+        for group in groups:
+            for first in range(0, len(group["rows"]), per_file):
+                cut = slice(first, first + per_file)
+                entry = {"network": group["network"], "rows": group["rows"][cut]}
+                for kind in ("weights", "curves"):
+                    if not group[kind]:
+                        continue
+                    name = f"{kind}-{index:05d}.safetensors"
+                    entry[kind] = name
+                    arrays = {k: v[cut] for k, v in group[kind].items()}
+                    header = {"schema": SCHEMA, "first_member": first}
+                    write_arrays(folder / name, arrays, group["network"] | header)
+                written.append(entry)
+                index += 1
+        write_arrays(folder / "table.safetensors", table, {"schema": SCHEMA})
+        everything = [
+            *table,
+            *(k for g in groups for k in (*g["weights"], *g["curves"])),
+        ]
+        about = {
+            "schema": SCHEMA,
+            "title": title,
+            "description": description,
+            "licence": licence,
+            "authors": list(authors),
+            "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "networks": count,
+            "groups": [e | {"rows": [int(r) for r in e["rows"]]} for e in written],
+            "fields": describe(dict.fromkeys(everything)),
+            "origin": origin,
+            "versions": versions(),
+        }
+        (folder / "README.md").write_text(card(about, table))
+        about["files"] = {
+            p.name: {"sha256": sha256(p), "bytes": p.stat().st_size}
+            for p in sorted(folder.iterdir())
+        }
+        (folder / "zoo.json").write_text(json.dumps(about, indent=1))
+        return {"schema": SCHEMA, "networks": count}
+
+    publish(path, fill)
+    return Zoo(path)
+
+
+def validate(path: str | Path) -> Zoo:
+    """Check a data set: schema, checksums, shapes, kinds, codes, finite weights.
+
+    **Returns:** the data set.
+
+    **Raises:** a `ValueError` that lists everything that is wrong.
+    """
+    zoo = Zoo(path)
+    bad = []
+    for name, file in zoo.about["files"].items():
+        target = zoo.path / name
+        if not target.is_file():
+            bad.append(f"{name} is missing")
+        elif sha256(target) != file["sha256"]:
+            bad.append(f"{name} does not have the checksum in zoo.json")
+    if not bad:
+        count = zoo.about["networks"]
+        bad += problems(zoo.table, count)
+        rows = np.concatenate([g["rows"] for g in zoo.about["groups"]])
+        if sorted(rows.tolist()) != list(range(count)):
+            bad.append("the groups do not hold every network once")
+        for group in zoo.about["groups"]:
+            for kind in ("weights", "curves"):
+                if kind in group:
+                    arrays, _ = read_arrays(zoo.path / group[kind])
+                    bad += problems(arrays, len(group["rows"]))
+    if bad:
+        raise ValueError(f"{path} is not a valid data set: {'; '.join(bad)}.")
+    return zoo
+
+
+def _of_sweep(sweep: Sweep, rows: Any, curves: bool) -> tuple[dict, list[dict]]:
+    """Table and groups of the finished networks of a sweep."""
+    rows = np.arange(len(sweep))[slice(None) if rows is None else rows]
+    known = {k: v for k, v in sweep.arrays.items() if field(k) and k not in WEIGHTS}
+    table = {k: _stored(k, v[rows]) for k, v in known.items()}
+    paths = sweep.curves() if curves else {}
+    groups = []
+    for chosen, networks, _ in sweep.groups(rows):
+        weights = {k: np.asarray(v) for k, v in named_leaves(networks).items()}
+        about = {
+            "class": type(networks).__name__,
+            "form": getattr(networks, "form", "rate"),
+            "activation": networks.activation,
+            "readout": networks.readout_activation,
+        }
+        for name in ("scale", "latent_readout"):
+            if hasattr(networks, name):
+                about[name] = getattr(networks, name)
+        place = np.searchsorted(rows, chosen)
+        of_group = {k: v[chosen] for k, v in paths.items()}
+        groups.append(
+            {"network": about, "rows": place, "weights": weights, "curves": of_group}
+        )
+    return table, groups
+
+
+def _of_arrays(
+    arrays: Arrays, network: Mapping[str, Any] | None, rows: Any, curves: bool
+) -> tuple[dict, list[dict]]:
+    """Table and the one group of named arrays."""
+    about = {"class": "LowRankRNN" if "m" in arrays else "RateRNN", "form": "rate"}
+    about |= {"activation": "tanh", "readout": "identity"} | dict(network or {})
+    unknown = sorted(set(about) - set(_ABOUT))
+    if unknown:
+        raise ValueError(f"network has {unknown}, expected some of {list(_ABOUT)}.")
+    network_class(about)
+    rows = slice(None) if rows is None else rows
+    given = {k: _stored(k, np.asarray(v)[rows]) for k, v in arrays.items()}
+    sizes = {v.shape[:1] for v in given.values()}
+    if len(sizes) != 1:
+        raise ValueError(f"the arrays have leading axes {sizes}, expected one size.")
+    table = {k: v for k, v in given.items() if k not in WEIGHTS and k not in CURVES}
+    count = next(iter(sizes))[0]
+    table.setdefault("id", np.arange(count, dtype=np.int64))
+    group = {
+        "network": about,
+        "rows": np.arange(count),
+        "weights": {k: v for k, v in given.items() if k in WEIGHTS},
+        "curves": {k: v for k, v in given.items() if k in CURVES and curves},
+    }
+    if not group["weights"]:
+        raise ValueError(f"the arrays hold no weights, expected some of {[*WEIGHTS]}.")
+    return table, [group]
+
+
+def _stored(name: str, values: np.ndarray) -> np.ndarray:
+    """Curves and weights in single precision; hyper-parameters as they are."""
+    if name in CURVES or name in WEIGHTS:
+        return np.asarray(values, np.float32)
+    return values

@@ -1,0 +1,103 @@
+"""The command line: what it says, and what it refuses."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from rnndyn import cli, studies, sweeps
+
+
+CONFIG = """
+name = "tiny"
+units = 6
+batch = 2
+min_epochs = 5
+rate_epochs = 0.0
+shard_size = 2
+labels = []
+[grid]
+delay = [0.0]
+seed = 4
+"""
+
+
+@pytest.fixture
+def rnndyn(monkeypatch, capsys, tmp_path):
+    """Run a command in a folder of its own; what it printed."""
+    monkeypatch.chdir(tmp_path)
+    # The tests have configured the process already.
+    monkeypatch.setattr(cli._bootstrap, "configure", lambda **options: {})
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["rnndyn", *map(str, words)])
+        cli.main()
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_a_sweep_from_a_file(rnndyn, tmp_path):
+    (tmp_path / "tiny.toml").write_text(CONFIG)
+    text = rnndyn("sweep", "run", "tiny.toml", "--shard", "1/2")
+    assert "2 of 4 networks are in tiny/" in text
+    text = rnndyn("sweep", "status", "tiny.toml")
+    assert "tiny: 2 of 4 networks" in text
+    assert "waiting" in text and "done" in text
+    text = rnndyn("sweep", "resume", "tiny")
+    assert "4 of 4 networks are in tiny/" in text
+    text = rnndyn("sweep", "merge", "tiny.toml", "--out", "tiny")
+    assert "wrote tiny/merged" in text
+    assert sweeps.load("tiny").complete
+    np.testing.assert_array_equal(sweeps.load("tiny").arrays["steps"], 5)
+
+
+def test_refusals(rnndyn, tmp_path):
+    (tmp_path / "tiny.toml").write_text(CONFIG)
+    with pytest.raises(SystemExit, match=r"no sweep\.json"):
+        rnndyn("sweep", "status", "tiny.toml")
+    with pytest.raises(SystemExit, match="no file"):
+        rnndyn("sweep", "run", "none.toml")
+    for shard in ("2/2", "x", "1", "-1/2"):
+        with pytest.raises(SystemExit):
+            rnndyn("sweep", "run", "tiny.toml", f"--shard={shard}")
+    with pytest.raises(SystemExit, match=r"no study 'mice'"):
+        rnndyn("study", "mice")
+
+
+def test_a_study_is_looked_up_and_saved(rnndyn, monkeypatch, tmp_path):
+    class Done:
+        def __init__(self, scale):
+            self.scale = scale
+
+        def table(self):
+            return f"published / ours / verdict at scale {self.scale}"
+
+        def save(self, out):
+            out.mkdir()
+            (out / "table.txt").write_text(self.table())
+
+    def mock_study(scale, *, out=None, progress=False, say=print):
+        say("working")
+        return Done(scale)
+
+    monkeypatch.setattr(studies, "mock_study", mock_study, raising=False)
+    text = rnndyn("study", "mock", "--scale", "small", "--out", "figures")
+    assert "working" in text and "at scale small" in text
+    assert (tmp_path / "figures" / "table.txt").is_file()
+    assert "scale tiny" in rnndyn("study", "mock")
+
+
+def test_the_published_example_is_a_valid_sweep():
+    from pathlib import Path
+
+    path = Path(__file__).parents[1] / "examples" / "sweep_small.toml"
+    config = sweeps.SweepConfig.from_toml(path)
+    assert config.grid.size == 320 and len(sweeps.plan(config)) == 5
+    # A delay of 60 ms is one number, however it was computed.
+    assert 0.06 in config.grid.axes["delay"]
+
+
+def test_doctor(rnndyn):
+    text = rnndyn("doctor")
+    assert "devices" in text and "precision" in text

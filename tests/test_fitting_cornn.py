@@ -1,0 +1,487 @@
+"""CORNN against its equations, the published iteration, and published accuracies."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rnndyn.fitting as fi
+from rnndyn import Verdict
+from rnndyn.fitting._blocks import Blocks
+from rnndyn.fitting._iteration import Normal, sweep
+
+
+def record(seed, n, frames, std, *, gain=3.0, alpha=0.1, poisson=False):
+    """The published generator: weights and `frames + 1` frames of a chaotic network."""
+    rng = np.random.default_rng(seed)
+    W = rng.normal(0, gain / np.sqrt(n), (n, n))
+    np.fill_diagonal(W, 0)
+    r = np.empty((frames + 1, n))
+    r[0] = rng.uniform(-1, 1, n)
+    draw = lambda s: rng.poisson(s, n) if poisson else s * rng.normal(size=n)
+    for t in range(frames):
+        new = np.tanh(W @ r[t] + draw(std[0])) + draw(std[1])
+        r[t + 1] = (1 - alpha) * r[t] + alpha * new
+    return W, r
+
+
+def published(rows, ridge, threshold, steps, mode="weighted"):
+    """The published iteration: explicit inverse, two products formed beforehand."""
+    x, d = rows.x, rows.d
+    total = len(x)
+    inverse = np.linalg.inv(x.T @ x + ridge * total * np.eye(x.shape[1]))
+    to_theta = inverse @ x.T
+    stay = to_theta @ x
+    theta = to_theta @ np.arctanh(d)
+    for _ in range(steps):
+        error = d - np.tanh(x @ theta)
+        if mode != "standard":
+            error = error / (1 - d * d)
+        if mode == "robust":
+            error = np.clip(error, -threshold, threshold)
+        if mode == "weighted":
+            out = np.abs(error) > threshold
+            error = np.where(out, 0, error) * total / (total - out.sum(axis=0))
+        theta = stay @ theta + to_theta @ error
+    return theta
+
+
+def cross_entropy(theta, rows, ridge, weighted):
+    """Every neuron's loss."""
+    z, d = rows.x @ theta, rows.d
+    loss = jnp.logaddexp(z, -z) - d * z
+    if weighted:
+        loss = loss / (1 - d * d)
+    return jnp.mean(loss, axis=0) + ridge / 2 * jnp.sum(theta**2, axis=0)
+
+
+def blocks_of(rows, size=None):
+    rows = jax.tree.map(jnp.asarray, rows)
+    return Blocks(rows, jnp.ones(rows.num_neurons, bool), size=size)
+
+
+@pytest.mark.parametrize("outliers", [fi.Plain(), fi.Keep()], ids=["plain", "keep"])
+def test_gradient_and_hessian_of_the_loss(outliers):
+    _, r = record(0, 5, 60, (0.1, 0.0))
+    rows = fi.regression_rows(r, alpha=0.1)
+    theta = jnp.asarray(np.random.default_rng(1).normal(size=(5, 5)))
+    weighted = isinstance(outliers, fi.Keep)
+    loss = lambda th: jnp.sum(cross_entropy(th, rows, 1e-3, weighted))
+    expected = jax.grad(loss)(theta)
+    scale = jnp.max(jnp.abs(expected))
+    blocks = blocks_of(rows, 16)
+    slope = lambda th: sweep(blocks, th, 1e-3, outliers).gradient
+    np.testing.assert_allclose(slope(theta), expected, atol=1e-10 * scale)
+    # The closed form of the second derivative, neuron by neuron.
+    bend = outliers.curvature(rows.d, rows.x @ theta, jnp.ones(rows.d.shape, bool))
+    hessian = jax.hessian(loss)(theta)
+    for i in range(5):
+        own = rows.x.T @ (bend[:, i, None] * rows.x) / len(rows.d) + 1e-3 * np.eye(5)
+        atol = 1e-10 * np.max(np.abs(own))
+        np.testing.assert_allclose(hessian[:, i, :, i], own, atol=atol)
+
+
+def test_a_step_is_newtons_with_the_hessian_frozen():
+    _, r = record(0, 30, 500, (0.1, 1e-3))
+    rows = fi.regression_rows(r, alpha=0.1)
+    x, d, total = rows.x, rows.d, 500
+    A = x.T @ x + 1e-5 * total * np.eye(30)
+    start = np.linalg.solve(A, x.T @ np.arctanh(d))
+    zero = fi.cornn(r, alpha=0.1, max_steps=0)
+    np.testing.assert_allclose(zero.theta, start, atol=1e-9)
+    error = (d - np.tanh(x @ start)) / (1 - d * d)
+    gradient = 1e-5 * start - x.T @ error / total
+    expected = start - np.linalg.solve(A / total, gradient)
+    by_products = np.linalg.solve(A, x.T @ x) @ start + np.linalg.solve(A, x.T @ error)
+    np.testing.assert_allclose(expected, by_products, atol=1e-9)
+    one = fi.cornn(r, alpha=0.1, max_steps=1, outliers=fi.Keep(), tol=0.0)
+    np.testing.assert_allclose(one.theta, expected, atol=1e-9)
+
+
+def test_noise_free_weights_come_back():
+    checked = 0
+    for seed in range(40):
+        W, r = record(seed, 50, 500, (0.0, 0.0))
+        if checked < 2 and np.all(fi.regression_rows(r, alpha=0.1).clipped == 0):
+            fits = [
+                fi.cornn(r, alpha=0.1, ridge=ridge, max_steps=0)
+                for ridge in (1e-5, 1e-8, 1e-12)
+            ]
+            coarse, middle, fine = (fi.rmse(W, fit.W) for fit in fits)
+            # Linear in the ridge once it is below the smallest eigenvalue.
+            assert coarse > 50 * middle and middle > 1e3 * fine
+            assert coarse < 0.2 and fine < 1e-6
+            checked += 1
+    assert checked == 2
+
+
+def test_input_noise_converges_in_six_steps():
+    from scipy.optimize import minimize
+
+    _, r = record(next(s for s in range(40) if unclipped(s)), 60, 1500, (0.1, 0.0))
+    fit = fi.cornn(r, alpha=0.1, outliers=fi.Keep(), max_steps=6, tol=1e-10)
+    assert fit.converged and fit.kept.min() == 1
+    rows = fi.regression_rows(r, alpha=0.1)
+
+    @jax.jit
+    def loss(theta, d):
+        z = rows.x @ theta
+        each = (jnp.logaddexp(z, -z) - d * z) / (1 - d * d)
+        return jnp.mean(each) + 0.5e-5 * jnp.sum(theta**2)
+
+    both = jax.jit(jax.value_and_grad(loss))
+    for i in (0, 17):
+        value = lambda th, d=rows.d[:, i]: tuple(map(np.asarray, both(th, d)))
+        options = dict(maxiter=5000, ftol=1e-16, gtol=1e-10, maxcor=60)
+        best = minimize(
+            value, np.zeros(60), jac=True, method="L-BFGS-B", options=options
+        )
+        assert np.max(np.abs(best.x - fit.theta[:, i])) < 2e-5
+        assert abs(best.fun - value(fit.theta[:, i])[0]) < 2e-11
+
+
+def unclipped(seed):
+    _, r = record(seed, 60, 1500, (0.1, 0.0))
+    return np.all(fi.regression_rows(r, alpha=0.1).clipped == 0)
+
+
+def test_plain_steps_lower_every_neurons_loss():
+    for std in ((1e-2, 1e-4), (0.1, 1e-2)):
+        _, r = record(1, 40, 600, std)
+        rows = fi.regression_rows(r, alpha=0.1)
+        run = lambda k, r=r: (
+            fi.cornn(r, alpha=0.1, outliers=fi.Plain(), max_steps=k, tol=0.0).theta
+        )
+        losses = [cross_entropy(run(k), rows, 1e-5, False) for k in (0, 1, 2, 5, 10)]
+        assert np.max(np.diff(np.array(losses), axis=0)) <= 1e-15
+
+
+def test_untrimmed_weighted_fit_says_that_it_does_not_converge():
+    _, r = record(0, 60, 900, (1e-2, 1e-2))
+    kwargs = dict(alpha=0.1, outliers=fi.Keep(), max_steps=60)
+    plain = fi.cornn(r, **kwargs)
+    assert not plain.converged
+    assert np.sum(plain.verdict != Verdict.root) > 10
+    # Shorter steps mend that: the loss is convex.
+    damped = fi.cornn(r, damping=fi.Backtrack(), **kwargs)
+    assert np.median(damped.gradient_norm) < 1e-2 * np.median(plain.gradient_norm)
+
+
+@pytest.mark.parametrize(
+    "std, threshold, poisson",
+    [((1e-2, 1e-4), 0.2, False), ((0.1, 1e-5), 0.2, False), ((1e-2, 0.1), 0.5, True)],
+    ids=["conversion", "input", "poisson"],
+)
+def test_same_iterates_as_the_published_program(std, threshold, poisson):
+    _, r = record(2, 60, 900, std, poisson=poisson)
+    rows = fi.regression_rows(r, alpha=0.1)
+    for outliers, mode in (
+        (fi.Reject(threshold), "weighted"),
+        (fi.Clip(threshold), "robust"),
+        (fi.Plain(), "standard"),
+    ):
+        for steps in (1, 10):
+            expected = published(rows, 1e-5, threshold, steps, mode)
+            fit = fi.cornn(r, alpha=0.1, outliers=outliers, max_steps=steps, tol=0.0)
+            assert fit.num_steps == steps
+            np.testing.assert_allclose(fit.theta, expected, atol=1e-8)
+
+
+def test_kept_share_and_gradient_are_those_of_the_weights():
+    _, r = record(0, 30, 600, (1e-2, 1e-3))
+    fit = fi.cornn(r, alpha=0.1, outliers=fi.Reject(0.2), max_steps=7)
+    rows = fi.regression_rows(r, alpha=0.1)
+    error = (rows.d - np.tanh(rows.x @ fit.theta)) / (1 - rows.d**2)
+    kept = np.abs(error) <= 0.2
+    np.testing.assert_allclose(fit.kept, kept.mean(axis=0))
+    total = rows.x.T @ np.where(kept, error, 0) / kept.sum(axis=0)
+    norm = np.sqrt(np.mean((1e-5 * fit.theta - total) ** 2, axis=0))
+    np.testing.assert_allclose(fit.gradient_norm, norm, rtol=1e-6, atol=1e-12)
+
+
+def test_frozen_kept_set_converges_and_bounds_the_curvature():
+    _, r = record(3, 60, 900, (1e-2, 1e-3))
+    loose = fi.cornn(r, alpha=0.1, outliers=fi.Reject(0.3), max_steps=10, tol=0.0)
+    frozen = fi.Reject(0.3, freeze_after=10)
+    kwargs = dict(alpha=0.1, outliers=frozen, damping=fi.Backtrack(), tol=1e-10)
+    fit = fi.cornn(r, max_steps=400, **kwargs)
+    assert fit.converged and np.all(fit.kept_changed == 0)
+    assert np.all(fit.differentiable)
+    rows = fi.regression_rows(r, alpha=0.1)
+    z = rows.x @ loose.theta
+    kept = frozen.keep(frozen.error(rows.d, np.arctanh(rows.d), z))
+    np.testing.assert_allclose(np.mean(kept, axis=0), loose.kept, atol=1e-12)
+    assert np.max(frozen.curvature(rows.d, z, kept)) <= 1 + 2 * 0.3
+    # The choice is that of step 10, here without shorter steps before it.
+    kwargs["damping"] = 1.0
+    np.testing.assert_allclose(fi.cornn(r, max_steps=30, **kwargs).kept, loose.kept)
+
+
+@pytest.mark.parametrize("size", [7, 100, 64])
+def test_blocks_do_not_matter(size):
+    trials = [record(s, 12, 100 + 30 * s, (0.1, 1e-2))[1] for s in range(3)]
+    kwargs = dict(alpha=0.1, max_steps=5, tol=0.0)
+    whole = fi.cornn(trials, **kwargs)
+    cut = fi.cornn(trials, block_size=size, **kwargs)
+    np.testing.assert_allclose(cut.theta, whole.theta, atol=1e-10)
+    np.testing.assert_allclose(cut.kept, whole.kept)
+    rows = jax.tree.map(jnp.asarray, fi.regression_rows(trials, alpha=0.1))
+    for store in (True, False):
+        blocks = Blocks(rows, jnp.ones(12, bool), size=size, store=store)
+        normal = Normal(blocks, 1e-5, 0.0)
+        theta = np.linalg.solve(
+            rows.x.T @ rows.x + 1e-5 * rows.num_rows * np.eye(12),
+            rows.x.T @ np.arctanh(rows.d),
+        )
+        np.testing.assert_allclose(normal.start, theta, atol=1e-10)
+
+
+def test_trials_inputs_and_time_scales():
+    rng = np.random.default_rng(0)
+    n, alpha = 15, np.linspace(0.1, 0.9, 15)
+    W = rng.normal(0, 1.5 / np.sqrt(n), (n, n))
+    W_in = rng.normal(size=(n, 2))
+    rates, inputs = [], []
+    for frames in (150, 400, 90):
+        u = rng.normal(size=(frames, 2))
+        r = [rng.uniform(-1, 1, n)]
+        for t in range(frames - 1):
+            r.append((1 - alpha) * r[t] + alpha * np.tanh(W @ r[t] + W_in @ u[t]))
+        rates.append(np.array(r))
+        inputs.append(u)
+    fit = fi.cornn(rates, inputs, alpha=alpha, dt=0.01, ridge=1e-10)
+    assert fit.converged
+    np.testing.assert_allclose(fit.W, W, atol=1e-4)
+    np.testing.assert_allclose(fit.W_in, W_in, atol=1e-4)
+    short = fi.cornn(rates, [u[:-1] for u in inputs], alpha=alpha, dt=0.01, ridge=1e-10)
+    np.testing.assert_array_equal(short.theta, fit.theta)
+    # The network's map makes the next frame, and tau is dt / alpha.
+    network = fit.network
+    np.testing.assert_allclose(network.tau, 0.01 / alpha, rtol=1e-6)
+    step = network.map(float(fit.dt))
+    new = step(jnp.asarray(rates[1][7]), jnp.asarray(inputs[1][7]))
+    np.testing.assert_allclose(new, rates[1][8], atol=1e-4)
+    # Equal trials as one array.
+    cut = [r[:90] for r in rates], [u[:90] for u in inputs]
+    a = fi.cornn(*cut, alpha=alpha, max_steps=2)
+    b = fi.cornn(np.stack(cut[0]), np.stack(cut[1]), alpha=alpha, max_steps=2)
+    np.testing.assert_array_equal(a.theta, b.theta)
+
+
+def test_one_bad_neuron_does_not_spoil_the_others():
+    _, r = record(4, 20, 500, (0.1, 1e-3))
+    spoilt = r.copy()
+    spoilt[200, 3] = np.nan
+    spoilt[10, 9] = np.inf
+    spoilt[:, 5] = 0.3
+    spoilt[:, 7] = np.sign(spoilt[:, 7])
+    fit = fi.cornn(spoilt, alpha=0.1, max_steps=10)
+    flag = fi.NeuronFlag
+    expected = np.zeros(20, int)
+    expected[[3, 9]], expected[5], expected[7] = flag.not_finite, flag.constant, 3
+    np.testing.assert_array_equal(fit.flag, expected)
+    assert np.all(fit.verdict[[3, 5, 9]] == Verdict.constant)
+    assert np.all(np.isfinite(fit.theta)) and not fit.diverged
+    left = [i for i in range(20) if i not in (3, 5, 9)]
+    alone = fi.cornn(spoilt[:, left], alpha=0.1, max_steps=10)
+    np.testing.assert_allclose(fit.theta[np.ix_(left, left)], alone.theta, atol=1e-9)
+    assert np.all(fit.theta[[3, 5, 9]] == 0) and np.all(fit.theta[:, [3, 5, 9]] == 0)
+    scores = fi.one_step_r2(fit.theta, fi.regression_rows(spoilt, alpha=0.1))
+    assert np.isfinite(scores.d)
+
+
+def test_divergence_is_a_verdict():
+    _, r = record(0, 20, 300, (1e-2, 1e-2))
+    fit = fi.cornn(r, alpha=0.1, outliers=fi.Keep(), damping=1e6, max_steps=200)
+    assert fit.diverged and not fit.converged
+    assert np.all(np.isfinite(fit.theta))
+
+
+def test_jit_and_vmap_change_nothing(getkey):
+    rs = np.stack([record(s, 10, 120, (0.1, 1e-2))[1] for s in range(3)])
+    rs[1, 50, 2] = np.nan
+    ridges = np.array([1e-5, 1e-4, 1e-3])
+    one = lambda r, ridge: fi.cornn(r, alpha=0.1, ridge=ridge, max_steps=20)
+    many = jax.jit(jax.vmap(one))(jnp.asarray(rs), jnp.asarray(ridges))
+    path = jax.jit(jax.vmap(one, (None, 0)))(jnp.asarray(rs[0]), jnp.asarray(ridges))
+    for i in range(3):
+        alone = one(rs[i], float(ridges[i]))
+        np.testing.assert_allclose(many.theta[i], alone.theta, atol=1e-11)
+        np.testing.assert_array_equal(many.verdict[i], alone.verdict)
+        assert many.num_steps[i] == alone.num_steps
+        same = one(rs[0], float(ridges[i]))
+        np.testing.assert_allclose(path.theta[i], same.theta, atol=1e-11)
+
+
+def test_single_and_mixed_precision():
+    W, r = record(5, 40, 1500, (1e-2, 1e-4))
+    kwargs = dict(alpha=0.1, outliers=fi.Reject(0.2), max_steps=20)
+    double = fi.cornn(r, **kwargs)
+    single = fi.cornn(r, dtype=np.float32, **kwargs)
+    mixed = fi.cornn(r, sweep_dtype=np.float32, **kwargs)
+    assert single.theta.dtype == np.float32 and mixed.theta.dtype == np.float64
+    accuracy = [fi.weight_correlation(W, f.W) for f in (double, single, mixed)]
+    assert abs(accuracy[1] - accuracy[0]) < 1e-2
+    assert abs(accuracy[2] - accuracy[0]) < 1e-3
+    # What mixed precision reports is measured in double.
+    kwargs = dict(alpha=0.1, outliers=fi.Clip(0.5), max_steps=300, tol=1e-11)
+    mixed = fi.cornn(r, sweep_dtype=np.float32, **kwargs)
+    assert mixed.converged
+    double = fi.cornn(r, **kwargs)
+    np.testing.assert_allclose(mixed.theta, double.theta, atol=1e-6)
+
+
+def test_momentum_needs_fewer_steps():
+    W, r = record(6, 60, 900, (1e-2, 0.1), poisson=True)
+    accuracy = lambda **kw: fi.weight_correlation(
+        W, fi.cornn(r, alpha=0.1, outliers=fi.Reject(0.5), tol=0.0, **kw).W
+    )
+    assert accuracy(max_steps=10, damping=fi.Momentum(0.4)) > accuracy(max_steps=13)
+
+
+def test_metrics():
+    rng = np.random.default_rng(0)
+    W = rng.normal(size=(6, 6))
+    assert abs(fi.weight_correlation(W, 2 * W + 1) - 1) < 1e-12
+    assert abs(fi.slope(W, 0.9 * W) - 0.9) < 1e-12
+    assert abs(fi.rmse(W, W + 0.1) - 0.1) < 1e-12
+    with pytest.raises(ValueError, match="postsynaptic"):
+        fi.weight_correlation(W, W[:3])
+    _, r = record(0, 20, 400, (0.1, 0.0))
+    rows = fi.regression_rows(r, alpha=0.1)
+    fit = fi.cornn(r, alpha=0.1)
+    scores = fi.one_step_r2(fi.stack_weights(fit.W, fit.W_in), rows)
+    predicted = np.tanh(rows.x @ fit.theta)
+    miss = np.sum((rows.d - predicted) ** 2, axis=0)
+    spread = np.sum((rows.d - rows.d.mean(axis=0)) ** 2, axis=0)
+    np.testing.assert_allclose(scores.d, 1 - miss.sum() / spread.sum())
+    np.testing.assert_allclose(scores.d_per_neuron, 1 - miss / spread)
+
+
+def test_rates_are_predicted_by_any_weights():
+    _, r = record(0, 50, 1500, (1e-2, 1e-4))
+    rows = fi.regression_rows(r, alpha=0.1)
+    poor, good = np.zeros((50, 50)), fi.cornn(r, alpha=0.1).theta
+    assert fi.one_step_r2(poor, rows).r > 0.9
+    assert fi.one_step_r2(poor, rows).d < 0.1 < 0.9 < fi.one_step_r2(good, rows).d
+
+
+BAD = {
+    "shape": (dict(rates=np.zeros(5)), "expected .time, neuron."),
+    "alpha": (dict(alpha=1.5), "expected dt / tau in"),
+    "alpha zero": (dict(alpha=0.0), "expected dt / tau in"),
+    "alpha shape": (dict(alpha=np.full(3, 0.1)), "one a neuron"),
+    "neurons": (
+        dict(rates=[np.zeros((9, 4)), np.zeros((9, 5))]),
+        "share their neurons",
+    ),
+    "short": (dict(rates=[np.zeros((9, 4)), np.zeros((1, 4))]), "at least 2"),
+    "counts": (dict(rates=np.full((50, 4), 3.0)), "Scale every neuron"),
+    "nan": (dict(rates=np.full((50, 4), np.nan)), "every neuron has NaN"),
+    "inputs": (dict(inputs=np.zeros((7, 1))), "inputs of trial 0 have 7 frames"),
+    "nan inputs": (dict(inputs=np.full((41, 1), np.nan)), "inputs hold NaN"),
+    "trials": (dict(inputs=np.zeros((2, 41, 1))), "inputs have 2 trials"),
+    "rows": (dict(rates=np.zeros((5, 9)), ridge=0.0), "without a ridge"),
+    "ridge": (dict(ridge=-1.0), "finite number >= 0"),
+    "start": (dict(init=np.zeros((4, 5))), "init has shape"),
+    "steps": (dict(max_steps=-1), "expected 0 or more"),
+    "dt": (dict(dt=0.0), "dt = 0"),
+    "words": (dict(rates=np.array([["a", "b"]])), "expected real numbers"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input(name):
+    changed, message = BAD[name]
+    rates = np.random.default_rng(0).uniform(-0.5, 0.5, (41, 4))
+    with pytest.raises(ValueError, match=message):
+        fi.cornn(**(dict(rates=rates, alpha=0.1) | changed))
+
+
+def test_out_of_range_rates_are_flagged():
+    _, r = record(0, 12, 300, (0.1, 0.0))
+    r[:, 4] *= 8
+    fit = fi.cornn(r, alpha=0.1)
+    assert fit.flag[4] == fi.NeuronFlag.saturated and fit.clipped[4] > 0.5
+    assert np.all(fit.flag[np.arange(12) != 4] == 0)
+
+
+def test_fit_leaves_python():
+    _, r = record(0, 6, 100, (0.1, 0.0))
+    fit = fi.cornn(r, np.zeros((101, 1)), alpha=0.1)
+    data = fit.to_xarray()
+    assert data.theta.dims == ("predictor", "neuron")
+    assert fit.to_dict()["verdict_name"][0] == "root"
+
+
+def mean_accuracy(seeds, n, frames, std, steps, threshold, **kwargs):
+    poisson = kwargs.pop("poisson", False)
+    found = []
+    for seed in range(seeds):
+        W, r = record(100 + seed, n, frames, std, poisson=poisson)
+        row = []
+        for k in steps:
+            outliers = kwargs.get("outliers", fi.Reject(threshold))
+            fit = fi.cornn(r, alpha=0.1, outliers=outliers, max_steps=k, tol=0.0)
+            row.append((fi.weight_correlation(W, fit.W), fi.slope(W, fit.W)))
+        found.append(row)
+    return np.mean(found, axis=0)
+
+
+@pytest.mark.slow
+def test_published_accuracy_with_conversion_noise():
+    r, slope = mean_accuracy(10, 200, 3000, (1e-2, 1e-4), (0, 5, 100), 0.2).T
+    # Tolerance: spread over networks (.057, .03, .017) / sqrt(10), doubled.
+    np.testing.assert_allclose(r[0], 0.8736, atol=0.036)
+    np.testing.assert_allclose(r[1], 0.9608, atol=0.02)
+    np.testing.assert_allclose(r[2], 0.9835, atol=0.011)
+    np.testing.assert_allclose(slope[2], 0.985, atol=0.01)
+
+
+@pytest.mark.slow
+def test_published_accuracy_with_input_noise():
+    r, _ = mean_accuracy(10, 200, 3000, (0.1, 1e-5), (0, 10, 100), 0.2).T
+    np.testing.assert_allclose(r, [0.9598, 0.9691, 0.9691], atol=0.008)
+
+
+@pytest.mark.slow
+def test_published_accuracy_of_large_networks():
+    r, _ = mean_accuracy(3, 500, 10_000, (0.1, 1e-5), (0, 5, 50), 1.0).T
+    np.testing.assert_allclose(r[:2], [0.9858, 0.9897], atol=0.002)
+    assert abs(r[2] - r[1]) < 1e-3
+
+
+@pytest.mark.slow
+def test_rejection_is_what_poisson_noise_needs():
+    args = 10, 200, 1500, (1e-2, 0.1)
+    r, _ = mean_accuracy(*args, (10, 30), 0.5, poisson=True).T
+    assert r[0] >= 0.94 and r[1] >= 0.99
+    plain, _ = mean_accuracy(*args, (30,), 0.5, poisson=True, outliers=fi.Plain()).T
+    assert plain[0] <= 0.45
+
+
+@pytest.mark.slow
+def test_ridge_hardly_matters():
+    found = []
+    for seed in range(10):
+        W, r = record(100 + seed, 200, 3000, (1e-2, 1e-4))
+        fit = lambda ridge, r=r: fi.cornn(
+            r, alpha=0.1, ridge=ridge, outliers=fi.Reject(0.2), max_steps=100, tol=0.0
+        )
+        ridges = (1e-10, 1e-7, 1e-5, 1e-4, 1e-3)
+        found.append([fi.weight_correlation(W, fit(ridge).W) for ridge in ridges])
+    small, _, usual, best, large = np.mean(found, axis=0)
+    assert abs(small - usual) < 0.01
+    assert best > usual > large
+    assert 0.92 < large < 0.95
+
+
+@pytest.mark.slow
+def test_double_precision_does_not_decay():
+    W, r = record(100, 200, 3000, (1e-2, 1e-4))
+    kwargs = dict(alpha=0.1, outliers=fi.Reject(0.2), tol=0.0)
+    early, late = (fi.cornn(r, max_steps=k, **kwargs) for k in (40, 100))
+    gain = fi.weight_correlation(W, late.W) - fi.weight_correlation(W, early.W)
+    assert gain > -1e-3
+    assert fi.rmse(W, late.W) < 1.02 * fi.rmse(W, early.W)

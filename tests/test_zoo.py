@@ -1,0 +1,267 @@
+"""Data sets of networks: written, checked, read, sent and fetched."""
+
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rnndyn as rd
+from rnndyn import sweeps, zoo
+
+
+CONFIG = dict(
+    units=8,
+    batch=4,
+    min_epochs=30,
+    rate_epochs=0.0,
+    record_every=10,
+    last=20,
+    shard_size=4,
+    pad_steps=48,
+    labels=(),
+)
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    grid = {"delay": [0.0, 0.1], "learning_rate": [0.3, 0.1], "seed": 2}
+    config = sweeps.SweepConfig.from_dict({"grid": grid, **CONFIG})
+    return sweeps.run(config, tmp_path_factory.mktemp("sweep"))
+
+
+@pytest.fixture(scope="module")
+def kept(sweep, tmp_path_factory):
+    path = tmp_path_factory.mktemp("zoo") / "kept"
+    return zoo.save(
+        sweep, path, title='Eight "small" networks', authors=("A. Author",), per_file=3
+    )
+
+
+def test_what_was_saved_is_what_is_loaded(sweep, kept):
+    loaded = rd.zoo.load(kept.path, check=True)
+    assert len(loaded) == 8 and "8 networks" in repr(loaded)
+    for name in ("id", "learning_rate", "delay", "seed", "outcome", "final_loss"):
+        np.testing.assert_array_equal(loaded.table[name], sweep.arrays[name])
+    rows = [5, 0, 3]
+    nets = loaded.ensemble(rows)
+    theirs, _ = sweep.networks(rows)
+    for a, b in zip(jax.tree.leaves(nets), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert nets.readout_activation == "sigmoid" and isinstance(nets, rd.models.RateRNN)
+    np.testing.assert_array_equal(loaded.weights(rows)["W"], theirs.W)
+    curves = loaded.curves(rows)
+    for name, values in sweep.curves().items():
+        np.testing.assert_array_equal(curves[name], values[rows])
+    assert loaded.curves()["last_loss"].shape == (8, 20)
+
+
+def test_selection_by_value_and_name(kept):
+    rows = kept.rows(delay=0.1, seed=1)
+    assert rows.tolist() == [5, 7]
+    names = kept.names("outcome")
+    assert set(names) <= set(rd.training.OUTCOMES)
+    np.testing.assert_array_equal(
+        kept.rows(outcome=str(names[0])), np.flatnonzero(names == names[0])
+    )
+    assert set(kept.names("mechanism")) == {""}
+    with pytest.raises(ValueError, match="field = 'speed'"):
+        kept.rows(speed=3)
+    with pytest.raises(ValueError, match="outcome = 'won'"):
+        kept.rows(outcome="won")
+    with pytest.raises(ValueError, match="no networks were chosen"):
+        kept.ensemble([])
+
+
+def test_the_card_says_what_is_inside(kept):
+    text = (kept.path / "README.md").read_text()
+    front = text.split("---")[1]
+    assert "license: cc-by-4.0" in front
+    assert 'pretty_name: "Eight \\"small\\" networks"' in front
+    assert "size_categories: [n<1K]" in front
+    assert "| `delay` | network | s |" in text and "A. Author" in text
+    assert kept.about["origin"]["config_hash"] in text
+    fields = kept.about["fields"]
+    assert fields["mechanism"]["codes"][3] == "limit_cycle"
+    assert set(kept.table) <= set(fields)
+    # The recorded configuration makes the same sweep again.
+    config = sweeps.SweepConfig.from_dict(kept.about["origin"]["sweep"])
+    np.testing.assert_array_equal(config.members().id, kept.table["id"])
+
+
+def test_what_is_wrong_is_named(kept, tmp_path):
+    def broken(change):
+        path = tmp_path / "broken"
+        shutil.rmtree(path, ignore_errors=True)
+        shutil.copytree(kept.path, path)
+        change(path)
+        return path
+
+    def edit(path, **fields):
+        about = json.loads((path / "zoo.json").read_text()) | fields
+        (path / "zoo.json").write_text(json.dumps(about))
+
+    path = broken(lambda p: (p / "table.safetensors").write_bytes(b"x" * 100))
+    with pytest.raises(ValueError, match="safetensors"):
+        zoo.validate(path)
+    path = broken(lambda p: (p / "curves-00001.safetensors").unlink())
+    with pytest.raises(ValueError, match=r"curves-00001\.safetensors is missing"):
+        zoo.validate(path)
+    path = broken(lambda p: (p / "README.md").write_text("changed"))
+    with pytest.raises(ValueError, match=r"README\.md does not have the checksum"):
+        zoo.validate(path)
+    groups = kept.about["groups"]
+    path = broken(lambda p: edit(p, groups=groups[:-1]))
+    with pytest.raises(ValueError, match="every network once"):
+        zoo.validate(path)
+    path = broken(lambda p: edit(p, schema="rnndyn.zoo/0"))
+    with pytest.raises(ValueError, match="has schema 'rnndyn.zoo/0'"):
+        zoo.load(path)
+    with pytest.raises(ValueError, match=r"no zoo\.json"):
+        zoo.load(tmp_path)
+    with pytest.raises(ValueError, match="no folder and no name"):
+        zoo.load(tmp_path / "nowhere")
+
+
+def test_arrays_of_anybody(tmp_path, getkey):
+    build = lambda key: rd.models.LowRankRNN(
+        1, 10, 1, rank=2, tau=0.02, form="rate", scale="1", latent_readout=True, key=key
+    )
+    nets = rd.models.ensemble(build, jax.random.split(getkey(), 5))
+    arrays = {k: getattr(nets, k) for k in ("m", "n", "W_in", "b", "W_out", "b_out")}
+    arrays |= {"tau": nets.tau, "seed": np.arange(5), "delay": np.full(5, 0.1)}
+    network = {"form": "rate", "scale": "1", "latent_readout": True}
+    kept = zoo.save(arrays, tmp_path / "a", network=network, rows=[4, 1, 2])
+    assert kept.table["seed"].tolist() == [4, 1, 2]
+    again = zoo.validate(tmp_path / "a").ensemble()
+    x = jax.random.normal(getkey(), (10,))
+    f = jax.vmap(lambda net: net(0.0, x.astype(net.m.dtype)))
+    index = jnp.asarray([4, 1, 2])
+    np.testing.assert_allclose(
+        jax.vmap(lambda n: n(0.0, x))(rd.models.member(nets, index)),
+        f(again),
+        rtol=1e-4,
+        atol=1e-4,
+    )
+
+    bad = {"W": np.full((2, 3, 3), np.nan), "mechanism": np.asarray([2, 70])}
+    with pytest.raises(ValueError, match="W holds numbers that are not finite") as info:
+        zoo.save(bad, tmp_path / "b")
+    assert "mechanism holds codes 2 .. 70" in str(info.value)
+    assert not (tmp_path / "b").exists()
+    for arrays, match in (
+        ({"seed": np.arange(3)}, "no weights"),
+        ({"W": np.zeros((2, 3, 3)), "b": np.zeros((3, 3))}, "leading axes"),
+        ({"W": np.zeros((0, 3, 3))}, "no networks"),
+        ({"W": np.zeros((1, 3, 3)), "color": np.zeros(1)}, "color is not part"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            zoo.save(arrays, tmp_path / "b")
+    with pytest.raises(ValueError, match="there already"):
+        zoo.save({"W": np.zeros((1, 3, 3))}, tmp_path / "a")
+    with pytest.raises(ValueError, match="expected some of"):
+        zoo.save({"W": np.zeros((1, 3, 3))}, tmp_path / "c", network={"color": "red"})
+
+
+def test_networks_of_different_kinds(tmp_path):
+    grid = {"units": [6, 8], "seed": 2}
+    config = sweeps.SweepConfig.from_dict({"grid": grid, **CONFIG, "min_epochs": 2})
+    kept = zoo.save(sweeps.run(config, tmp_path / "s"), tmp_path / "z", curves=False)
+    assert kept.ensemble(kept.rows(units=6)).W.shape == (2, 6, 6)
+    assert kept.ensemble([3]).W.shape == (1, 8, 8)
+    assert kept.curves() == {}
+    with pytest.raises(ValueError, match="different kinds or sizes"):
+        kept.ensemble()
+    assert kept.to_xarray()["delay"].attrs["unit"] == "s"
+
+
+class FakeHub:
+    """What `huggingface_hub.HfApi` does, in a folder."""
+
+    def __init__(self, root):
+        self.root = root
+        self.calls = []
+
+    def create_repo(self, repo_id, *, repo_type, private, exist_ok):
+        assert repo_type == "dataset" and exist_ok
+        self.calls.append(("create", repo_id, private))
+        (self.root / repo_id).mkdir(parents=True, exist_ok=True)
+
+    def upload_folder(
+        self, *, repo_id, repo_type, folder_path, commit_message, allow_patterns
+    ):
+        self.calls.append(("upload", repo_id, commit_message))
+        for name in allow_patterns:
+            shutil.copy(f"{folder_path}/{name}", self.root / repo_id / name)
+
+    def snapshot_download(self, *, repo_id, repo_type, revision, local_dir):
+        self.calls.append(("download", repo_id, revision))
+        return str(self.root / repo_id)
+
+
+def test_to_a_hub_and_back(kept, tmp_path):
+    hub = FakeHub(tmp_path)
+    assert zoo.push(kept.path, "lab/nets", api=hub).endswith("datasets/lab/nets")
+    back = zoo.load("hf://lab/nets@v1", api=hub)
+    np.testing.assert_array_equal(back.table["id"], kept.table["id"])
+    assert [c[0] for c in hub.calls] == ["create", "upload", "download"]
+    assert hub.calls[-1] == ("download", "lab/nets", "v1")
+    (tmp_path / "lab/nets" / "weights-00000.safetensors").write_bytes(b"cut off")
+    with pytest.raises(ValueError, match="does not have the checksum"):
+        zoo.load("lab/nets", api=hub)
+    with pytest.raises(ValueError, match="does not have the checksum"):
+        zoo.push(tmp_path / "lab/nets", "lab/other", api=hub)
+    assert len(hub.calls) == 4  # nothing was sent
+
+
+def test_the_layout_of_the_paper(tmp_path, getkey):
+    rng = np.random.default_rng(0)
+    cells = [(0.1, 0.02, 0, 1), (0.1, 0.02, 1, 2), (0.0316227766016838, 0.1, 0, 0)]
+    for rate, delay, seed, code in cells:
+        path = tmp_path / "results" / f"lr{rate}_delay_{delay}" / f"process_{seed}"
+        path.mkdir(parents=True)
+        n = 10
+        arrays = {
+            "W_in.weight": rng.normal(size=(n, 2)),
+            "W_in.bias": rng.normal(size=n),
+            "W_rec.weight": rng.normal(size=(n, n)),
+            "W_rec.bias": rng.normal(size=n),
+            "W_out.weight": rng.normal(size=(2, n)),
+            "W_out.bias": rng.normal(size=2),
+        }
+        np.savez(path / "model_final.npz", **arrays)
+        good = np.full(1300, 0.95 if code else 0.5)
+        np.savez(
+            path / "training_details.npz",
+            loss_list=np.arange(1300.0),
+            reaction_accuracy_list=good,
+            reaction_reliability_list=good,
+            W_rec_grad_list=good,
+        )
+        (path / "class.txt").write_text(str(code))
+        if code:
+            (path / "psd_ratio.txt").write_text("0.0131")
+    arrays = zoo.read_paper_layout(tmp_path / "results")
+    assert arrays["W"].shape == (3, 10, 10)
+    assert arrays["learning_rate"].tolist() == [0.0316227766016838, 0.1, 0.1]
+    assert arrays["compat_code"].tolist() == [0, 1, 2]
+    assert arrays["outcome"].tolist() == [0, 1, 1]
+    np.testing.assert_array_equal(arrays["last_loss"][0], np.arange(300, 1300))
+    assert np.isnan(arrays["compat_index"][0]) and arrays["compat_index"][1] == 0.0131
+    kept = zoo.save(arrays, tmp_path / "z", network={"readout": "sigmoid"})
+    net = rd.models.member(kept.ensemble(), 2)
+    # One Euler step of the published network.
+    r, u, dt = rng.normal(size=10), np.asarray([0.0, 1.0]), 5e-3
+    w = {k: np.asarray(arrays[k][2], np.float64) for k in ("W", "W_in", "b", "b_in")}
+    new = 0.5 * r + 0.5 * np.tanh(w["W"] @ r + w["b"] + w["W_in"] @ u + w["b_in"])
+    step = net.map(dt)(jnp.asarray(r, jnp.float32), jnp.asarray(u, jnp.float32))
+    np.testing.assert_allclose(step, new, rtol=1e-5, atol=1e-5)
+
+    folder = tmp_path / "results" / "lr0.1_delay_0.02" / "process_1"
+    (folder / "model_final.npz").rename(folder / "model_final.pt")
+    with pytest.raises(ValueError, match=r"There is a model_final\.pt: convert it"):
+        zoo.read_paper_layout(tmp_path / "results")
+    with pytest.raises(ValueError, match="holds no lr"):
+        zoo.read_paper_layout(tmp_path)
