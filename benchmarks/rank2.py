@@ -36,8 +36,13 @@ _bootstrap.configure(devices=1)
 import jax
 import numpy as np
 
-from rnndyn.studies._rank2 import Rank2Config, label_cell
-from rnndyn.studies._rank2_cells import Rank2Cell, rank2_networks, train_cell
+from rnndyn.studies._rank2 import label_cell
+from rnndyn.studies._rank2_cells import (
+    Rank2Cell,
+    Rank2Config,
+    rank2_networks,
+    train_cell,
+)
 from rnndyn.studies._rank2_stats import changes, label_checkpoints
 from rnndyn.training import train_latent
 

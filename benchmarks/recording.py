@@ -60,7 +60,13 @@ from rnndyn.fitting._scaling import z_scale
 HERE = pathlib.Path(__file__).parent
 ALPHAS = (1.0, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02)
 RIDGES = (1e-5, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 1.0)
-OUTLIERS = {"reject_1": Reject(1.0), "reject_0.2": Reject(0.2), "plain": Plain()}
+# The published rule, weighted errors with rejection, apart from plain cross-entropy.
+OUTLIERS = {
+    "reject_1": ("cornn_weighted", Reject(1.0)),
+    "reject_0.2": ("cornn_weighted", Reject(0.2)),
+    "plain": ("cornn_plain", Plain()),
+}
+NETWORKS = ("cornn_weighted", "cornn_plain")
 ADAMS = {
     "ce_fixed_point": (CrossEntropy(), FixedPointStart(1e-4)),
     "mse_fixed_point": (MeanSquare(), FixedPointStart(1e-4)),
@@ -114,7 +120,7 @@ def to_nwb(activity, path):
 def chosen(train, valid, alpha, quick):
     """The best candidate of every kind on the validation part, and its settings."""
     rows = regression_rows(train, alpha=alpha)
-    kinds = ("cornn", "cornn_low_rank", "ridge", "adam_ce", "adam_mse")
+    kinds = (*NETWORKS, "cornn_low_rank", "ridge", "adam_ce", "adam_mse")
     table = {kind: {} for kind in kinds}
     seconds = dict.fromkeys(table, 0.0)
     states = {}
@@ -122,13 +128,13 @@ def chosen(train, valid, alpha, quick):
         begin = time.process_time()
         table["ridge"][f"ridge={ridge:g}"] = ("linear", ridge_weights(rows, ridge))
         seconds["ridge"] += time.process_time() - begin
-        for name, outliers in OUTLIERS.items():
+        for name, (kind, outliers) in OUTLIERS.items():
             begin = time.process_time()
             fit = cornn(train, alpha=alpha, ridge=ridge, outliers=outliers)
-            seconds["cornn"] += time.process_time() - begin
+            seconds[kind] += time.process_time() - begin
             label = f"{name}, ridge={ridge:g}"
             if not bool(fit.diverged):
-                table["cornn"][label] = ("tanh", np.asarray(fit.theta))
+                table[kind][label] = ("tanh", np.asarray(fit.theta))
                 states[label] = {
                     "kept": float(np.mean(fit.kept)),
                     "converged": bool(fit.converged),
@@ -175,7 +181,7 @@ def chosen(train, valid, alpha, quick):
             "cpu_s_all_candidates": seconds[kind],
             "theta": candidates[label][1],
             "form": candidates[label][0],
-        } | ({"fit": states[label]} if kind == "cornn" else {})
+        } | ({"fit": states[label]} if label in states else {})
     return best
 
 
@@ -200,7 +206,8 @@ def scan(train, valid, test, quick):
     out, best = {}, {}
     for alpha in (0.5, 0.1) if quick else ALPHAS:
         best[alpha] = chosen(train, valid, alpha, quick)
-        scores = held_out(best[alpha]["cornn"]["theta"], test, alpha=alpha)
+        networks = {k: best[alpha][k]["theta"] for k in NETWORKS if k in best[alpha]}
+        scores = held_out(networks, test, alpha=alpha)
         row = {"clipped_targets": float(scores.clipped)}
         row["persistence"] = scores["persistence"]
         for kind, item in best[alpha].items():
@@ -208,21 +215,21 @@ def scan(train, valid, test, quick):
             row[kind] = {k: v for k, v in item.items() if k not in ("theta", "form")}
             row[kind] |= pooled(theta, test, alpha, form)
             row[kind]["validation_skill"] = pooled(theta, valid, alpha, form)["skill"]
-        # The two best predictors on ten stretches: is their difference real?
+        # On ten stretches: is a difference between network and regression real?
         blocks = np.array_split(test, 10)
-        gain = [
-            pooled(best[alpha]["cornn"]["theta"], b, alpha)["skill"]
-            - pooled(best[alpha]["ridge"]["theta"], b, alpha, "linear")["skill"]
-            for b in blocks
-        ]
-        row["skill_cornn_minus_ridge"] = {
-            "mean_of_10_blocks": float(np.mean(gain)),
-            "standard_error": float(np.std(gain, ddof=1) / 10**0.5),
-        }
-        each = scores.r2_d_neuron[0]
-        row["cornn"]["r2_d_neuron_quartiles"] = np.quantile(
-            each, (0.25, 0.5, 0.75)
-        ).tolist()
+        linear = best[alpha]["ridge"]["theta"]
+        for i, (kind, theta) in enumerate(networks.items()):
+            gain = [
+                pooled(theta, b, alpha)["skill"]
+                - pooled(linear, b, alpha, "linear")["skill"]
+                for b in blocks
+            ]
+            row[kind]["skill_minus_ridge_on_10_blocks"] = {
+                "mean": float(np.mean(gain)),
+                "standard_error": float(np.std(gain, ddof=1) / 10**0.5),
+            }
+            quartiles = np.quantile(scores.r2_d_neuron[i], (0.25, 0.5, 0.75))
+            row[kind]["r2_d_neuron_quartiles"] = quartiles.tolist()
         out[f"{alpha:g}"] = row
         dicts = {k: v for k, v in row.items() if isinstance(v, dict) and "r2_d" in v}
         print(alpha, {k: round(v["r2_d"], 4) for k, v in dicts.items()}, flush=True)
@@ -240,13 +247,21 @@ def linear_run(theta, x0, steps, alpha, errors, seed):
     return np.array(out)
 
 
+def without_nan(tree):
+    """JSON has no NaN: what is not defined becomes null."""
+    if isinstance(tree, dict):
+        return {k: without_nan(v) for k, v in tree.items()}
+    if isinstance(tree, list):
+        return [without_nan(v) for v in tree]
+    return None if isinstance(tree, float) and not np.isfinite(tree) else tree
+
+
 def numbers(result):
     return {k: np.asarray(v).item() for k, v in result.to_dict().items()}
 
 
-def free_running(best, train, valid, test, alpha):
+def free_running(theta, linear, train, valid, test, alpha):
     """Distances of long free runs from the test part, and what halves of data give."""
-    theta, linear = best["cornn"]["theta"], best["ridge"]["theta"]
     errors = one_step_residuals(theta, train, alpha=alpha)
     steps = 20_000
     silent = free_run(theta, train[-1], steps, alpha=alpha, transient=1000)
@@ -341,18 +356,23 @@ def main():
         train, valid, test = (p.scaled(scaling).rates for p in parts)
         cut = [float(scaling.clipped(p.rates).mean()) for p in parts]
         rows, best = scan(train, valid, test, options.quick)
-        skill = {a: rows[f"{a:g}"]["cornn"]["validation_skill"] for a in best}
-        alpha = max(skill, key=skill.get)
-        print("quantile", quantile, "chosen alpha", alpha)
+        skill = {
+            (a, kind): rows[f"{a:g}"][kind]["validation_skill"]
+            for a in best
+            for kind in NETWORKS
+            if kind in best[a]
+        }
+        alpha, kind = max(skill, key=skill.get)
+        print("quantile", quantile, "chosen", alpha, kind, flush=True)
         section = {
             "samples_cut_train_validation_test": cut,
             "frames": [len(train), len(valid), len(test)],
             "rms_scaled_rate": float(train.std()),
             "by_alpha": rows,
-            "alpha_chosen_on_validation": alpha,
+            "chosen_on_validation": {"alpha": alpha, "network": kind},
         }
-        section["free_run"] = free_running(best[alpha], train, valid, test, alpha)
-        theta = best[alpha]["cornn"]["theta"]
+        theta, linear = best[alpha][kind]["theta"], best[alpha]["ridge"]["theta"]
+        section["free_run"] = free_running(theta, linear, train, valid, test, alpha)
         score = co_smoothing(
             theta, test, alpha=alpha, train=train, key=jax.random.key(0)
         )
@@ -364,15 +384,17 @@ def main():
         starts = np.concatenate([train[::100], test[::100]])
         section["attractors"] = {}
         for a in {alpha, 0.5}:
-            weights = best[a]["cornn"]["theta"]
-            section["attractors"][f"{a:g}"] = landscape(weights, a, starts)
+            for k in NETWORKS:
+                if k in best[a]:
+                    found = landscape(best[a][k]["theta"], a, starts)
+                    section["attractors"][f"{k}, alpha={a:g}"] = found
         # Do halves of the training part agree on what the network holds?
-        label = best[alpha]["cornn"]["chosen"]
+        label = best[alpha][kind]["chosen"]
         name, ridge = label.split(", ridge=")
         half = len(train) // 2
         fits = [
             cornn(part, alpha=alpha, dt=alpha, ridge=float(ridge),
-                  outliers=OUTLIERS[name])
+                  outliers=OUTLIERS[name][1])
             for part in (train[:half], train[half:])
         ]  # fmt: skip
         maps = [f.network.map(alpha) for f in fits]
@@ -387,13 +409,11 @@ def main():
             "caveats": list(check.caveats),
         }
         out[f"scaled_by_quantile_{quantile:g}"] = section
-        print(
-            json.dumps({k: v for k, v in section.items() if k != "by_alpha"}, indent=1)
-        )
-    if not options.quick:
-        (HERE / "results").mkdir(exist_ok=True)
-        text = json.dumps(out, indent=1) + "\n"
-        (HERE / "results" / "recording.json").write_text(text)
+        print(quantile, "done", flush=True)
+        if not options.quick:
+            (HERE / "results").mkdir(exist_ok=True)
+            text = json.dumps(without_nan(out), indent=1) + "\n"
+            (HERE / "results" / "recording.json").write_text(text)
 
 
 if __name__ == "__main__":

@@ -60,20 +60,20 @@ def test_same_iterates_as_the_published_splitting(shifted, rho):
             r,
             alpha=0.1,
             mask=mask,
-            outliers=fi.Reject(0.2),
+            outliers=fi.Reject(1.0),
             splitting=splitting,
             max_steps=steps,
             tol=0.0,
         )
-        expected = published_admm(rows, 1e-5, 0.2, steps, mask, rho, shifted)
+        expected = published_admm(rows, 1e-5, 1.0, steps, mask, rho, shifted)
         np.testing.assert_allclose(fit.theta, expected, atol=1e-8)
         assert np.all(fit.theta[mask] == 0)
 
 
 def test_masked_entries_are_exactly_zero_from_the_start():
-    r = record(chaotic(1, 40), 700, (1e-2, 1e-3))
+    r = record(chaotic(1, 40), 700, (0.1, 1e-3))
     mask = fi.no_self_connections(40)
-    kwargs = dict(alpha=0.1, mask=mask, outliers=fi.Reject(0.2), tol=0.0)
+    kwargs = dict(alpha=0.1, mask=mask, tol=0.0)
     for steps in (0, 3):
         assert np.all(np.diag(fi.cornn(r, max_steps=steps, **kwargs).W) == 0)
     # Weights before projection approach those after it.
@@ -129,15 +129,17 @@ def test_optimality_under_signs():
     assert held.sum() > 0
     outward = (downhill * sign[:, None])[held]
     assert np.max(outward) < 1e-7
-    assert fi.weight_correlation(W, fit.W) > 0.9
+    free = fi.cornn(r, alpha=0.5, outliers=fi.Clip(1.0), ridge=1e-4, max_steps=200)
+    gain = [fi.weight_correlation(W, f.W) for f in (fit, free)]
+    assert gain[0] > gain[1]
 
 
 def test_free_signs_stay_free():
     r = record(chaotic(5, 10), 400, (0.1, 1e-2))
-    kwargs = dict(alpha=0.1, max_steps=400, tol=1e-8, outliers=fi.Clip(0.5), ridge=1e-3)
+    kwargs = dict(alpha=0.1, max_steps=3000, outliers=fi.Clip(0.5), ridge=1e-3)
     free = fi.cornn(r, **kwargs)
-    sign = fi.cornn(r, sign=np.zeros(10, int), **kwargs)
-    assert sign.converged
+    sign = fi.cornn(r, sign=np.zeros(10, int), splitting=fi.Admm(3.0), **kwargs)
+    assert free.converged and sign.converged
     np.testing.assert_allclose(sign.theta, free.theta, atol=1e-4)
 
 

@@ -117,7 +117,7 @@ def test_record_by_vmap_and_in_float32(getkey):
     run = lambda net, key: record(
         net, 15, dt=1.0, input_noise=GaussianNoise(0.1), key=key
     )
-    together = eqx.filter_vmap(run)(nets, keys)
+    together = eqx.filter_jit(eqx.filter_vmap(run))(nets, keys)
     for i in range(3):
         alone = run(rd.models.member(nets, i), keys[i])
         assert np.allclose(together[i], alone, atol=1e-12)

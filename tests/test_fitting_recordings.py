@@ -220,6 +220,24 @@ def test_fluorescence_in_bins_and_windows(files):
         read_nwb(path, bin_width=0.1)
 
 
+def test_only_what_is_asked_for_is_read(files, monkeypatch):
+    spikes, trains, frames, _ = files
+    asked = []
+    plain = _nwb._read_block
+
+    def watched(series, a, b, cols):
+        asked.append((a, b, list(cols)))
+        return plain(series, a, b, cols)
+
+    monkeypatch.setattr(_nwb, "_read_block", watched)
+    align = Events(np.array([12.0, 7.0]), before=1.0, after=2.0)
+    read_nwb(frames, align=align, units=[101, 102])
+    assert asked == [(36, 48, [1, 2]), (16, 28, [1, 2])]
+    asked.clear()
+    read_nwb(frames, start=10.0, stop=11.0)
+    assert asked == [(32, 36, list(range(CELLS)))]
+
+
 def test_uneven_frames_and_gaps(tmp_path):
     pynwb = pytest.importorskip("pynwb")
     stamps = np.arange(40) / 10.0

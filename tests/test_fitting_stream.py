@@ -49,7 +49,7 @@ def test_steps_are_those_of_the_batch_fit_while_all_rows_are_in_the_window():
     rng = np.random.default_rng(1)
     trials = [record(s, 20, frames)[1] for s, frames in ((1, 149), (2, 249))]
     inputs = [rng.normal(size=(len(r), 2)) for r in trials]
-    kwargs = dict(alpha=np.linspace(0.1, 0.3, 20), outliers=fi.Reject(0.3))
+    kwargs = dict(alpha=np.linspace(0.1, 0.3, 20), outliers=fi.Reject(2.0))
     batch = fi.cornn(trials, inputs, ridge=1e-4, max_steps=7, tol=0.0, **kwargs)
     state = fi.stream(20, 2, load=1e-4 * (149 + 249), window=500, **kwargs)
     for r, u in zip(trials, inputs, strict=True):

@@ -46,11 +46,11 @@ def test_every_scale_knows_every_experiment():
 
 def test_study_of_some_experiments(tmp_path):
     said = []
-    study = cornn_study("tiny", only=("1c", "8"), out=tmp_path, say=said.append)
-    assert set(study.results) == {"1c", "8"} and len(said) > 3
-    data = study.results["8"]
-    assert data.r.dims == ("solver", "network", "record")
-    assert float(data.r.sel(solver="cornn").min("network")[-1]) > 0.95
+    study = cornn_study("tiny", only=("7",), out=tmp_path, say=said.append)
+    assert set(study.results) == {"7"} and len(said) > 3
+    data = study.results["7"]
+    assert data.r.dims == ("network", "iteration")
+    assert float(data.r[0, -1]) > 0.9 > float(data.r[0, 0]) + 0.1
     assert all(
         "other size" in line.verdict for line in study.lines if line.published != "true"
     )
@@ -58,11 +58,12 @@ def test_study_of_some_experiments(tmp_path):
     assert text.strip() == study.table()
     saved = json.loads((tmp_path / "table.json").read_text())
     assert len(saved["lines"]) == len(study.lines)
-    assert list(tmp_path.glob("experiment_8.*"))
+    assert list(tmp_path.glob("experiment_7.*"))
 
 
+@pytest.mark.slow
 def test_records_agree_with_one_long_fit():
-    sizes = {"neurons": 12, "steps": 300, "networks": 1, "methods": ("cornn",)}
+    sizes = {"neurons": 30, "steps": 600, "networks": 1, "methods": ("cornn",)}
     short = recovery(records=1, **sizes)
     long = recovery(records=2, **sizes)
     assert np.allclose(short.r[..., :2], long.r[..., :2], atol=1e-12)
@@ -84,6 +85,9 @@ def test_tiny_study(tmp_path):
     claims = {line.quantity: line.verdict for line in study.lines}
     assert claims["newton > cornn > fixed point"] == "holds"
     assert claims["free-running BPTT fails"] == "holds"
+    data = study.results["8"]
+    assert data.r.dims == ("solver", "network", "record")
+    assert float(data.r.sel(solver="cornn").min("network")[-1]) > 0.95
     study.save(tmp_path)
 
 

@@ -28,7 +28,7 @@ from rnndyn.studies._rank2_stats import (
 )
 
 
-SMALL = Rank2Cell(30, steps=60_000, networks=3, units=12, checkpoints=(20_000, 40_000))
+SMALL = Rank2Cell(30, steps=60_000, networks=4, checkpoints=(20_000, 40_000))
 
 
 def test_fisher_is_scipys_and_gives_the_published_stars():
@@ -59,9 +59,9 @@ def test_networks_are_as_published_and_paired():
     assert abs(std(nets.x0) - 0.1) < 0.002 and not np.any(nets.b)
     assert abs(std(nets.W_out) - 0.5**0.5) < 0.1 and abs(std(nets.b_out) - 1) < 0.2
     assert nets.form == "rate" and nets.scale == "1" and nets.latent_readout
-    few = rank2_networks(3)
-    np.testing.assert_array_equal(few.m, nets.m[:3])
-    assert not np.allclose(rank2_networks(3, seed=1).m, few.m)
+    few = rank2_networks(4)
+    np.testing.assert_array_equal(few.m, nets.m[:4])
+    assert not np.allclose(rank2_networks(4, seed=1).m, few.m)
 
 
 def test_cells_resume_and_refuse_another_configuration(tmp_path):
@@ -83,21 +83,21 @@ def test_cells_resume_and_refuse_another_configuration(tmp_path):
 
 
 def test_changes_are_counted_only_once_learned():
-    result = train_cell(dataclasses.replace(SMALL, networks=2))
-    steady = np.full((2, 60), 0.1, np.float32)
+    result = train_cell(SMALL)
+    steady = np.full((4, 60), 0.1, np.float32)
     high = steady.copy()
     high[0, 35] = 0.5  # a spike between the checkpoints
     result = eqx.tree_at(
         lambda r: (r.history.loss, r.history.low, r.history.high, r.state.reached),
         result,
-        (steady, steady, high, np.array([[10_000] * 5, [-1] * 5])),
+        (steady, steady, high, np.array([[10_000] * 5] + [[-1] * 5] * 3)),
     )
-    codes = np.array([[Rotation.rest, Rotation.cycle]] * 2)
+    codes = np.array([[Rotation.rest, Rotation.cycle]] * 4)
     found = changes(result, codes)
     assert len(found) == 1 and found[0].network == 0
     assert (found[0].before, found[0].after) == (20_000, 40_000)
     np.testing.assert_allclose([found[0].spike, found[0].epoch], [5, 35_000], rtol=1e-6)
-    assert spikes(result).shape == (2, 60) and spikes(result)[1].max() < 1.001
+    assert spikes(result).shape == (4, 60) and spikes(result)[1].max() < 1.001
 
 
 @pytest.fixture(scope="module")

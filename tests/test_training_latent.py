@@ -12,7 +12,7 @@ from rnndyn.flows import iterate
 from rnndyn.training import _latent_train, latent_loss, latent_outputs, train_latent
 
 
-TASK = tasks.DelayedActivation(0.03, 0.03)
+TASK = tasks.DelayedActivation(0.02, 0.01)
 WEIGHTS = ("m", "n", "b", "W_out", "b_out")
 
 
@@ -58,7 +58,7 @@ def close(a, b, rtol=1e-10, atol=1e-12):
         np.testing.assert_allclose(x, y, rtol=rtol, atol=atol)
 
 
-@pytest.mark.parametrize(("scale", "rank"), [("1", 2), ("1/N", 1), ("1/N", 3)])
+@pytest.mark.parametrize(("scale", "rank"), [("1", 2), ("1/N", 3)])
 def test_latent_map_is_the_full_map(getkey, scale, rank):
     net = build(getkey(), scale=scale, rank=rank, size=100)
     outputs, kappa = latent_outputs(net, 5e-3, 200)
@@ -75,17 +75,18 @@ def test_latent_map_is_the_full_map(getkey, scale, rank):
 def test_loss_and_gradient_are_those_of_the_full_network():
     net = m.member(NETS, 0)
     loss, gradient = latent_loss(net, TASK)
-    wanted, full = eqx.filter_value_and_grad(full_loss)(net, TASK)
+    wanted, full = eqx.filter_jit(eqx.filter_value_and_grad(full_loss))(net, TASK)
     np.testing.assert_allclose(loss, wanted, rtol=1e-13)
     close(get(gradient), get(full))
-    close(eqx.filter_jit(latent_loss)(net, TASK), (loss, gradient))
+    jitted = eqx.filter_jit(latent_loss)
+    close(jitted(net, TASK), (loss, gradient))
     # Central difference along a random direction.
     direction = [jr.normal(jr.key(i), w.shape) for i, w in enumerate(get(net))]
     where = lambda n: [getattr(n, name) for name in WEIGHTS]
 
     def moved(h):
         new = [w + h * d for w, d in zip(get(net), direction, strict=True)]
-        return float(latent_loss(eqx.tree_at(where, net, new), TASK)[0])
+        return float(jitted(eqx.tree_at(where, net, new), TASK)[0])
 
     slope = (moved(1e-5) - moved(-1e-5)) / 2e-5
     pairs = zip(get(gradient), direction, strict=True)
@@ -97,8 +98,8 @@ def test_long_trials_are_looped_and_agree():
     task = tasks.DelayedActivation(0.4)
     net = m.member(NETS, 1)
     assert task.num_steps > 64
-    loss, gradient = latent_loss(net, task)
-    wanted, full = eqx.filter_value_and_grad(full_loss)(net, task)
+    loss, gradient = eqx.filter_jit(latent_loss)(net, task)
+    wanted, full = eqx.filter_jit(eqx.filter_value_and_grad(full_loss))(net, task)
     np.testing.assert_allclose(loss, wanted, rtol=1e-12)
     close(get(gradient), get(full))
 

@@ -165,6 +165,7 @@ def test_arrays_of_anybody(tmp_path, getkey):
         zoo.save({"W": np.zeros((1, 3, 3))}, tmp_path / "c", network={"color": "red"})
 
 
+@pytest.mark.slow
 def test_networks_of_different_kinds(tmp_path):
     grid = {"units": [6, 8], "seed": 2}
     config = sweeps.SweepConfig.from_dict({"grid": grid, **CONFIG, "min_epochs": 2})

@@ -167,6 +167,12 @@ def problem(rates: Any, inputs: Any, alpha: Any) -> tuple[Rows, Problem]:
     return rows, Problem(x, d, good, alpha)
 
 
+@eqx.filter_jit
+def first_weights(start: AbstractWeightStart, x: Array, d: Array) -> Array:
+    """Where to start, as a program of its own: the solvers' do not depend on it."""
+    return start(x, d)
+
+
 @contextlib.contextmanager
 def precision(data: Any):
     """Float64 for concrete float64 data, whatever the process allows."""

@@ -113,3 +113,20 @@ def clipped_share(blocks: Blocks) -> Float[Array, " neuron"]:
     """Share of every neuron's targets at the edge of (-1, 1)."""
     at_edge = lambda b: jnp.sum(jnp.abs(b.d) >= 1 - 2 * CLIP, axis=0)
     return blocks.sum(at_edge).astype(blocks.rows.rates.dtype) / blocks.num_rows
+
+
+def survey(
+    rates: Float[Array, "frame neuron"],
+) -> tuple[Bool[Array, " neuron"], Bool[Array, " neuron"]]:
+    """Which neurons are finite, and which are not constant."""
+    first, size = rates[0], min(ROWS, rates.shape[0])
+
+    def add(found, index):
+        start = jnp.minimum(index * size, rates.shape[0] - size)
+        block = lax.dynamic_slice_in_dim(rates, start, size)
+        finite = jnp.all(jnp.isfinite(block), axis=0)
+        varies = jnp.any(block != first[None, :], axis=0)
+        return (found[0] & finite, found[1] | varies), None
+
+    start = jnp.ones(first.shape, bool), jnp.zeros(first.shape, bool)
+    return lax.scan(add, start, jnp.arange(math.ceil(rates.shape[0] / size)))[0]

@@ -15,10 +15,10 @@ from .._core._checks import check_positive, check_shape, is_concrete
 from .._core._export import Result
 from .._core._verdicts import Verdict
 from ..models import RateRNN
-from ._blocks import Blocks, clipped_share
+from ._blocks import Blocks, clipped_share, survey
 from ._constraints import build_constraint
 from ._implicit import attach
-from ._iteration import Admm, Backtrack, Momentum, Normal, Solver, rms, sweep
+from ._iteration import Admm, Backtrack, Momentum, Normal, Solver, rms
 from ._outliers import AbstractOutliers, Reject
 from ._problem import Real, regression_rows
 
@@ -56,9 +56,9 @@ class CornnFit(Result):
     - `verdict`: `root` where the gradient is below the tolerance, `diverged` where it
       or the weights grew without bound, `constant` for neurons left out, otherwise
       `undetermined`.
-    - `differentiable`: whether a neuron's weights have the derivatives that the implicit
-      function theorem promises: converged, and no sample changed sides in the last
-      step. Elsewhere derivatives of `theta` exist but are wrong.
+    - `differentiable`: whether a neuron's weights have the derivatives that the
+      implicit function theorem promises: converged, and no sample changed sides in the
+      last step. Elsewhere derivatives of `theta` exist but are wrong.
     - `gap`: root mean square distance of a neuron's unconfined weights from `theta`;
       0 without a constraint.
     - `num_steps`: steps taken.
@@ -127,7 +127,7 @@ def cornn(
     alpha: Any,
     dt: Any = None,
     ridge: Any = 1e-5,
-    outliers: AbstractOutliers = Reject(1.0),
+    outliers: AbstractOutliers | None = None,
     mask: Any = None,
     sign: Any = None,
     rank: Any = None,
@@ -135,7 +135,7 @@ def cornn(
     max_steps: Any = 30,
     tol: Any = 1e-9,
     damping: Any = 1.0,
-    splitting: Admm = Admm(),
+    splitting: Admm | None = None,
     dtype: Any = np.float64,
     sweep_dtype: Any = None,
     block_size: int | None = None,
@@ -150,8 +150,8 @@ def cornn(
         c_t = 1 / (1 - d_t^2) ,   z_t = theta^T x_t ,
 
     with outliers dealt with by `outliers`. The weights `c` make the Hessians of all
-    neurons nearly equal to `A/T = X^T X / T + ridge`, so that one Cholesky factor serves
-    all of them in every step:
+    neurons nearly equal to `A/T = X^T X / T + ridge`, so that one Cholesky factor
+    serves all of them in every step:
 
         theta <- theta + A^-1 (X^T E - ridge T theta) ,   E = (d - tanh z) / (1 - d^2) .
 
@@ -170,7 +170,8 @@ def cornn(
       one a neuron.
     - `dt`: time between frames in seconds; 1 if not given, and `tau` is in frames then.
     - `ridge`: strength per row.
-    - `outliers`: `Reject(threshold)`, `Clip(threshold)`, `Keep()` or `Plain()`.
+    - `outliers`: `Reject(threshold)`, `Clip(threshold)`, `Keep()` or `Plain()`;
+      `Reject(1.0)` by default.
     - `mask`: bool `(predictor, neuron)`, True where a weight is held at 0; see
       `no_self_connections`.
     - `sign`: Dale's law, `(neuron,)` of 1, -1 and 0 for either: what goes out of a
@@ -180,7 +181,7 @@ def cornn(
     - `max_steps`: most steps, one pass over the data each; 0 is the fixed point.
     - `tol`: root mean square gradient at which a neuron counts as converged.
     - `damping`: length of a step, `Backtrack()` or `Momentum()`.
-    - `splitting`: penalty of ADMM.
+    - `splitting`: penalty and start of ADMM; `Admm()` by default.
     - `dtype`: precision of data and weights, on the host. Traced arguments keep theirs.
     - `sweep_dtype`: precision of passes over the data while steps are taken;
       `np.float32` takes half the time. The last pass, which is reported, is in `dtype`,
@@ -201,16 +202,32 @@ def cornn(
     constraint = build_constraint(rows.num_neurons, rows.num_inputs, mask, sign, rank)
     _check(rows, constraint, ridge, init, damping, max_steps)
     dt = 1.0 if dt is None else dt
+    outliers = Reject() if outliers is None else outliers
+    splitting = Admm() if splitting is None else splitting
     check_positive("dt", dt)
-    args = (rows, dt, ridge, outliers, constraint, init, max_steps, tol, damping)
-    static = (splitting.shifted, sweep_dtype, block_size)
-    args = (*args, splitting.rho)
+    args = {
+        "rows": rows,
+        "dt": dt,
+        "ridge": ridge,
+        "outliers": outliers,
+        "constraint": constraint,
+        "init": init,
+        "max_steps": max_steps,
+        "tol": tol,
+        "damping": damping,
+        "rho": splitting.rho,
+    }
+    static = {
+        "shifted": splitting.shifted,
+        "sweep_dtype": sweep_dtype,
+        "block_size": block_size,
+    }
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(args)):
-        return _fit(*_arrays(args, rows.rates.dtype), *static)
+        return _fit(**_arrays(args, rows.rates.dtype), **static)
     if np.dtype(dtype) == np.float32:
-        return to_host(_fit(*_arrays(args, jnp.float32), *static))
+        return to_host(_fit(**_arrays(args, jnp.float32), **static))
     with jax.enable_x64(True):
-        return to_host(_fit(*_arrays(args, jnp.float64), *static))
+        return to_host(_fit(**_arrays(args, jnp.float64), **static))
 
 
 def _keep_kind(value):
@@ -248,23 +265,21 @@ def _check(rows, constraint, ridge, init, damping, max_steps):
             )
 
 
-def _arrays(args, dtype):
+def _arrays(args: Any, dtype: Any) -> Any:
     """Numbers as arrays, so that other values need no other program."""
 
     def cast(leaf):
         if not isinstance(leaf, (bool, int, float, np.ndarray, np.generic, jax.Array)):
             return leaf
-        real = np.issubdtype(
-            np.asarray(leaf).dtype if not isinstance(leaf, jax.Array) else leaf.dtype,
-            np.floating,
-        )
-        return jnp.asarray(leaf, dtype if real else None)
+        kind = leaf.dtype if isinstance(leaf, jax.Array) else np.asarray(leaf).dtype
+        return jnp.asarray(leaf, dtype if np.issubdtype(kind, np.floating) else None)
 
     return jax.tree.map(cast, args)
 
 
 @eqx.filter_jit
 def _fit(
+    *,
     rows,
     dt,
     ridge,
@@ -282,10 +297,8 @@ def _fit(
     """The fit as one program."""
     given = rows, ridge
     rows, ridge, init = jax.lax.stop_gradient((rows, ridge, init))
-    low, high = jnp.min(rows.rates, axis=0), jnp.max(rows.rates, axis=0)
-    # Not from the extremes: XLA's reductions need not pass NaN on.
-    finite = jnp.all(jnp.isfinite(rows.rates), axis=0)
-    alive = finite & (low < high)
+    finite, varies = survey(rows.rates)
+    alive = finite & varies
     mixed = sweep_dtype is not None and np.dtype(sweep_dtype) != rows.rates.dtype
     blocks = Blocks(rows, alive, size=block_size, store=False if mixed else None)
     clipped = clipped_share(blocks)
@@ -309,10 +322,10 @@ def _fit(
     state = solver.run(blocks, state, max_steps, tol)
     theta, norm, kept = state.theta, state.rms, state.sweep.kept
     held, gap = state.sweep.mask, jnp.zeros_like(norm)
-    if constraint is not None:
+    if constraint is not None and state.dual is not None:
         theta = constraint.project(state.chi)
         gap = rms(state.theta - theta)
-        swept = sweep(blocks, theta, ridge, outliers)
+        swept = solver.look(blocks, theta, held, state.step + 1)
         kept, held = swept.kept, swept.mask
         norm = rms(swept.gradient + penalty / blocks.num_rows * state.dual)
     grown = ~jnp.isfinite(norm) | (norm > 10 * first + tol) | state.failed
@@ -320,7 +333,7 @@ def _fit(
     verdict = jnp.where(grown, Verdict.diverged, verdict)
     verdict = jnp.where(alive, verdict, Verdict.constant)
     flag = jnp.where(clipped >= SATURATED, NeuronFlag.saturated, NeuronFlag.fine)
-    flag = jnp.where(low == high, NeuronFlag.constant, flag)
+    flag = jnp.where(varies, flag, NeuronFlag.constant)
     flag = jnp.where(finite, flag, NeuronFlag.not_finite)
     fixed = {"outliers": outliers, "constraint": constraint, "normal": normal}
     lazy = Blocks(given[0], alive, size=block_size, store=False)
@@ -332,11 +345,11 @@ def _fit(
         ridge=given[1],
         gradient_norm=norm,
         kept=kept,
-        kept_changed=state.changed,
+        kept_changed=state.sweep.changed,
         clipped=clipped,
         flag=flag,
         verdict=verdict,
-        differentiable=(verdict == Verdict.root) & (state.changed == 0),
+        differentiable=(verdict == Verdict.root) & (state.sweep.changed == 0),
         gap=gap,
         num_steps=state.step,
     )

@@ -11,6 +11,7 @@ from ._baseline import (
     AbstractWeightStart,
     BaselineFit,
     FixedPointStart,
+    first_weights,
     precision,
     problem,
     repeat,
@@ -85,7 +86,7 @@ def force(
         theta, losses, change, kept = _force(
             given,
             first,
-            start,
+            first_weights(start, given.x, given.d),
             ridge,
             jnp.asarray(input_ridge, dtype),
             isinstance(error, CurrentError),
@@ -108,10 +109,9 @@ def force(
 
 
 @eqx.filter_jit
-def _force(given, first, start, ridge, input_ridge, currents, epochs, every):
+def _force(given, first, theta, ridge, input_ridge, currents, epochs, every):
     x, d, alpha = given.x, given.d, given.alpha
     n, p = d.shape[1], x.shape[1]
-    theta = start(x, d)
     wanted = jnp.arctanh(d) if currents else d
     P0 = jnp.eye(n, dtype=x.dtype) / ridge
     Q0 = jnp.eye(p - n, dtype=x.dtype) / input_ridge

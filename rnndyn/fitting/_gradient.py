@@ -14,6 +14,7 @@ from ._baseline import (
     CrossEntropy,
     FixedPointStart,
     MeanSquare,
+    first_weights,
     free_entries,
     gram,
     precision,
@@ -87,7 +88,7 @@ def lbfgs(
         start = FixedPointStart(ridge) if start is None else start
         found = _lbfgs(
             given,
-            start,
+            first_weights(start, given.x, given.d),
             free,
             jnp.asarray(ridge, dtype),
             jnp.asarray(tol_gradient, dtype),
@@ -101,9 +102,8 @@ def lbfgs(
 
 
 @eqx.filter_jit
-def _lbfgs(given, start, free, ridge, tol, weighted, num_steps, memory, whiten, every):
+def _lbfgs(given, theta, free, ridge, tol, weighted, num_steps, memory, whiten, every):
     x, d = given.x, given.d
-    theta = start(x, d)
     p = x.shape[1]
     weight = 1 / (1 - d**2) if weighted else jnp.ones_like(d)
     entries = jnp.ones(theta.shape, bool) if free is None else free
@@ -219,7 +219,7 @@ def adam(
         start = FixedPointStart(1e4 * weight_decay) if start is None else start
         found = _adam(
             given,
-            start,
+            first_weights(start, given.x, given.d),
             free,
             jnp.asarray(learning_rate, dtype),
             jnp.asarray(weight_decay, dtype),
@@ -232,9 +232,8 @@ def adam(
 
 
 @eqx.filter_jit
-def _adam(given, start, free, rate, decay, tol, entropy, num_steps, every):
+def _adam(given, theta, free, rate, decay, tol, entropy, num_steps, every):
     x, d = given.x, given.d
-    theta = start(x, d)
     if free is not None:
         theta = jnp.where(free, theta, 0)
     solver = optax.chain(optax.add_decayed_weights(decay), optax.adam(rate))

@@ -39,16 +39,20 @@ def attach(
         free = (theta > constraint.lower) & (theta < constraint.upper)
 
     def gradient(weights):
-        if free is not None:
-            weights = jnp.where(free, weights, theta)
-        held = (mask, True)
-        swept = sweep(blocks, weights, ridge, outliers, held).gradient
-        return swept if free is None else jnp.where(free, swept, weights - theta)
+        inside = weights if free is None else jnp.where(free, weights, theta)
+        slope = sweep(blocks, inside, ridge, outliers, mask, True).gradient
+        return slope if free is None else jnp.where(free, slope, weights - theta)
 
     def tangent(linear, right):
         if constraint is not None and free is None:
-            return jnp.full_like(right, jnp.nan)
-        precondition = lambda v: blocks.num_rows * normal.solve(v)
+            return right * jnp.nan
+
+        def precondition(v):
+            if free is None:
+                return blocks.num_rows * normal.solve(v)
+            inside = blocks.num_rows * normal.solve(jnp.where(free, v, 0))
+            return jnp.where(free, inside, v)
+
         solve = lambda matvec, b: conjugate_gradients(matvec, b, precondition)
         return lax.custom_linear_solve(linear, right, solve, symmetric=True)
 
@@ -64,13 +68,14 @@ def conjugate_gradients(matvec: Any, right: Array, precondition: Any) -> Array:
     def body(state):
         k, x, r, p, rz = state
         q = matvec(p)
-        busy = rz > goal
-        step = jnp.where(busy, rz / jnp.where(busy, dot(p, q), 1), 0)
+        bend = dot(p, q)
+        busy = (rz > goal) & (bend > 0)
+        step = jnp.where(busy, rz / jnp.where(busy, bend, 1), 0)
         x, r = x + step[None, :] * p, r - step[None, :] * q
         z = precondition(r)
         new = dot(r, z)
         ratio = jnp.where(busy, new / jnp.where(busy, rz, 1), 0)
-        return k + 1, x, r, z + ratio[None, :] * p, jnp.where(busy, new, rz)
+        return k + 1, x, r, z + ratio[None, :] * p, jnp.where(busy, new, 0)
 
     z = precondition(right)
     state = (0, jnp.zeros_like(right), right, z, dot(right, z))

@@ -54,6 +54,7 @@ class Sweep(eqx.Module):
 
     gradient: Float[Array, "predictor neuron"]
     kept: Float[Array, " neuron"]
+    changed: Int[Array, " neuron"]
     mask: Bool[Array, "block row neuron"]
 
 
@@ -67,7 +68,6 @@ class Iterate(eqx.Module):
     dual: Float[Array, "predictor neuron"] | None
     move: Float[Array, "predictor neuron"] | None
     sweep: Sweep
-    changed: Int[Array, " neuron"]
     length: Float[Array, " neuron"]
     rms: Float[Array, " neuron"]
     failed: Bool[Array, " neuron"]
@@ -101,28 +101,28 @@ def sweep(
     theta: Float[Array, "predictor neuron"],
     ridge: Any,
     outliers: AbstractOutliers,
-    held: Any = None,
+    mask: Bool[Array, "block row neuron"],
+    held: Any = False,
 ) -> Sweep:
     """Gradient of every neuron's mean loss, in one pass over the data.
 
-    `held` is `(mask, whether the kept set is that mask)`.
+    `mask` is the kept set so far, with which the new one is compared; if `held`, it is
+    the kept set.
     """
     weights = theta.astype(blocks.dtype)
 
-    def one(block, mask):
+    def one(block, before):
         error = outliers.error(block.d, block.goal, block.x @ weights)
-        kept = outliers.keep(error)
-        if mask is not None:
-            kept = jnp.where(held[1], mask, kept)
-        error = outliers.limit(error, kept)
-        return (block.xt @ error, jnp.sum(kept, axis=0)), kept
+        kept = jnp.where(held, before, outliers.keep(error))
+        count = jnp.sum(kept, axis=0), jnp.sum(kept != before, axis=0)
+        return (block.xt @ outliers.limit(error, kept), *count), kept
 
-    (total, kept), mask = blocks.scan(one, None if held is None else held[0])
+    (total, kept, changed), mask = blocks.scan(one, mask)
     kept = (kept - blocks.num_blank).astype(theta.dtype)
     rows = blocks.num_rows
     scale = rows / jnp.maximum(kept, 1) if outliers.rescale else jnp.ones_like(kept)
     gradient = ridge * theta - total.astype(theta.dtype) * (scale / rows)[None, :]
-    return Sweep(gradient, kept / rows, mask)
+    return Sweep(gradient, kept / rows, changed, mask)
 
 
 def rms(a: Float[Array, "predictor neuron"]) -> Float[Array, " neuron"]:
@@ -151,7 +151,9 @@ class Solver(eqx.Module):
         if isinstance(self.damping, Momentum):
             move = jnp.zeros_like(theta)
         shape = (blocks.num_blocks, blocks.size, theta.shape[1])
-        swept = self._look(blocks, theta, jnp.zeros(shape, bool), 0)
+        swept = self.look(blocks, theta, jnp.zeros(shape, bool), 0)
+        rows = jnp.full_like(swept.changed, blocks.num_rows)
+        swept = eqx.tree_at(lambda s: s.changed, swept, rows)
         ones = jnp.ones(theta.shape[1], theta.dtype)
         adapts = isinstance(self.damping, (Backtrack, Momentum))
         state = Iterate(
@@ -161,8 +163,7 @@ class Solver(eqx.Module):
             dual=dual,
             move=move,
             sweep=swept,
-            changed=jnp.full(theta.shape[1], blocks.num_rows),
-            length=ones if adapts else ones * self.damping,
+            length=ones if adapts else ones * jnp.asarray(self.damping, ones.dtype),
             rms=ones,
             failed=jnp.zeros(theta.shape[1], bool),
         )
@@ -175,13 +176,14 @@ class Solver(eqx.Module):
 
     def look_again(self, blocks: Blocks, state: Iterate) -> Iterate:
         """The same weights, looked at in the precision of these blocks."""
-        swept = self._look(blocks, state.theta, state.sweep.mask, state.step)
+        swept = self.look(blocks, state.theta, state.sweep.mask, state.step)
         return self._measured(blocks, eqx.tree_at(lambda s: s.sweep, state, swept))
 
-    def _look(self, blocks, theta, mask, step):
+    def look(self, blocks: Blocks, theta: Array, mask: Any, step: Any) -> Sweep:
+        """A pass over the data; the kept set is `mask` once it is frozen."""
         freeze = self.outliers.freeze_after
-        held = None if freeze is None else (mask, step > freeze)
-        return sweep(blocks, theta, self.ridge, self.outliers, held)
+        held = False if freeze is None else step > freeze
+        return sweep(blocks, theta, self.ridge, self.outliers, mask, held)
 
     def _slope(self, blocks, state):
         """Gradient of the augmented Lagrangian; of the loss without a constraint."""
@@ -209,7 +211,7 @@ class Solver(eqx.Module):
         if self.constraint is not None:
             chi = self.constraint.project(theta + dual)
             dual = dual + theta - chi
-        swept = self._look(blocks, theta, old.sweep.mask, old.step + 1)
+        swept = self.look(blocks, theta, old.sweep.mask, old.step + 1)
         new = Iterate(
             step=old.step + 1,
             theta=theta,
@@ -217,7 +219,6 @@ class Solver(eqx.Module):
             dual=dual,
             move=None if old.move is None else step,
             sweep=swept,
-            changed=jnp.sum(swept.mask != old.sweep.mask, axis=(0, 1)),
             length=old.length,
             rms=old.rms,
             failed=old.failed | ~finite,
@@ -234,12 +235,11 @@ class Solver(eqx.Module):
         pick = lambda a, b: jnp.where(better[(None,) * (a.ndim - 1)], a, b)
         shrink = jnp.asarray(self.damping.shrink, old.length.dtype)
         return eqx.tree_at(
-            lambda s: (s.theta, s.sweep, s.changed, s.length),
+            lambda s: (s.theta, s.sweep, s.length),
             new,
             (
                 pick(new.theta, old.theta),
                 jax.tree.map(pick, new.sweep, old.sweep),
-                pick(new.changed, old.changed),
                 pick(jnp.minimum(2 * old.length, 1), shrink * old.length),
             ),
         )

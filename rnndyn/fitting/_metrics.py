@@ -22,7 +22,7 @@ class OneStepR2(Result):
       `1 - sum (d - tanh z)^2 / sum (d - mean_t d)^2`.
     - `r`: of the rates `r_{t+1}`. At small `alpha` it is near 1 for almost any weights,
       since most of a frame is the one before; do not judge by it.
-    - `d_per_neuron`, `r_per_neuron`: the same, neuron by neuron; NaN for a constant one.
+    - `d_per_neuron`, `r_per_neuron`: the same for each neuron; NaN for a constant one.
     """
 
     d: Float[Real, ""]

@@ -11,6 +11,7 @@ from ._baseline import (
     AbstractWeightStart,
     BaselineFit,
     FixedPointStart,
+    first_weights,
     free_entries,
     precision,
     problem,
@@ -101,7 +102,7 @@ def newton(
         start = FixedPointStart(ridge) if start is None else start
         theta, end, losses, kept, steps, gradient = _newton(
             given,
-            start,
+            first_weights(start, given.x, given.d),
             free,
             ridge,
             outliers,
@@ -125,9 +126,8 @@ def newton(
 
 
 @eqx.filter_jit
-def _newton(given, start, free, ridge, outliers, tol, num_steps, every, lanes):
+def _newton(given, theta, free, ridge, outliers, tol, num_steps, every, lanes):
     x, d = given.x, given.d
-    theta = start(x, d)
     if free is not None:
         theta = jnp.where(free, theta, 0)
     entries = jnp.ones(theta.shape, bool) if free is None else free

@@ -75,9 +75,15 @@ class Reject(AbstractOutliers):
     **Reference:** Dinc, Shai, Schnitzer & Tanaka 2023, arXiv:2311.10200.
     """
 
-    threshold: Any = 1.0
-    rescale: bool = eqx.field(static=True, default=True)
-    freeze_after: Any = None
+    threshold: Any
+    rescale: bool = eqx.field(static=True)
+    freeze_after: Any
+
+    def __init__(
+        self, threshold: Any = 1.0, *, rescale: bool = True, freeze_after: Any = None
+    ):
+        self.threshold, self.rescale = threshold, rescale
+        self.freeze_after = freeze_after
 
     def error(self, d, goal, z):
         return _weighted_error(d, goal, z)
@@ -96,9 +102,12 @@ class Clip(AbstractOutliers):
     """Weighted errors, clipped to `+-threshold`; a convex, Huber-like loss. `threshold`
     is as in `Reject`."""
 
-    threshold: Any = 1.0
-    rescale: bool = eqx.field(static=True, default=False, init=False)
-    freeze_after: Any = eqx.field(default=None, init=False)
+    threshold: Any
+    rescale: bool = eqx.field(static=True)
+    freeze_after: Any
+
+    def __init__(self, threshold: Any = 1.0):
+        self.threshold, self.rescale, self.freeze_after = threshold, False, None
 
     def error(self, d, goal, z):
         return _weighted_error(d, goal, z)
@@ -118,8 +127,11 @@ class Keep(AbstractOutliers):
     """Weighted errors of all samples. Convex, but a saturated sample with conversion
     noise weighs up to 5e5: expect no convergence without damping, and poor weights."""
 
-    rescale: bool = eqx.field(static=True, default=False, init=False)
-    freeze_after: Any = eqx.field(default=None, init=False)
+    rescale: bool = eqx.field(static=True)
+    freeze_after: Any
+
+    def __init__(self):
+        self.rescale, self.freeze_after = False, None
 
     def error(self, d, goal, z):
         return _weighted_error(d, goal, z)
@@ -138,8 +150,11 @@ class Plain(AbstractOutliers):
     """Unweighted errors `d - tanh z`: the plain cross-entropy. Every full step lowers
     the loss, but slowly, since the curvature `1 - tanh^2 z` is far below 1."""
 
-    rescale: bool = eqx.field(static=True, default=False, init=False)
-    freeze_after: Any = eqx.field(default=None, init=False)
+    rescale: bool = eqx.field(static=True)
+    freeze_after: Any
+
+    def __init__(self):
+        self.rescale, self.freeze_after = False, None
 
     def error(self, d, goal, z):
         return d - jnp.tanh(z)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
 from .._core._batch import to_host
@@ -84,7 +85,7 @@ def stream(
     *,
     alpha: Any,
     load: Any,
-    outliers: AbstractOutliers = Reject(1.0),
+    outliers: AbstractOutliers | None = None,
     window: int | None = None,
     dtype: Any = np.float64,
 ) -> StreamState:
@@ -103,8 +104,8 @@ def stream(
     - `load`: ridge times number of rows of the batch fit that is to be matched. It
       stays: a ridge that grew with every row would change the whole factor.
     - `outliers`: as in `cornn`, without `freeze_after`.
-    - `window`: newest rows whose targets are looked at again in every update; twenty times
-      the predictors by default.
+    - `window`: newest rows whose targets are looked at again in every update; twenty
+      times the predictors by default.
     - `dtype`: precision.
 
     **Returns:** a `StreamState` with zero weights.
@@ -112,6 +113,7 @@ def stream(
     **Raises:** a `ValueError` for sizes below 1, `load` not above 0, `alpha` outside
     (0, 1], or `freeze_after`.
     """
+    outliers = Reject() if outliers is None else outliers
     if window is None:
         window = 20 * (num_neurons + num_inputs)
     if num_neurons < 1 or num_inputs < 0 or window < 1:
@@ -193,7 +195,7 @@ def update(
         inputs = np.zeros((frames.shape[0], 0), state.theta.dtype)
     check_shape("inputs", inputs, (frames.shape[0], p - n), "One a frame.")
     args = (state, frames, inputs, steps, restart, new_trial)
-    if any(isinstance(a, jax.core.Tracer) for a in jax.tree.leaves(args)):
+    if any(isinstance(a, Tracer) for a in jax.tree.leaves(args)):
         return _update(*args)
     if not (np.all(np.isfinite(frames)) and np.all(np.isfinite(inputs))):
         raise ValueError(

@@ -16,6 +16,7 @@ from ._baseline import (
     CrossEntropy,
     MeanSquare,
     XavierWeights,
+    first_weights,
     precision,
     problem,
     repeat,
@@ -91,7 +92,7 @@ def teacher_forced_bptt(
             given,
             by_trial(jnp.clip(frames, -1 + CLIP, 1 - CLIP)),
             by_trial(given.x[:, rows.num_neurons :]),
-            start,
+            first_weights(start, given.x, given.d),
             jnp.asarray(share, dtype),
             jnp.asarray(learning_rate, dtype),
             jnp.asarray(weight_decay, dtype),
@@ -162,9 +163,8 @@ def forced_loss(
 
 @eqx.filter_jit
 def _descend(
-    given, rates, inputs, start, share, rate, decay, clip, loss, num_steps, every, key
+    given, rates, inputs, theta, share, rate, decay, clip, loss, num_steps, every, key
 ):
-    theta = start(given.x, given.d)
     n = rates.shape[-1]
     off = 1 - jnp.eye(theta.shape[0], n, dtype=theta.dtype)
     solver = optax.chain(

@@ -48,9 +48,9 @@ SIZES: dict[str, dict[str, dict[str, Any]]] = {
         "1b": {"neurons": 30, "steps": 600, "networks": 2, "records": 2}
         | {"methods": _QUICK, "shrink": 50},
         "1c": {"neurons": 30, "steps": 600, "networks": 2, "records": 2},
-        "2": {"neurons": 30, "steps": 400, "networks": 1, "multipliers": (1e-5, 1, 100)}
+        "2": {"neurons": 30, "steps": 600, "networks": 1, "multipliers": (1e-5, 1, 100)}
         | {"cornn_steps": 20, "epochs": 2},
-        "3a": {"neurons": 30, "steps": 60, "networks": 1, "epochs": 200}
+        "3a": {"neurons": 30, "steps": 60, "networks": 1, "epochs": 600}
         | {"shares": (0.0, 1.0)},
         "3b": {"neurons": 30, "steps": 60, "networks": 2, "epochs": 600}
         | {"shares": (0.0, 1.0)},

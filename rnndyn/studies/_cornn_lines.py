@@ -5,6 +5,16 @@ from typing import Any
 
 import numpy as np
 
+from ._cornn_published import (
+    FLIP_FLOP,
+    FORCED,
+    MULTIPLIERS,
+    POISSON,
+    RECORD,
+    RECOVERY,
+    RIDGE,
+    SCORES,
+)
 from ._cornn_table import Line, claim, value
 
 
@@ -26,30 +36,6 @@ def _spread(sd: float, data: Any) -> float:
     return 3 * sd / data.attrs["networks"] ** 0.5
 
 
-_RECOVERY = {
-    # method: r at records 0, 1, 2, 6, 20; standard deviation over networks
-    "1a": {
-        "cornn": (0.8736, 0.9608, 0.9723, 0.9819, 0.9835),
-        "newton weighted": (0.8736, 0.9684, 0.9810, 0.9847, 0.9837),
-        "newton": (0.8736, 0.9903, 0.9910, 0.9911, 0.9911),
-        "adam cross-entropy": (0.8966, 0.9216, 0.9384, 0.9663, 0.9879),
-        "adam square": (0.8966, 0.9156, 0.9288, 0.9543, 0.9752),
-        "force currents": (0.8786, 0.8786, 0.8785, 0.8779, 0.8755),
-        "force rates": (0.8786, 0.8820, 0.8841, 0.8898, 0.9011),
-    },
-    "1b": {
-        "cornn": (0.9598, 0.9682, 0.9691, None, 0.9691),
-        "newton weighted": (0.9598, 0.9684, None, None, 0.9692),
-        "newton": (0.9598, 0.9412, None, None, 0.9419),
-        "adam cross-entropy": (0.9663, 0.9679, None, 0.9531, 0.9327),
-        "adam square": (None, None, None, None, 0.8572),
-        "force currents": (0.9617, None, None, None, 0.9585),
-        "force rates": (None, None, None, None, 0.9422),
-    },
-}
-_RECORD = (0, 1, 2, 6, 20)
-
-
 def recovery_lines(name: str, data: Any) -> list[Line]:
     same = _same(data, neurons=200, steps=3000)
     # Start of every fit 0.057, end 0.017 over networks in 1a.
@@ -58,7 +44,7 @@ def recovery_lines(name: str, data: Any) -> list[Line]:
     for method in data.solver.values:
         comparable = same and (data.attrs["shrink"] == 1 or "adam" not in method)
         for record, published, sd in zip(
-            _RECORD, _RECOVERY[name][method], sds, strict=True
+            RECORD, RECOVERY[name][method], sds, strict=True
         ):
             ours = _at(data, method, record)
             if published is None or np.isnan(ours):
@@ -126,22 +112,13 @@ def large_recovery_lines(name: str, data: Any) -> list[Line]:
     ]
 
 
-_RIDGE = {
-    "cornn": (0.974, 0.974, 0.974, 0.975, 0.974, 0.977, 0.982, 0.935),
-    "fixed point": (0.856, 0.856, 0.856, 0.856, 0.857, 0.861, 0.887, 0.901),
-    "force currents": (0.848, 0.848, 0.849, 0.849, 0.851, 0.863, 0.887, 0.775),
-    "force rates": (0.046, 0.064, 0.087, 0.176, 0.542, 0.890, 0.906, 0.869),
-}
-_MULTIPLIERS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
-
-
 def ridge_lines(name: str, data: Any) -> list[Line]:
     same = _same(data, neurons=200, steps=3000)
     r = data.r.mean("network")
     lines = []
-    for method, published in _RIDGE.items():
+    for method, published in RIDGE.items():
         comparable = same and ("force" not in method or data.attrs["epochs"] == 100)
-        for m, number in zip(_MULTIPLIERS, published, strict=True):
+        for m, number in zip(MULTIPLIERS, published, strict=True):
             if m not in data.multiplier.values or m not in (1e-5, 1.0, 10.0, 100.0):
                 continue
             ours = r.sel(solver=method, multiplier=m)
@@ -176,18 +153,12 @@ def ridge_lines(name: str, data: Any) -> list[Line]:
     return lines
 
 
-_FORCED = {
-    "square": (0.173, 0.688, 0.734, 0.748, 0.733),
-    "cross-entropy": (0.190, 0.721, 0.773, 0.789, 0.778),
-}
-
-
 def forcing_lines(name: str, data: Any) -> list[Line]:
     same = _same(data, neurons=100, steps=100, epochs=3000)
     r = data.r.mean("network")
     lines = []
     if not data.attrs["fixed_point"]:
-        for loss, published in _FORCED.items():
+        for loss, published in FORCED.items():
             for q, number in zip((0, 0.25, 0.5, 0.75, 1), published, strict=True):
                 if q in data.share.values:
                     quantity = f"r, {loss}, share {q:g}"
@@ -295,19 +266,11 @@ def subsampling_lines(name: str, data: Any) -> list[Line]:
     return lines
 
 
-_FLIP_FLOP = {
-    100: {25: 0.963, 50: 0.987, 100: 0.997, 200: 0.999, 400: 1.0},
-    1000: {25: 0.271, 50: 0.338, 100: 0.424, 200: 0.599, 400: 0.879, 1000: 0.991}
-    | {2000: 0.997},
-}
-_SCORES = {1000: {25: 0.36, 50: 0.39, 100: 0.41, 200: 0.81, 400: 0.999, 1000: 1.0}}
-
-
 def flip_flop_lines(name: str, data: Any) -> list[Line]:
     n = data.attrs["neurons"]
-    mean, same = data.mean("network"), n in _FLIP_FLOP
+    mean, same = data.mean("network"), n in FLIP_FLOP
     lines = []
-    for variable, published in (("r", _FLIP_FLOP), ("score", _SCORES)):
+    for variable, published in (("r", FLIP_FLOP), ("score", SCORES)):
         for trials, number in published.get(n, {}).items():
             if trials in data.trials.values:
                 ours = mean[variable].sel(trials=trials)
@@ -370,21 +333,11 @@ def large_lines(name: str, data: Any) -> list[Line]:
     ]
 
 
-_POISSON = {
-    "cornn": (0.323, 0.729, 0.945, 0.993, 0.995),
-    "newton weighted": (0.323, 0.495, 0.797, 0.995, 0.995),
-    "newton": (0.323, None, None, None, 0.379),
-    "adam cross-entropy": (None, None, None, None, 0.375),
-    "force currents": (0.322, None, None, None, 0.279),
-    "force rates": (None, None, None, None, 0.199),
-}
-
-
 def poisson_lines(name: str, data: Any) -> list[Line]:
     same = _same(data, neurons=200, steps=1500)
     lines = []
     for method in data.solver.values:
-        for record, number in zip(_RECORD, _POISSON.get(method, ()), strict=False):
+        for record, number in zip(RECORD, POISSON.get(method, ()), strict=False):
             r = data.r.sel(solver=method).median("network")
             if number is None or record >= len(r):
                 continue

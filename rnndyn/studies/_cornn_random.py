@@ -44,6 +44,7 @@ def recovery(
     noise: tuple[float, float] = (1e-2, 1e-4),
     law: Callable[[Any], AbstractNoise] = GaussianNoise,
     threshold: float = 0.2,
+    force_ridge: float = 200.0,
     records: int = 20,
     methods: Sequence[str] = tuple(RECORDS),
     shrink: int = 1,
@@ -56,7 +57,7 @@ def recovery(
 
     - `neurons`, `steps`, `networks`: sizes.
     - `noise`, `law`: strengths of input and conversion noise, and their law.
-    - `threshold`: of rejection.
+    - `threshold`: of rejection; `force_ridge`: of FORCE.
     - `records`: number of records after the start.
     - `methods`: names in `RECORDS`.
     - `shrink`: divides the steps of Adam between two records, for a quick look.
@@ -85,7 +86,7 @@ def recovery(
             )
         )
         for m, method in enumerate(methods):
-            job = (method, rates, threshold, records, every[method])
+            job = (method, rates, threshold, force_ridge, records, every[method])
             thetas, cpu[m, k] = timed(lambda job=job: _solve(*job))
             r[m, k] = [weight_correlation(net.W, th[:neurons].T) for th in thetas]
             slopes[m, k] = [slope(net.W, th[:neurons].T) for th in thetas]
@@ -103,7 +104,7 @@ def recovery(
     )
 
 
-def _solve(method, rates, threshold, records, every):
+def _solve(method, rates, threshold, force_ridge, records, every):
     """Weights at the start and after every record."""
     options = {"num_steps": records * every, "record_every": every}
     single = rates.astype(np.float32)
@@ -133,8 +134,8 @@ def _solve(method, rates, threshold, records, every):
     else:
         error = CurrentError() if "currents" in method else RateError()
         options = {"epochs": records * every, "record_every": every}
-        fit = force(rates, alpha=alpha, error=error, **options)
-        start = FixedPointStart(200 / (len(rates) - 1) ** 2)
+        fit = force(rates, alpha=alpha, error=error, ridge=force_ridge, **options)
+        start = FixedPointStart(force_ridge / (len(rates) - 1) ** 2)
     first = _fixed_point(rates, alpha, start)
     return np.concatenate([np.asarray(first)[None], np.asarray(fit.snapshots)])
 
@@ -151,7 +152,7 @@ def regularisation(
     neurons: int = 200,
     steps: int = 3000,
     networks: int = 3,
-    multipliers: Sequence[float] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1, 10, 100),
+    multipliers: Sequence[Any] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1, 10, 100),
     cornn_steps: int = 100,
     epochs: int = 100,
     seed: int = 0,
@@ -210,7 +211,7 @@ def forcing(
     steps: int = 100,
     networks: int = 10,
     epochs: int = 3000,
-    shares: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
+    shares: Sequence[Any] = (0.0, 0.25, 0.5, 0.75, 1.0),
     noise: tuple[float, float] = (1e-1, 1e-5),
     fixed_point: bool = False,
     seed: int = 0,
@@ -335,6 +336,7 @@ def poisson(**sizes: Any) -> Any:
         noise=(1e-2, 1e-1),
         law=PoissonNoise,
         threshold=0.5,
+        force_ridge=100.0,
         **{"steps": 1500, **sizes},
     )
 

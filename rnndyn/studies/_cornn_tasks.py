@@ -46,7 +46,7 @@ def subsampling(
     updates: int = 3000,
     observed: Sequence[int] = (50, 100, 250, 500),
     trials: Sequence[int] = (30, 50, 100),
-    jitters: Sequence[float] = (0.0, 0.02, 0.03, 0.05, 0.06, 0.1),
+    jitters: Sequence[Any] = (0.0, 0.02, 0.03, 0.05, 0.06, 0.1),
     jitter_observed: int = 50,
     iterations: int = 50,
     trained: Any = None,
@@ -114,7 +114,7 @@ def correlated(
     neurons: int = 500,
     networks: int = 1,
     updates: int = 3000,
-    levels: Sequence[float] = (1e-2, 0.05, 0.1),
+    levels: Sequence[Any] = (1e-2, 0.05, 0.1),
     trials: Sequence[int] = (30, 100),
     iterations: int = 50,
     trained: Any = None,
@@ -233,25 +233,28 @@ def output_score(found: Any, net: Any, noise: dict, *, key: Any) -> float:
     out with the true weights."""
     task, runs = FlipFlop(num_steps=1000), 10
     true, inputs = _flip_flop_trials(net, task, runs, noise, key=key)
-    network = found.network
-    run = lambda r0, u, key: record(
-        network, task.num_steps, dt=1.0, inputs=u, r0=r0, key=key, **noise
-    )
-    keys = jr.split(jr.fold_in(key, 1), runs)
-    free = eqx.filter_vmap(run)(true[:, 0], inputs, keys)
+    free = _trials(found.network, inputs, true[:, 0], noise, jr.fold_in(key, 1))
     read = lambda a: a[:, 1:] @ net.W_out.T
     return float(weight_correlation(read(true), read(free)))
 
 
+@eqx.filter_jit
 def _flip_flop_trials(net, task, count, noise, *, key):
     """Rates `(trial, frame, neuron)` and inputs from `r_0 ~ N(0, 1)`."""
     k_task, k_start, k_run = jr.split(key, 3)
     inputs = task.batch(count, key=k_task).inputs.astype(net.W.dtype)
     starts = jr.normal(k_start, (count, net.state_size), net.W.dtype)
-    run = lambda r0, u, key: record(
-        net, task.num_steps, dt=1.0, inputs=u, r0=r0, key=key, **noise
+    return _trials(net, inputs, starts, noise, k_run), inputs
+
+
+@eqx.filter_jit
+def _trials(net, inputs, starts, noise, key):
+    """Rates of many trials; the network's own starts where none are given."""
+    steps = inputs.shape[1]
+    run = lambda u, r0, key: record(
+        net, steps, dt=1.0, inputs=u, r0=r0, key=key, **noise
     )
-    return eqx.filter_vmap(run)(starts, inputs, jr.split(k_run, count)), inputs
+    return eqx.filter_vmap(run)(inputs, starts, jr.split(key, inputs.shape[0]))
 
 
 def _cue(distract=False, task=None):
@@ -265,22 +268,14 @@ def _cue(distract=False, task=None):
 
 def _sessions(net, count, noise, *, key):
     inputs = jnp.broadcast_to(_cue(), (count, _LONG, 1))
-    run = lambda u, key: record(
-        net, _LONG, dt=1.0, inputs=u, input_noise=noise, key=key
-    )
-    rates = eqx.filter_vmap(run)(inputs, jr.split(key, count))
+    rates = _trials(net, inputs, None, {"input_noise": noise}, key)
     return np.asarray(rates), np.asarray(inputs)
 
 
 def _tests(net, *, key, count=3):
     """Noise-free runs with and without distraction, and their inputs."""
-    keys = jr.split(key, count)
-    out = []
-    for distract in (True, False):
-        u = _cue(distract)
-        run = lambda key, u=u: record(net, _LONG, dt=1.0, inputs=u, key=key)
-        out.append((eqx.filter_vmap(run)(keys), u))
-    return out
+    cues = [jnp.broadcast_to(_cue(d), (count, _LONG, 1)) for d in (True, False)]
+    return [(_trials(net, u, None, {}, key), u) for u in cues]
 
 
 def _fit_timed(rates, inputs, alpha, iterations):
@@ -301,12 +296,9 @@ def _free_r2(found, tests):
     """R2 of free runs from the true starts, distracted and not."""
     network = found.network
     n = network.state_size
+    few = min(n, 100)
     scores = []
     for true, u in tests:
-        run = lambda r0, u=u: record(
-            network, _LONG, dt=1.0, inputs=u, r0=r0, key=jr.key(0)
-        )
-        free = eqx.filter_vmap(run)(true[:, 0, :n])
-        few = min(n, 100)
+        free = _trials(network, u, true[:, 0, :n], {}, jr.key(0))
         scores.append(r_squared(true[..., :few], free[..., :few]))
     return scores

@@ -40,7 +40,7 @@ def phase_checks(cells: Cells) -> list[Check]:
         *_no_delay(cells),
         *_post_is_cycle(cells),
         *_one_cell(cells, "40 ms, rate 0.1", (0, 0.1, 40)),
-        *_one_cell(cells, "100 ms, rate 0.03", (0, 0.03, 100)),
+        *_one_cell(cells, "100 ms, rate 0.03", (0, 0.03, 100), at_most=0.08),
         *_one_cell(cells, "80 ms, rate 0.1", (0, 0.1, 80)),
         *_one_cell(cells, "80 ms, rate 0.1, post", (30, 0.1, 80)),
         *_one_cell(cells, "200 ms, rate 0.1", (0, 0.1, 200)),
@@ -79,12 +79,15 @@ def _bound(cells, name, key, code, share, wanted) -> Check:
     )  # fmt: skip
 
 
-def _one_cell(cells, name, key) -> Iterable[Check]:
-    """All three fractions of a cell within the binomial band of the published ones."""
+def _one_cell(cells, name, key, at_most=None) -> Iterable[Check]:
+    """All three fractions of a cell within the binomial band of the published ones;
+    `at_most` bounds the fraction not learned."""
     counts, per_cell = find(cells, key), PER_CELL["post" if key[0] else "nopost"]
     for code, share in enumerate(published(key)):
         label = f"{name}: {_NAMES[code]}"
-        if counts is None:
+        if code == NL and at_most is not None:
+            yield _bound(cells, name, key, NL, share, (0, at_most))
+        elif counts is None:
             yield missing(label, f"{share:.2f}")
         else:
             yield check_share(

@@ -105,8 +105,8 @@ class Check:
     """One line of a table "published / ours / verdict".
 
     - `name`: what is compared; `published`, `ours`: as text.
-    - `verdict`: `holds` (the claim as stated), `within 99 %` (not as stated, but a
-        network count that sampling alone explains), `fails`, `not run`, `too few cells`
+    - `verdict`: `holds` (the claim as stated), `within 99 %` (not as stated, but
+        sampling alone explains it), `fails`, `not run`, `too few cells`
         (an exponent from a grid that biases it) or `not judged` (networks trained
         unlike the published ones).
     - `count`, `total`: networks, if it is about a share; `low`, `high`: its 95 %
@@ -199,7 +199,9 @@ def check_share(
     - `published`: share; `per_cell`: of how many networks. A published 0 or 1 is taken
         as half a network off, or no other count would ever be expected.
     - `wanted`: bounds of the claim; `holds` inside them. By default the 99 % binomial
-        band about the published share.
+        band about the published share, as if that were exact. Outside, a share is still
+        `within 99 %` if Fisher's test of both counts, the published one being a sample
+        too, has p >= 0.01.
     - `text`: the claim in words.
     """
     if total == 0:
@@ -210,7 +212,9 @@ def check_share(
     share = count / total
     lowest, highest = wanted or band
     inside = lowest - 1e-9 <= share <= highest + 1e-9
-    possible = band[0] - 1e-9 <= share <= band[1] + 1e-9
+    theirs = round(published * per_cell)
+    p = fisher_exact(count, total - count, theirs, per_cell - theirs)
+    possible = p >= 0.01
     verdict = "holds" if inside else "within 99 %" if possible else "fails"
     return Check(
         name=name,

@@ -1,6 +1,5 @@
 """The rank-2 study: with which delays do networks learn to rotate?"""
 
-import functools
 import json
 import platform
 import time
@@ -20,7 +19,7 @@ from .._core._verdicts import names
 from ..dynamics import wilson
 from ..mechanisms._winding import Rotation, Winding, winding
 from ..training import RATIOS, LatentResult, latent_outputs
-from ._rank2_cells import Rank2Cell, train_cell
+from ._rank2_cells import RANK2_SCALES, Rank2Cell, Rank2Config, train_cell
 from ._rank2_stats import (
     Change,
     changes,
@@ -29,92 +28,6 @@ from ._rank2_stats import (
     published_share,
     summarise,
 )
-
-
-@dataclass(frozen=True)
-class Rank2Config:
-    """What the rank-2 study trains.
-
-    **Attributes:**
-
-    - `delays`, `posts`: durations in ms, each pair a cell of `networks` networks.
-    - `rate`: learning rate; `steps`: epochs, or `None` for the published 500,000 up to
-        a delay of 40 ms and 1,500,000 beyond.
-    - `rates`: learning rates of Figure 2 (delay 75 ms), each with `examples` networks
-        and at most `example_steps` epochs; a network stops at 1e-4 of its loss.
-    - `curves`: whether to train the networks of Figure 3A and B.
-    - `sequence`: networks of Figure S1 (delay 150 ms, reaction 50 ms), 0 for none.
-    """
-
-    delays: tuple[int, ...] = (30,)
-    posts: tuple[int, ...] = (0, 30)
-    networks: int = 16
-    rate: float = 0.005
-    steps: int | None = None
-    rates: tuple[float, ...] = ()
-    examples: int = 10
-    example_steps: int = 200_000
-    curves: bool = False
-    sequence: int = 0
-    seed: int = 0
-
-    def cells(self) -> dict[str, Rank2Cell]:
-        """All cells to train, by name."""
-        make = functools.partial(Rank2Cell, seed=self.seed)
-        found = {}
-        for delay in self.delays:
-            published = 500_000 if delay <= 40 else 1_500_000
-            steps = published if self.steps is None else self.steps
-            for post in self.posts:
-                found[f"delay {delay} post {post}"] = make(
-                    delay, post, rate=self.rate, steps=steps, networks=self.networks
-                )
-        for rate in self.rates:
-            # At rate 1 nothing is learned however long it takes.
-            needed = 50_000 if rate >= 1 else 200_000 if rate >= 0.1 else 5_000_000
-            steps = min(needed, self.example_steps)
-            found[f"rate {rate:g}"] = make(
-                75,
-                rate=rate,
-                steps=steps,
-                stop_ratio=1e-4,
-                networks=self.examples,
-                record_every=100 if steps <= 500_000 else 1000,
-            )
-        if self.curves:
-            for post, steps in ((0, 500_000), (30, 1_000_000)):
-                found[f"curve post {post}"] = make(
-                    30, post, rate=1e-3, steps=steps, networks=self.examples
-                )
-        if self.sequence:
-            found["sequence"] = make(
-                150,
-                reaction=50,
-                rate=0.01,
-                steps=150_000,
-                record_every=100,
-                checkpoints=tuple(range(2000, 150_001, 2000)),
-                networks=self.sequence,
-            )
-        return found
-
-
-RANK2_SCALES: dict[str, Rank2Config] = {
-    "tiny": Rank2Config(steps=100_000),
-    "small": Rank2Config(
-        delays=(30, 40), networks=50, rates=(1.0, 0.1), curves=True, sequence=16
-    ),
-    "full": Rank2Config(
-        delays=(30, 40, 50, 60, 70, 80, 90, 100),
-        networks=100,
-        rates=(1.0, 0.1, 0.01, 1e-4),
-        examples=16,
-        example_steps=5_000_000,
-        curves=True,
-        sequence=32,
-    ),
-}
-"""Configurations by scale: a minute, about 10 minutes, and about 5 hours of one CPU."""
 
 
 @dataclass(frozen=True)

@@ -13,37 +13,17 @@ process, on any machine, again after a crash, and be checked by recomputing it.
     config = rd.sweeps.SweepConfig.from_toml("sweep.toml")
 
     sweep = rd.sweeps.run(config, "out")                  # trains, labels, resumes
-    sweep = rd.sweeps.run(config, "out", executor=pool, shards=[0, 1])
+    sweep = rd.sweeps.run(config, "out", executor=pool, shards=[0, 1], say=print)
     sweep = rd.sweeps.load("out")                         # what is finished by now
     rd.sweeps.status("out").table(); rd.sweeps.resume("out"); rd.sweeps.merge("out")
 
-Signatures:
+A finished `Sweep` has a row for each network, in the order of the grid:
 
-    Grid(**axes)            .names .shape .size .axes     values: a list, or for `seed`
-                                                          the number of seeds
-    SweepConfig(grid, protocol="delayed_cue", units=, batch=, min_epochs=, rate_epochs=,
-                learning_rate=, delay=, post_reaction=, tau=, noise=, ...)
-                            .members() -> Members         .shards() -> list[Shard]
-    preset(name, *, seeds=None, **overrides) -> SweepConfig         names in PRESETS
-    run(config, out, *, executor=None, shards=None, progress=False, say=None,
-        label=True, checkpoint_seconds=60.0, wait=True, ...) -> Sweep
-    resume(out, **as run) -> Sweep
-    load(out) -> Sweep
-    status(out) -> Status
-    merge(out) -> Path                                    one zarr store of all shards
-
-    Sweep                   one row a finished member, in the order of the grid
-      .config, .grid
-      .arrays["learning_rate" | "delay" | "seed" | "id" | "epochs" | "steps" |
-              "outcome" | "diverged" | "final_loss" |
-              "compat_code" | "compat_index" | "mechanism" | "cue_code" (., cue) |
-              "flow_code" (., cue) | "margin" (., cue) | ...]       NumPy, (rows, ...)
-      .curves() -> dict     loss, accuracy, reliability of the last epochs (rows, last)
-      .cube(name, fill=) -> array of `grid.shape`, `fill` where nothing is finished
-      .fractions("compat" | "mechanism") -> Fractions     per cell of all axes but seed:
-                            .names, .dims, .counts (..., names), .n, .values
-      .networks(rows) -> (models, tasks, keys)            an ensemble of these rows
-      .to_xarray()
+    sweep.arrays["learning_rate" | "delay" | "seed" | "outcome" | "mechanism" | ...]
+    sweep.cube("final_loss")                   # over the grid, NaN where missing
+    sweep.fractions("compat").of("slow_point") # over all axes but the seed
+    sweep.curves()["last_accuracy"]            # (rows, last)
+    nets, tasks = sweep.networks(rows)         # ensembles; sweep.groups(rows) if mixed
 
 Codes: `outcome` is that of `rnndyn.training.OUTCOMES` (0 not learned, 1 learned,
 2 unstable), exact at every epoch; `compat_code` is the published one (0 not learned,

@@ -53,6 +53,13 @@ def is_published(folder: Path) -> bool:
     return (folder / "manifest.json").is_file()
 
 
+def discard(folder: Path) -> None:
+    """Remove a published folder: out of sight in one step, then file by file."""
+    grave = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    folder.rename(grave)
+    shutil.rmtree(grave, ignore_errors=True)
+
+
 def checksums(folder: Path) -> dict[str, str]:
     """SHA-256 of every file in a folder but its manifest, by relative path."""
     paths = [p for p in sorted(folder.rglob("*")) if p.is_file()]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ._claim import holder, is_alive
-from ._files import checksums, publish, read_json, versions
+from ._files import checksums, discard, publish, read_json, versions
 from ._progress import clock, shard_work
 from ._store import Store, write_zarr
 from ._sweep import Sweep
@@ -129,7 +129,7 @@ def merge(out: str | Path) -> Path:
     if folder.exists():
         if read_json(folder / "manifest.json").get("parts") == parts:
             return folder
-        _remove(folder)
+        discard(folder)
 
     def fill(path: Path) -> dict[str, Any]:
         data = sweep.to_xarray(curves=True)
@@ -159,12 +159,3 @@ def verify(folder: str | Path) -> dict[str, str]:
             "folder and run the sweep again: it trains that shard anew."
         )
     return wanted
-
-
-def _remove(folder: Path) -> None:
-    import shutil
-
-    grave = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(grave, ignore_errors=True)
-    folder.rename(grave)
-    shutil.rmtree(grave)

@@ -19,7 +19,15 @@ import numpy as np
 
 from .._core._store import named_leaves, read_arrays, write_arrays
 from ._config import SCHEMA, SweepConfig, differences
-from ._files import is_published, machine, publish, read_json, versions, write_json
+from ._files import (
+    discard,
+    is_published,
+    machine,
+    publish,
+    read_json,
+    versions,
+    write_json,
+)
 from ._grid import Members
 from ._labels import CODES, DIMS, EVIDENCE, unpack
 from ._shard import Shard, Trained, plan, untrained
@@ -121,7 +129,7 @@ class Store:
             return {**self._manifest(shard, seconds), **made}
 
         if is_published(folder) and not self.is_labelled(shard.index):
-            folder.rename(folder.with_name(f".{folder.name}.old.{self.config.hash}"))
+            discard(folder)
         return publish(folder, fill)
 
     def _manifest(self, shard, seconds):
@@ -243,7 +251,7 @@ def write_zarr(
 def read_zarr(path: Path, skip: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
     """Arrays of a zarr store, without those whose name starts with one of `skip`."""
     group = need("zarr", "xarray").open_group(path, mode="r")
-    names = [k for k in group.array_keys() if not (skip and k.startswith(skip))]
+    names = [k for k in sorted(group.array_keys()) if not k.startswith(skip or "?")]
     return {k: np.asarray(group[k][...]) for k in names}
 
 

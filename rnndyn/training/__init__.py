@@ -2,13 +2,13 @@
 
 from ._ensemble import Progress as Progress, TrainResult as TrainResult, train as train
 from ._latent import latent_loss as latent_loss, latent_outputs as latent_outputs
-from ._latent_train import (
+from ._latent_state import (
     RATIOS as RATIOS,
     LatentHistory as LatentHistory,
     LatentResult as LatentResult,
     LatentState as LatentState,
-    train_latent as train_latent,
 )
+from ._latent_train import train_latent as train_latent
 from ._log import TrainLog as TrainLog
 from ._loss import masked_loss as masked_loss, run_trials as run_trials
 from ._noise import gaussian as gaussian

@@ -9,104 +9,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
 
 from .._core._batch import take, to_host
-from ..models import LowRankRNN, num_members
+from ..models import num_members
 from ..tasks import AbstractTask
 from ._latent import _check_fit, _loss_fn, _trial, _with_weights
+from ._latent_state import RATIOS, LatentHistory, LatentResult, LatentState
 
-
-RATIOS = (0.5, 0.1, 1e-2, 1e-3, 1e-4)
-"""Shares of the initial loss whose first crossing is noted."""
 
 _RECORDS = 256
 """Most records between two looks of the host."""
 
 _EPOCHS = 20_000
 """Epochs between two looks of the host, one to five seconds of 64 networks."""
-
-
-class LatentState(eqx.Module):
-    """Everything needed to go on; arrays lead with the member axis.
-
-    **Attributes:**
-
-    - `models`: the networks with their current weights.
-    - `learning_rate`: of each network.
-    - `epoch`: updates made; `loss_0`: loss before the first.
-    - `reached`: epoch at which the loss first fell below each of `RATIOS` times
-        `loss_0`, -1 for never, shape `(members, ratios)`.
-    - `stopped`: the stop ratio was reached; `diverged`: loss or gradient became
-        non-finite. Both freeze the network, the latter at its last finite weights.
-    """
-
-    models: LowRankRNN
-    learning_rate: Float[Array | np.ndarray, "*members"]
-    epoch: Int[Array | np.ndarray, "*members"]
-    loss_0: Float[Array | np.ndarray, "*members"]
-    reached: Int[Array | np.ndarray, "*members ratios"]
-    stopped: Bool[Array | np.ndarray, "*members"]
-    diverged: Bool[Array | np.ndarray, "*members"]
-
-    @property
-    def running(self) -> Bool[Array | np.ndarray, "*members"]:
-        """Neither stopped nor diverged."""
-        return ~(self.stopped | self.diverged)
-
-
-class LatentHistory(eqx.Module):
-    """One record for every `record_every` epochs, NaN where a network did not run.
-
-    **Attributes:** shape `(members, records)`
-
-    - `loss`, `gradient`: loss and 2-norm of its gradient at the first epoch of the
-        record.
-    - `low`, `high`: smallest and largest loss of all its epochs: spikes are not lost.
-    """
-
-    loss: Float[Array | np.ndarray, "..."]
-    gradient: Float[Array | np.ndarray, "..."]
-    low: Float[Array | np.ndarray, "..."]
-    high: Float[Array | np.ndarray, "..."]
-
-
-class LatentResult(eqx.Module):
-    """Networks trained in latent coordinates, finished or not.
-
-    Host level, NumPy. It is what resumes: `train_latent` takes it in place of models.
-
-    **Attributes:**
-
-    - `state`: a `LatentState`; `history`: a `LatentHistory`.
-    - `checkpoints`: the networks at the epochs of `checkpoint_epochs`, arrays
-        `(members, checkpoints, ...)`; zero where a network is not yet that far, its
-        weights at the end if it stopped before; `None` without checkpoints.
-    - `record_every`, `steps`: stride of the history, and epochs in total.
-    """
-
-    state: LatentState
-    history: LatentHistory
-    checkpoints: LowRankRNN | None
-    checkpoint_epochs: tuple[int, ...] = eqx.field(static=True)
-    record_every: int = eqx.field(static=True)
-    steps: int = eqx.field(static=True)
-
-    @property
-    def models(self) -> LowRankRNN:
-        """The networks with their current weights."""
-        return self.state.models
-
-    @property
-    def done(self) -> bool:
-        """Whether every network has stopped, diverged, or made all its updates."""
-        return not np.any(self.unfinished)
-
-    @property
-    def unfinished(self) -> Bool[np.ndarray, " members"]:
-        """Networks that still have updates to make."""
-        state = self.state
-        return np.asarray(state.running) & (np.asarray(state.epoch) < self.steps)
 
 
 def train_latent(
@@ -218,15 +133,16 @@ def train_latent(
 @eqx.filter_jit
 def _advance(state, trial, records, stop, *, every, step):
     """`records` times `every` epochs of a group of networks."""
-    static = state.models
-    setting = lambda model: _loss_fn(model, *trial, step)[0]
+    static, (targets, mask) = state.models, trial
+    setting = lambda model: _loss_fn(model, targets, mask, step)[0]
     weights = eqx.filter_vmap(setting)(static)
     dtype, count = static.m.dtype, static.m.shape[0]
     ratios = jnp.asarray(RATIOS, dtype)
 
     def gradient(weights):
         def one(model, weights):
-            return jax.value_and_grad(_loss_fn(model, *trial, step)[1])(weights)
+            fn = _loss_fn(model, targets, mask, step)[1]
+            return jax.value_and_grad(fn)(weights)
 
         return eqx.filter_vmap(one)(static, weights)
 

@@ -1,0 +1,391 @@
+"""What does a CORNN fit cost, next to the published way of computing it?
+
+The published iteration inverts `A = X^T X + ridge T I`, forms `A^-1 X^T` and
+`A^-1 X^T X`, and repeats `theta <- A^-1 X^T X theta + A^-1 X^T E`. It is re-implemented
+here in NumPy from its equations and run in the same process, on the same data.
+
+    python benchmarks/cornn.py iterates            # agreement, CPU per step, floor
+    python benchmarks/cornn.py accuracy            # CPU to the same correlation
+    python benchmarks/cornn.py memory              # T = 100,000, N = 200
+    python benchmarks/cornn.py stream              # latency of 100 new frames
+    python benchmarks/cornn.py scaling             # CPU against T and N
+    python benchmarks/cornn.py large               # N = 5,000, T = 30,000
+    python benchmarks/cornn.py iterates --threads 2 --sizes 200x2000,500x5000
+
+Times are CPU seconds of the process (with two threads, of both), compilation excluded
+and reported apart; each is the least of several repeats. Expected: the same iterates
+to 1e-8, at least 1.4 times less CPU a step at N = 200 and never more, at least twice
+less to the same correlation, and no more than 1.5 times the data in memory.
+"""
+
+import argparse
+import functools
+import gc
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+
+RESULT = Path(__file__).parent / "results" / "cornn.json"
+THREADS = int(os.environ.get("RNNDYN_BENCH_THREADS", "0"))
+if THREADS:
+    os.environ["OPENBLAS_NUM_THREADS"] = str(THREADS)
+    os.environ["OMP_NUM_THREADS"] = str(THREADS)
+    if THREADS == 1:
+        one = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " " + one
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import rnndyn.fitting as fi
+
+
+ALPHA, RIDGE, THRESHOLD = 0.1, 1e-5, 0.2
+
+
+def record(seed, n, frames, std=(1e-2, 1e-4), poisson=False):
+    """Weights and frames of the published chaotic generator."""
+    rng = np.random.default_rng(seed)
+    W = rng.normal(0, 3 / np.sqrt(n), (n, n))
+    np.fill_diagonal(W, 0)
+    r = np.empty((frames + 1, n))
+    r[0] = rng.uniform(-1, 1, n)
+    for t in range(frames):
+        out = rng.poisson(std[1], n) if poisson else std[1] * rng.normal(size=n)
+        new = np.tanh(W @ r[t] + std[0] * rng.normal(size=n)) + out
+        r[t + 1] = (1 - ALPHA) * r[t] + ALPHA * new
+    return W, r
+
+
+def published(x, d, steps, each=None):
+    """The published iteration; `each(k, theta)` is called after every step."""
+    total = len(x)
+    inverse = np.linalg.inv(x.T @ x + RIDGE * total * np.eye(x.shape[1]))
+    to_theta = inverse @ x.T
+    stay = to_theta @ x
+    theta = to_theta @ np.arctanh(d)
+    weight = 1 - d * d
+    for k in range(steps):
+        error = (d - np.tanh(x @ theta)) / weight
+        out = np.abs(error) > THRESHOLD
+        error[out] = 0
+        error *= total / (total - out.sum(axis=0))
+        theta = stay @ theta + to_theta @ error
+        if each is not None:
+            each(k + 1, theta)
+    return theta
+
+
+def ours(r, steps, **kwargs):
+    outliers = fi.Reject(THRESHOLD)
+    return fi.cornn(
+        r, alpha=ALPHA, outliers=outliers, max_steps=steps, tol=0.0, **kwargs
+    )
+
+
+QUICK = {"sweep_dtype": np.float32}
+VARIANTS = {
+    "double": {},
+    "mixed": QUICK,
+    "mixed, momentum 0.3": QUICK | {"damping": fi.Momentum(0.3)},
+}
+
+
+def least_cpu(fn, repeats):
+    """Least CPU seconds of several calls, after one that compiles."""
+    start = time.process_time()
+    fn()
+    times = [time.process_time() - start]
+    for _ in range(repeats):
+        start = time.process_time()
+        fn()
+        times.append(time.process_time() - start)
+    return min(times[1:]), times[0] - min(times[1:])
+
+
+def products(x, d, dtype):
+    """CPU seconds of the two products of a step alone: NumPy's and XLA's."""
+    theta = np.zeros((x.shape[1], d.shape[1]), dtype)
+    x, d = x.astype(dtype), d.astype(dtype)
+    xt = np.ascontiguousarray(x.T)
+    numpy_cpu, _ = least_cpu(lambda: (x @ theta, xt @ d), 3)
+    with jax.enable_x64(True):
+        arrays = [jnp.asarray(a) for a in (x, xt, d, theta)]
+        both = jax.jit(lambda x, xt, d, theta: (x @ theta, xt @ d))
+        xla_cpu, _ = least_cpu(lambda: jax.block_until_ready(both(*arrays)), 3)
+    return {"numpy": numpy_cpu, "xla": xla_cpu}
+
+
+def iterates(sizes, repeats):
+    """Agreement after ten steps, and the cost of a step."""
+    out = {}
+    for n, frames in sizes:
+        _, r = record(0, n, frames)
+        rows = fi.regression_rows(r, alpha=ALPHA)
+        x, d = rows.x, rows.d
+        gap = np.abs(published(x, d, 10) - ours(r, 10).theta)
+        row = {
+            "largest_difference_after_10_steps": float(gap.max()),
+            "entries_beyond_1e-8": int((gap > 1e-8).sum()),
+            "product_floor_s": {
+                "float64": products(x, d, np.float64),
+                "float32": products(x, d, np.float32),
+            },
+        }
+        more = 10 if n < 1000 else 4
+        costs = {}
+        runs = {"published": functools.partial(published, x, d)}
+        for name, kwargs in VARIANTS.items():
+            runs[name] = functools.partial(ours, r, **kwargs)
+        for name, run in runs.items():
+            fixed, compiled = least_cpu(functools.partial(run, 0), repeats)
+            total, _ = least_cpu(functools.partial(run, more), repeats)
+            costs[name] = {
+                "start_s": fixed,
+                "step_s": (total - fixed) / more,
+                "compile_s": compiled,
+            }
+        base = costs["published"]["step_s"]
+        for cost in costs.values():
+            cost["times_less_cpu_a_step"] = base / cost["step_s"]
+        row["cost"] = costs
+        out[f"{n}x{frames}"] = row
+        print(n, frames, json.dumps(row, indent=1), flush=True)
+    return out
+
+
+def accuracy(sizes, repeats, target_steps=30, seeds=3):
+    """CPU seconds until the correlation the published iteration has after 30 steps."""
+    out = {}
+    for n, frames in sizes:
+        rows_out = []
+        for seed in range(seeds if n < 1000 else 1):
+            W, r = record(seed, n, frames)
+            rows = fi.regression_rows(r, alpha=ALPHA)
+            theta = published(rows.x, rows.d, target_steps)
+            goal = fi.weight_correlation(W, theta.T) - 1e-4
+            run = functools.partial(published, rows.x, rows.d, target_steps)
+            base, _ = least_cpu(run, repeats)
+            row = {"goal": float(goal), "published_s": base}
+            for name, kwargs in VARIANTS.items():
+                run = functools.partial(ours, r, **kwargs)
+                for steps in range(5, 46):
+                    if fi.weight_correlation(W, run(steps).W) >= goal:
+                        break
+                else:
+                    row[name] = {"steps": None}
+                    continue
+                cpu, _ = least_cpu(functools.partial(run, steps), repeats)
+                row[name] = {"steps": steps, "s": cpu, "times_less_cpu": base / cpu}
+            rows_out.append(row)
+            print(n, frames, seed, json.dumps(row), flush=True)
+        out[f"{n}x{frames}"] = rows_out
+    return out
+
+
+def memory(n=200, frames=100_000):
+    """Peak memory of a fit above a process that has run the same program."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rates.npy"
+        np.save(path, record(0, n, frames)[1])
+        call = [sys.executable, __file__, "memory-child", str(path)]
+        found = {}
+        for kind in ("jax", "numpy"):
+            done = subprocess.run([*call, kind], capture_output=True, text=True)
+            if done.returncode:
+                raise RuntimeError(done.stderr)
+            found[kind] = json.loads(done.stdout.splitlines()[-1])
+    print(json.dumps(found, indent=1))
+    return found
+
+
+def memory_child(path, kind):
+    """One measurement in a process of its own."""
+
+    def resident():
+        status = Path("/proc/self/status").read_text()
+        take = lambda key: int(status.split(key)[1].split()[0]) / 1024
+        return take("VmRSS:"), take("VmHWM:")
+
+    def load():
+        if kind == "numpy":
+            return np.load(path)
+        with jax.enable_x64(True):
+            return jnp.array(np.load(path), dtype=jnp.float64)
+
+    def fit():
+        return ours(load(), 5)
+
+    fit()
+    gc.collect()
+    import ctypes
+
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    before, _ = resident()
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    rates = load()
+    if kind == "jax":
+        gc.collect()
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+    start = time.process_time()
+    ours(rates, 5)
+    cpu = time.process_time() - start
+    _, peak = resident()
+    data = Path(path).stat().st_size / 2**20
+    print(
+        json.dumps(
+            {
+                "data_MiB": data,
+                "warm_MiB": before,
+                "peak_above_warm_MiB": peak - before,
+                "in_units_of_the_data": (peak - before) / data,
+                "cpu_s_of_5_steps": cpu,
+            }
+        )
+    )
+
+
+def stream(sizes, repeats):
+    """CPU and wall milliseconds of an update by 100 frames."""
+    out = {}
+    for n in sorted({n for n, _ in sizes}):
+        _, r = record(0, n, 1300)
+        for window in (1000, 20 * n):
+            for steps in (0, 1, 3):
+                options = {"load": RIDGE * 10 * n, "window": window}
+                state = fi.stream(
+                    n, alpha=ALPHA, outliers=fi.Reject(THRESHOLD), **options
+                )
+                cpu, wall = [], []
+                for k in range(0, 100 * (repeats + 2), 100):
+                    start, begun = time.process_time(), time.perf_counter()
+                    state = fi.update(state, r[k : k + 100], steps=steps)
+                    cpu.append(time.process_time() - start)
+                    wall.append(time.perf_counter() - begun)
+                row = {"cpu_ms": 1e3 * min(cpu[2:]), "wall_ms": 1e3 * min(wall[2:])}
+                out[f"N={n}, window={window}, steps={steps}"] = row
+                print(n, window, steps, row, flush=True)
+    return out
+
+
+def scaling(repeats):
+    """Exponents of the CPU of ten steps in T and in N."""
+    cost = {}
+    for n, frames in ((100, 2000), (100, 8000), (100, 32000), (50, 8000), (200, 8000)):
+        _, r = record(0, n, frames)
+        cost[n, frames], _ = least_cpu(functools.partial(ours, r, 10), repeats)
+    in_t = np.polyfit(
+        np.log([2000, 8000, 32000]),
+        np.log([cost[100, t] for t in (2000, 8000, 32000)]),
+        1,
+    )[0]
+    in_n = np.polyfit(
+        np.log([50, 100, 200]), np.log([cost[n, 8000] for n in (50, 100, 200)]), 1
+    )[0]
+    found = {
+        "exponent_in_T": float(in_t),
+        "exponent_in_N": float(in_n),
+        "cpu_s": {f"{n}x{t}": v for (n, t), v in cost.items()},
+    }
+    print(json.dumps(found, indent=1))
+    return found
+
+
+def large(n, frames, max_steps):
+    """Twenty-five million weights, Poisson noise on the rates."""
+    W, r = record(0, n, frames, (1e-2, 1e-3), poisson=True)
+    found = []
+    for steps in max_steps:
+        start, begun = time.process_time(), time.perf_counter()
+        fit = fi.cornn(
+            r, alpha=ALPHA, outliers=fi.Reject(1.0), max_steps=steps, tol=0.0, **QUICK
+        )
+        found.append(
+            {
+                "steps": steps,
+                "r": float(fi.weight_correlation(W, fit.W)),
+                "cpu_s": time.process_time() - start,
+                "wall_s_with_compilation": time.perf_counter() - begun,
+                "peak_MiB_of_the_process": resource.getrusage(
+                    resource.RUSAGE_SELF
+                ).ru_maxrss
+                / 1024,
+            }
+        )
+        print(n, frames, found[-1], flush=True)
+    return found
+
+
+def save(key, value):
+    """Into the result file, beside what other parts have left there."""
+    RESULT.parent.mkdir(exist_ok=True)
+    data = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    data["machine"] = {
+        "processor": next(
+            (
+                line.split(":")[1].strip()
+                for line in Path("/proc/cpuinfo").read_text().splitlines()
+                if line.startswith("model name")
+            ),
+            platform.processor(),
+        ),
+        "cpus": os.cpu_count(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("jax", "jaxlib", "numpy")},
+    }
+    data[key] = value
+    data[key + ", load average"] = os.getloadavg()[0]
+    RESULT.write_text(json.dumps(data, indent=1) + "\n")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parts = ("iterates", "accuracy", "memory", "stream", "scaling", "large")
+    parser.add_argument("part", choices=(*parts, "memory-child"))
+    parser.add_argument("rest", nargs="*")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--sizes", default="200x2000,500x5000,1000x10000")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--steps", default="0,1,4")
+    args = parser.parse_args()
+    if args.part == "memory-child":
+        return memory_child(*args.rest)
+    if THREADS != args.threads:
+        # Numbers of threads can only be set before the libraries are loaded.
+        env = os.environ | {"RNNDYN_BENCH_THREADS": str(args.threads)}
+        return subprocess.run([sys.executable, *sys.argv], env=env, check=True)
+    sizes = [tuple(map(int, s.split("x"))) for s in args.sizes.split(",")]
+    key = f"{args.part}, {args.threads} thread{'s' * (args.threads > 1)}"
+    if args.part == "iterates":
+        found = iterates(sizes, args.repeats)
+    elif args.part == "accuracy":
+        found = accuracy(sizes, args.repeats)
+    elif args.part == "memory":
+        found = memory()
+    elif args.part == "stream":
+        found = stream(sizes, args.repeats)
+    elif args.part == "scaling":
+        found = scaling(args.repeats)
+    else:
+        found = large(*sizes[-1], [int(k) for k in args.steps.split(",")])
+        key = f"{key}, {args.sizes}"
+    if args.part in ("iterates", "accuracy", "stream"):
+        for size, row in found.items():
+            save(f"{key}, {size}", row)
+        return None
+    return save(key, found)
+
+
+if __name__ == "__main__":
+    main()
