@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from phases_report import certified_ends, evidence, labels_of, machine, summary
+from phases_report import certified_ends, evidence, labels_of, machine, plain, summary
 
 
 os.environ.setdefault("EQX_ON_ERROR", "nan")
@@ -65,7 +65,7 @@ def _cells():
         Cell(80, 0.1, 30, networks=40),
         # the post-response period makes limit cycles
         Cell(100, 0.01, networks=40),
-        Cell(100, 0.01, 30, networks=20),
+        Cell(100, 0.01, 30, networks=40),
         *(Cell(d, r, 30) for r in (0.1, 0.03) for d in (0, 20, 40, 60)),
         # long delays, and the row at 0.1
         Cell(200, 0.1, networks=40),
@@ -369,7 +369,7 @@ def check(store, cells):
         "cells": rows,
     }
     RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=1, default=float) + "\n")
+    RESULT.write_text(json.dumps(plain(result), indent=1) + "\n")
 
 
 def main():

@@ -33,11 +33,12 @@ def evidence(cells):
     from rnndyn.mechanisms import KINDS, Share, agreement, cue_kinds
 
     learned = [(c, np.asarray(a.learned), a, r) for c, a, r in cells]
-    rms = np.concatenate(
-        [np.asarray(r.features.late_rms).ravel() for _, _, _, r in learned]
-    )
-    rms = rms[np.isfinite(rms)]
-    between = rms[(rms > 0.02) & (rms < 0.1)]
+    late = {
+        name: _late(
+            [np.asarray(r.features.late_rms)[pick(ok)] for _, ok, _, r in learned]
+        )
+        for name, pick in (("all", np.ones_like), ("learned", np.asarray))
+    }
     periods = []
     for cell, ok, _, report in learned:
         cycles = (cue_kinds(report) == KINDS.index("cycle")) & ok[:, None]
@@ -72,17 +73,36 @@ def evidence(cells):
         for name in ("same", "same_cue", "mixed", "other", "ambiguous")
     }
     return {
-        "late_rms": {
-            "cues": int(rms.size),
-            "in_0.02_to_0.1": int(between.size),
-            "largest_below": float(rms[rms <= 0.02].max(initial=0)),
-            "smallest_above": float(rms[rms >= 0.1].min(initial=np.inf)),
-            "values_between": np.sort(between).tolist(),
-        },
+        "late_rms": late,
         "periods": periods,
         "shares_of_learned": shares,
         "agreement": by_cell,
     }
+
+
+def _late(parts):
+    """Late motion of all cues: is it all or nothing?"""
+    rms = np.concatenate([p.ravel() for p in parts])
+    rms = rms[np.isfinite(rms)]
+    between = rms[(rms > 0.02) & (rms < 0.1)]
+    return {
+        "cues": int(rms.size),
+        "in_0.02_to_0.1": int(between.size),
+        "largest_below": float(rms[rms <= 0.02].max(initial=0)),
+        "smallest_above": float(rms[rms >= 0.1].min(initial=np.inf)),
+        "values_between": np.sort(between).tolist(),
+    }
+
+
+def plain(value):
+    """Values that JSON knows: NaN and infinity as null, NumPy numbers as numbers."""
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    if isinstance(value, float | np.floating):
+        return float(value) if np.isfinite(value) else None
+    return int(value) if isinstance(value, np.integer) else value
 
 
 def certified_ends(cells):

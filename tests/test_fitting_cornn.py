@@ -83,10 +83,10 @@ def test_gradient_and_hessian_of_the_loss(outliers):
 
 
 def test_a_step_is_newtons_with_the_hessian_frozen():
-    _, r = record(0, 30, 500, (0.1, 1e-3))
+    _, r = record(0, 60, 900, (0.1, 1e-3))
     rows = fi.regression_rows(r, alpha=0.1)
-    x, d, total = rows.x, rows.d, 500
-    A = x.T @ x + 1e-5 * total * np.eye(30)
+    x, d, total = rows.x, rows.d, 900
+    A = x.T @ x + 1e-5 * total * np.eye(60)
     start = np.linalg.solve(A, x.T @ np.arctanh(d))
     zero = fi.cornn(r, alpha=0.1, max_steps=0)
     np.testing.assert_allclose(zero.theta, start, atol=1e-9)
@@ -102,7 +102,7 @@ def test_a_step_is_newtons_with_the_hessian_frozen():
 def test_noise_free_weights_come_back():
     checked = 0
     for seed in range(40):
-        W, r = record(seed, 50, 500, (0.0, 0.0))
+        W, r = record(seed, 60, 900, (0.0, 0.0))
         if checked < 2 and np.all(fi.regression_rows(r, alpha=0.1).clipped == 0):
             fits = [
                 fi.cornn(r, alpha=0.1, ridge=ridge, max_steps=0)
@@ -118,7 +118,7 @@ def test_noise_free_weights_come_back():
 
 def test_input_noise_converges_in_six_steps():
     seed = next(s for s in range(40) if unclipped(s))
-    _, r = record(seed, 60, 1500, (0.1, 0.0))
+    _, r = record(seed, 60, 900, (0.1, 0.0))
     fit = fi.cornn(r, alpha=0.1, outliers=fi.Keep(), max_steps=6, tol=1e-10)
     assert fit.converged and fit.kept.min() == 1
     # Newton's method with the exact Hessian, whose minimum is the only one.
@@ -128,9 +128,9 @@ def test_input_noise_converges_in_six_steps():
         weight = 1 / (1 - d**2)
         for _ in range(30):
             predicted = np.tanh(rows.x @ theta)
-            slope = 1e-5 * theta - rows.x.T @ (weight * (d - predicted)) / 1500
+            slope = 1e-5 * theta - rows.x.T @ (weight * (d - predicted)) / 900
             bend = weight * (1 - predicted**2)
-            hessian = rows.x.T @ (bend[:, None] * rows.x) / 1500 + 1e-5 * np.eye(60)
+            hessian = rows.x.T @ (bend[:, None] * rows.x) / 900 + 1e-5 * np.eye(60)
             move = np.linalg.solve(hessian, slope)
             theta = theta - move * min(1, 0.5 / np.max(np.abs(rows.x @ move)))
         assert np.max(np.abs(slope)) < 1e-12
@@ -138,13 +138,13 @@ def test_input_noise_converges_in_six_steps():
 
 
 def unclipped(seed):
-    _, r = record(seed, 60, 1500, (0.1, 0.0))
+    _, r = record(seed, 60, 900, (0.1, 0.0))
     return np.all(fi.regression_rows(r, alpha=0.1).clipped == 0)
 
 
 def test_plain_steps_lower_every_neurons_loss():
     for std in ((1e-2, 1e-4), (0.1, 1e-2)):
-        _, r = record(1, 40, 600, std)
+        _, r = record(1, 60, 900, std)
         rows = fi.regression_rows(r, alpha=0.1)
         run = lambda k, r=r: (
             fi.cornn(r, alpha=0.1, outliers=fi.Plain(), max_steps=k, tol=0.0).theta
@@ -185,7 +185,7 @@ def test_same_iterates_as_the_published_program(std, threshold, poisson):
 
 
 def test_kept_share_and_gradient_are_those_of_the_weights():
-    _, r = record(0, 30, 600, (1e-2, 1e-3))
+    _, r = record(0, 60, 900, (1e-2, 1e-3))
     fit = fi.cornn(r, alpha=0.1, outliers=fi.Reject(0.2), max_steps=7)
     rows = fi.regression_rows(r, alpha=0.1)
     error = (rows.d - np.tanh(rows.x @ fit.theta)) / (1 - rows.d**2)
@@ -215,7 +215,7 @@ def test_frozen_kept_set_converges_and_bounds_the_curvature():
     assert short.converged
 
 
-@pytest.mark.parametrize("size", [7, 100, 64])
+@pytest.mark.parametrize("size", [7, 64])
 def test_blocks_do_not_matter(size):
     trials = [record(s, 12, 100 + 30 * s, (0.1, 1e-2))[1] for s in range(3)]
     kwargs = dict(alpha=0.1, max_steps=5, tol=0.0)
@@ -267,20 +267,20 @@ def test_trials_inputs_and_time_scales():
 
 
 def test_one_bad_neuron_does_not_spoil_the_others():
-    _, r = record(4, 20, 500, (0.1, 1e-3))
+    _, r = record(4, 60, 900, (0.1, 1e-3))
     spoilt = r.copy()
     spoilt[200, 3] = np.nan
     spoilt[10, 9] = np.inf
     spoilt[:, 5] = 0.3
-    spoilt[:, 7] = np.sign(np.sin(np.arange(501)))
+    spoilt[:, 7] = np.sign(np.sin(np.arange(901)))
     fit = fi.cornn(spoilt, alpha=0.1, max_steps=10)
     flag = fi.NeuronFlag
-    expected = np.zeros(20, int)
+    expected = np.zeros(60, int)
     expected[[3, 9]], expected[5], expected[7] = flag.not_finite, flag.constant, 3
     np.testing.assert_array_equal(fit.flag, expected)
     assert np.all(fit.verdict[[3, 5, 9]] == Verdict.constant)
     assert np.all(np.isfinite(fit.theta)) and not fit.diverged
-    left = [i for i in range(20) if i not in (3, 5, 9)]
+    left = [i for i in range(60) if i not in (3, 5, 9)]
     alone = fi.cornn(spoilt[:, left], alpha=0.1, max_steps=10)
     np.testing.assert_allclose(fit.theta[np.ix_(left, left)], alone.theta, atol=1e-9)
     assert np.all(fit.theta[[3, 5, 9]] == 0) and np.all(fit.theta[:, [3, 5, 9]] == 0)
@@ -289,7 +289,7 @@ def test_one_bad_neuron_does_not_spoil_the_others():
 
 
 def test_divergence_is_a_verdict():
-    _, r = record(0, 20, 300, (1e-2, 1e-2))
+    _, r = record(0, 60, 900, (1e-2, 1e-2))
     fit = fi.cornn(r, alpha=0.1, outliers=fi.Keep(), damping=1e6, max_steps=200)
     assert fit.diverged and not fit.converged
     assert np.all(np.isfinite(fit.theta))
@@ -312,7 +312,7 @@ def test_jit_and_vmap_change_nothing(getkey):
 
 
 def test_single_and_mixed_precision():
-    W, r = record(5, 40, 1500, (1e-2, 1e-4))
+    W, r = record(5, 60, 900, (0.1, 1e-3))
     kwargs = dict(alpha=0.1, outliers=fi.Reject(0.2), max_steps=20)
     double = fi.cornn(r, **kwargs)
     single = fi.cornn(r, dtype=np.float32, **kwargs)
@@ -345,7 +345,7 @@ def test_metrics():
     assert abs(fi.rmse(W, W + 0.1) - 0.1) < 1e-12
     with pytest.raises(ValueError, match="postsynaptic"):
         fi.weight_correlation(W, W[:3])
-    _, r = record(0, 20, 400, (0.1, 0.0))
+    _, r = record(0, 60, 900, (0.1, 0.0))
     rows = fi.regression_rows(r, alpha=0.1)
     fit = fi.cornn(r, alpha=0.1)
     scores = fi.one_step_r2(fi.stack_weights(fit.W, fit.W_in), rows)
@@ -357,9 +357,9 @@ def test_metrics():
 
 
 def test_rates_are_predicted_by_any_weights():
-    _, r = record(0, 50, 1500, (1e-2, 1e-4))
+    _, r = record(0, 60, 900, (1e-2, 1e-4))
     rows = fi.regression_rows(r, alpha=0.1)
-    poor, good = np.zeros((50, 50)), fi.cornn(r, alpha=0.1).theta
+    poor, good = np.zeros((60, 60)), fi.cornn(r, alpha=0.1).theta
     assert fi.one_step_r2(poor, rows).r > 0.9
     assert fi.one_step_r2(poor, rows).d < 0.1 < 0.9 < fi.one_step_r2(good, rows).d
 
@@ -397,11 +397,11 @@ def test_bad_input(name):
 
 
 def test_out_of_range_rates_are_flagged():
-    _, r = record(0, 12, 300, (0.1, 0.0))
+    _, r = record(0, 60, 900, (0.1, 0.0))
     r[:, 4] *= 8
     fit = fi.cornn(r, alpha=0.1)
     assert fit.flag[4] == fi.NeuronFlag.saturated and fit.clipped[4] > 0.5
-    assert np.all(fit.flag[np.arange(12) != 4] == 0)
+    assert np.all(fit.flag[np.arange(60) != 4] == 0)
 
 
 def test_fit_leaves_python():

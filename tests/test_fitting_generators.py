@@ -202,9 +202,9 @@ def test_three_bits_are_eight_fixed_points():
     )
     ends = jax.vmap(run)(u)[:, -1]
     points = rd.fixed_points(net.map(1.0), ends, key=jax.random.key(2))
-    assert np.all(points.mask)
-    assert np.array_equal(np.sign(points.x @ net.W_out.T), signs)
-    assert np.all(points.stability == -1)
+    stable = np.asarray(points.mask & (points.stability == -1))
+    found = np.sign(np.asarray(points.x)[stable] @ np.asarray(net.W_out).T)
+    assert sorted(map(tuple, found)) == sorted(map(tuple, signs))
 
 
 @pytest.mark.slow

@@ -177,6 +177,8 @@ class Solver(eqx.Module):
     def look_again(self, blocks: Blocks, state: Iterate) -> Iterate:
         """The same weights, looked at in the precision of these blocks."""
         swept = self.look(blocks, state.theta, state.sweep.mask, state.step)
+        changed = jnp.maximum(swept.changed, state.sweep.changed)
+        swept = eqx.tree_at(lambda s: s.changed, swept, changed)
         return self._measured(blocks, eqx.tree_at(lambda s: s.sweep, state, swept))
 
     def look(self, blocks: Blocks, theta: Array, mask: Any, step: Any) -> Sweep:

@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Bool, Float, Int
 
 from .._core._checks import check_shape, is_concrete
@@ -139,7 +140,7 @@ def regression_rows(
     - `alpha`: `dt / tau` in (0, 1], a number or one a neuron.
     - `check`: whether to look at values; traced values are never looked at.
 
-    **Returns:** `Rows`, of NumPy arrays if all of the data are NumPy's. A neuron with
+    **Returns:** `Rows`, of NumPy arrays unless an argument is traced. A neuron with
     NaN is not an error here.
 
     **Raises:** a `ValueError` for wrong shapes, trials shorter than two frames, inputs
@@ -159,8 +160,9 @@ def regression_rows(
             )
     driven = _inputs(trials, inputs)
     frames, driven = _join(trials), _join(driven)
-    lazy = isinstance(frames, jax.Array) or isinstance(driven, jax.Array)
-    module = jnp if lazy or isinstance(alpha, jax.Array) else np
+    if not isinstance(alpha, Tracer):
+        alpha = np.asarray(alpha, np.float64)
+    module = _module(frames, driven, alpha)
     frames = module.asarray(frames)
     alpha = module.asarray(alpha, frames.dtype)
     if alpha.ndim > 1 or (alpha.ndim == 1 and alpha.shape[0] != neurons):
@@ -246,8 +248,8 @@ def _inputs(trials, inputs):
 
 
 def _floats(name, data):
-    """Floating-point array; of JAX only if it already is one."""
-    if isinstance(data, jax.Array):
+    """Floating-point array; of JAX only if it is traced."""
+    if isinstance(data, Tracer):
         return data if eqx.is_inexact_array(data) else data.astype(float)
     data = np.asarray(data)
     if data.dtype.kind not in "fiub":
@@ -256,7 +258,7 @@ def _floats(name, data):
 
 
 def _module(*arrays):
-    """`jnp` if any array is JAX's, otherwise `np`."""
+    """`jnp` if any array is traced or JAX's, otherwise `np`."""
     return jnp if any(isinstance(a, jax.Array) for a in arrays) else np
 
 
@@ -270,12 +272,13 @@ def _check_values(rows):
         )
     if not is_concrete(rows.rates):
         return
+    frames = np.asarray(rows.rates)
     outside, finite = 0, 0
     alive = np.ones(rows.num_neurons, bool)
     # In blocks: a mask of all entries would be an eighth of the data.
     edges = [*range(0, rows.rates.shape[0], 4096), rows.rates.shape[0]]
     for a, b in itertools.pairwise(edges):
-        block = np.asarray(rows.rates[a:b])
+        block = frames[a:b]
         good = np.isfinite(block)
         alive &= good.all(axis=0)
         finite += int(good.sum())

@@ -1,5 +1,6 @@
-"""Whole studies: trained, analysed, saved, drawn."""
+"""Whole studies: trained, analysed, saved, drawn, compared with published numbers."""
 
+from ._cornn import cornn_study as cornn_study
 from ._ensembles import (
     EnsembleConfig as EnsembleConfig,
     EnsembleRun as EnsembleRun,
@@ -14,3 +15,4 @@ from ._phases_scales import (
     PhasesConfig as PhasesConfig,
 )
 from ._published import Check as Check, table_text as table_text
+from ._rank2 import rank2_study as rank2_study

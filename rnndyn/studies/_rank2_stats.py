@@ -65,7 +65,7 @@ class Change(NamedTuple):
     - `spike`: largest rise of the loss between them, as the ratio of the highest loss
         of a record to the median of the records around it; `exceeded`: share of the
         other intervals of the same network, none with a change, whose rise is at least
-        as large.
+        as large, NaN where there are none.
     - `epoch`: of the largest rise; `loss`: share of the initial loss at `after`.
     """
 
@@ -128,6 +128,7 @@ def changes(result: LatentResult, codes: np.ndarray) -> list[Change]:
         changed = (row[:-1] == Rotation.rest) & (row[1:] == Rotation.cycle)
         learned = (half[i] >= 0) & (marks[:-1] >= half[i])
         still = np.asarray(peaks)[row[:-1] == row[1:]]
+        share = lambda top, still=still: np.mean(still >= top) if still.size else np.nan
         for k in np.flatnonzero(changed & learned):
             inside = rise[i, marks[k] // every : marks[k + 1] // every]
             epoch = marks[k] + every * int(np.argmax(inside))
@@ -138,7 +139,7 @@ def changes(result: LatentResult, codes: np.ndarray) -> list[Change]:
                     before=int(marks[k]),
                     after=int(marks[k + 1]),
                     spike=float(inside.max()),
-                    exceeded=float(np.mean(still >= inside.max())),
+                    exceeded=float(share(inside.max())),
                     epoch=int(epoch),
                     loss=float(loss[i, after] / loss[i, 0]),
                 )

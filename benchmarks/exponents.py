@@ -1,0 +1,137 @@
+"""How the critical delay scales with the learning rate, as far as a machine gets.
+
+The published networks and cues without a period after the reaction, batch 32: ten
+learning rates from 0.316 to 0.0014, all 21 delays, 20 networks a cell. The sweep is cut
+into shards of two networks of one cell and worked on in the order of what a shard says
+for its cost, until the minutes are over; the same command goes on later, and several
+processes may share a folder. What is there is then fitted: the published procedure with
+seeds resampled, and maximum likelihood with censored cells. Fewer rates, delays or
+networks than planned bias both (20 networks a cell already lower the exponent of the
+published data by 0.2), so the JSON says what is missing and what it would cost.
+
+    python benchmarks/exponents.py run --minutes 60 --store FOLDER
+    python benchmarks/exponents.py summary --store FOLDER
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import platform
+import time
+
+from rnndyn import _bootstrap
+
+
+_bootstrap.configure()
+
+import jax
+import numpy as np
+
+import rnndyn as rd
+from rnndyn.studies._phases_exponents import boundary
+from rnndyn.studies._phases_summary import summarise
+from rnndyn.sweeps import plan
+
+
+RESULT = pathlib.Path(__file__).parent / "results" / "exponents.json"
+PAIR = 2  # networks a shard
+TOGETHER = 8  # shards between two looks at the clock
+
+
+def config():
+    return rd.sweeps.preset(
+        "nopost",
+        seeds=20,
+        batch=32,
+        learning_rate=np.geomspace(0.316, 0.0014, 10).tolist(),
+        shard_size=PAIR,
+        labels=["compat"],
+    )
+
+
+def order(sweep):
+    """Shards, first those that add most to a cell for their length."""
+    members = sweep.members()
+    rate, delay = members.values["learning_rate"], members.values["delay"]
+    seen: dict = {}
+    ranked = []
+    for shard in plan(sweep):
+        row = shard.rows[0]
+        cell = (rate[row], delay[row])
+        seen[cell] = seen.get(cell, 0) + 1
+        ranked.append((seen[cell] * members.epochs[row], shard.index))
+    return [index for _, index in sorted(ranked)]
+
+
+def run(store, minutes):
+    sweep, began = config(), time.time()
+    shards = order(sweep)
+    for first in range(0, len(shards), TOGETHER):
+        if time.time() - began > 60 * minutes:
+            break
+        some = shards[first : first + TOGETHER]
+        rd.sweeps.run(sweep, store, shards=some, checkpoint_seconds=120)
+
+
+def summary(store):
+    found = rd.sweeps.load(store)
+    cells = summarise("nopost", found)
+    epochs = found.config.members().epochs
+    steps = np.asarray(found.arrays["steps"])
+    out = {
+        "question": __doc__.split("\n")[0],
+        "commands": __doc__.strip().split("\n\n")[-1].split("\n"),
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": {"processor": platform.machine(), "device": str(jax.devices()[0])},
+        "versions": {"jax": jax.__version__, "rnndyn": rd.__version__},
+        "networks": {"planned": len(epochs), "trained": len(steps)},
+        "network_epochs": {"planned": int(epochs.sum()), "trained": int(steps.sum())},
+        "rates": cells.rates.tolist(),
+        "delays_ms": cells.x.tolist(),
+        "networks_a_cell": cells.n.tolist(),
+        "not_learned_cycle_slow_point": cells.counts().tolist(),
+    }
+    for which in ("no_solution", "slow_point"):
+        fit = complete_rates(cells, which)
+        out[which] = fit if fit is not None else "too few complete rates to fit"
+    RESULT.write_text(json.dumps(out, indent=1) + "\n")
+    print(json.dumps({k: v for k, v in out.items() if k != "networks_a_cell"}))
+
+
+def complete_rates(cells, which):
+    """The fits over the rates of which every cell holds as many networks."""
+    for count in range(int(cells.n.max(initial=0)), 0, -1):
+        rows = np.all(cells.n >= count, axis=1)
+        if rows.sum() < 3:
+            continue
+        code = cells.code[rows]
+        full = np.stack([[c[c >= 0][:count] for c in row] for row in code])
+        part = dataclasses.replace(cells, rates=cells.rates[rows], code=full)
+        found = boundary(part, which)
+        if found is None:
+            continue
+        row = {
+            "rates": part.rates.tolist(),
+            "networks_a_cell": count,
+            "exponent": found.published.exponent,
+            "interval": [found.low, found.high],
+            "critical_delays_ms": np.asarray(found.published.delays).tolist(),
+        }
+        if found.likelihood is not None:
+            fit = found.likelihood
+            row["likelihood"] = [fit.exponent, fit.low, fit.high]
+        return row
+    return None
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("what", choices=("run", "summary"))
+    parser.add_argument("--store", type=pathlib.Path, required=True)
+    parser.add_argument("--minutes", type=float, default=60.0)
+    given = parser.parse_args()
+    if given.what == "run":
+        run(given.store, given.minutes)
+    else:
+        summary(given.store)
