@@ -36,6 +36,7 @@ _bootstrap.configure(devices=1)
 import jax
 import numpy as np
 
+from rnndyn._core._store import read_arrays
 from rnndyn.studies._rank2 import label_cell
 from rnndyn.studies._rank2_cells import (
     Rank2Cell,
@@ -43,7 +44,12 @@ from rnndyn.studies._rank2_cells import (
     rank2_networks,
     train_cell,
 )
-from rnndyn.studies._rank2_stats import changes, label_checkpoints
+from rnndyn.studies._rank2_stats import (
+    changes,
+    jsonable,
+    label_checkpoints,
+    summarise,
+)
 from rnndyn.training import train_latent
 
 
@@ -122,13 +128,17 @@ def speed(repeats=5):
 
 
 def labelled(cell, args):
-    """A labelled cell, or `None` where there are no networks yet."""
+    """A labelled cell, or `None` where no finished networks are."""
     path = args.cells / f"{cell.name}.safetensors"
-    if not args.train and not path.exists():
+    if not args.train and not is_finished(path):
         return None
-    budget = args.seconds if args.train else 0.0
-    result = train_cell(cell, args.cells, budget=budget, say=print)
+    result = train_cell(cell, args.cells, budget=args.seconds, say=print)
     return label_cell(cell, result)
+
+
+def is_finished(path):
+    """Whether a cell's file says so; another process may still be writing it."""
+    return path.exists() and read_arrays(path)[1]["done"]
 
 
 def roots(part):
@@ -197,8 +207,7 @@ def f2(args):
 def f3(args):
     """Changes of mechanism within training."""
     cell = Rank2Config(delays=(), sequence=32).cells()["sequence"]
-    path = args.cells / f"{cell.name}.safetensors"
-    if not args.train and not path.exists():
+    if not args.train and not is_finished(args.cells / f"{cell.name}.safetensors"):
         return {}
     result = train_cell(cell, args.cells, say=print)
     codes = label_checkpoints(result, cell.task.num_steps)
@@ -206,15 +215,15 @@ def f3(args):
     return {
         "cell": cell.name,
         "networks": cell.networks,
-        "first_label_after_half": {
-            "rest": int(np.sum((codes == 1).any(axis=1))),
-        },
         "last_label": {
             "rest": int(np.sum(codes[:, -1] == 1)),
             "cycle": int(np.sum(codes[:, -1] == 2)),
         },
         "changes": [c._asdict() for c in found],
-        "at_a_spike": int(sum(c.spike >= 2 and c.exceeded <= 0.1 for c in found)),
+        "rise_of_the_loss": summarise([c.spike for c in found]),
+        "share_of_other_intervals_with_such_a_rise": summarise(
+            [c.exceeded for c in found]
+        ),
         "holds": any(c.spike >= 2 for c in found),
     }
 
@@ -255,7 +264,7 @@ def store(section, content, seconds):
     }
     RESULT.parent.mkdir(exist_ok=True)
     partial = RESULT.with_suffix(".tmp")
-    partial.write_text(json.dumps(document, indent=1) + "\n")
+    partial.write_text(json.dumps(jsonable(document), indent=1) + "\n")
     partial.replace(RESULT)
 
 

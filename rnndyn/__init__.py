@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from . import (
         dynamics as dynamics,
+        fitting as fitting,
         flows as flows,
         mechanisms as mechanisms,
         models as models,
@@ -54,6 +55,7 @@ __version__ = "0.1.0"
 
 _ROOMS = (
     "dynamics",
+    "fitting",
     "flows",
     "mechanisms",
     "models",

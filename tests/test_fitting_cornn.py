@@ -102,7 +102,7 @@ def test_a_step_is_newtons_with_the_hessian_frozen():
 def test_noise_free_weights_come_back():
     checked = 0
     for seed in range(40):
-        W, r = record(seed, 60, 900, (0.0, 0.0))
+        W, r = record(seed, 50, 500, (0.0, 0.0))
         if checked < 2 and np.all(fi.regression_rows(r, alpha=0.1).clipped == 0):
             fits = [
                 fi.cornn(r, alpha=0.1, ridge=ridge, max_steps=0)
@@ -111,7 +111,7 @@ def test_noise_free_weights_come_back():
             coarse, middle, fine = (fi.rmse(W, fit.W) for fit in fits)
             # Linear in the ridge once it is below the smallest eigenvalue.
             assert coarse > 50 * middle and middle > 1e3 * fine
-            assert coarse < 0.2 and fine < 1e-6
+            assert coarse < 0.3 and fine < 1e-6
             checked += 1
     assert checked == 2
 
@@ -322,7 +322,7 @@ def test_single_and_mixed_precision():
     assert abs(accuracy[1] - accuracy[0]) < 1e-2
     assert abs(accuracy[2] - accuracy[0]) < 1e-3
     # What mixed precision reports is measured in double.
-    kwargs = dict(alpha=0.1, outliers=fi.Clip(0.5), max_steps=300, tol=1e-11)
+    kwargs = dict(alpha=0.1, outliers=fi.Clip(0.5), max_steps=1000)
     mixed = fi.cornn(r, sweep_dtype=np.float32, **kwargs)
     assert mixed.converged
     double = fi.cornn(r, **kwargs)

@@ -15,12 +15,14 @@ SMALLER = [
     ("jax.random.key(0), 64)", "jax.random.key(0), 2)"),
     ("2, 100, 2", "2, 10, 2"),
     ("(256, 100)", "(8, 10)"),
-    ("t_total=400.0", "t_total=20.0"),
+    ("seed=20", "seed=2"),
+    ("units=100, batch=32", "units=10, batch=4, min_epochs=3, rate_epochs=0.0"),
 ]
 
 
 def test_python_blocks_run(tmp_path, monkeypatch, capsys):
     pytest.importorskip("matplotlib")
+    pytest.importorskip("zarr")
     monkeypatch.chdir(tmp_path)
     np.savez(
         "network.npz",
@@ -31,7 +33,7 @@ def test_python_blocks_run(tmp_path, monkeypatch, capsys):
         activation="tanh",
     )
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.S)
-    assert len(blocks) == 4
+    assert len(blocks) == 6
     names: dict = {}
     for block in blocks:
         for old, new in SMALLER:

@@ -11,12 +11,14 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Integer, Key
 
 from ._types import KeyLike
 
 
-def member_keys(key: KeyLike, ids: Int[Array, " members"]) -> Key[Array, " members"]:
+def member_keys(
+    key: KeyLike, ids: Integer[Array | np.ndarray, " members"]
+) -> Key[Array, " members"]:
     """`fold_in(key, id)` for every member, so that a member's randomness does not
     depend on which others run beside it."""
     return jax.vmap(lambda i: jr.fold_in(key, i))(ids)

@@ -82,3 +82,11 @@ def one_of(name: str, got: str, options: Any) -> None:
     if got not in options:
         known = ", ".join(repr(o) for o in sorted(options))
         raise ValueError(f"{name} = {got!r} is not known. Use one of {known}.")
+
+
+def check_ids(ids: Any, members: int) -> np.ndarray:
+    """Member numbers, `0 .. members - 1` by default."""
+    ids = np.arange(members) if ids is None else np.asarray(ids)
+    if ids.shape != (members,):
+        raise ValueError(f"ids has shape {ids.shape}, expected ({members},).")
+    return ids

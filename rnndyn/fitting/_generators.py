@@ -51,7 +51,7 @@ class PoissonNoise(AbstractNoise):
     rate: Float[Array, ""] = eqx.field(converter=jnp.asarray)
 
     def __call__(self, num_steps, num_neurons, dtype, *, key):
-        # Inversion: exact, and 20 times faster than rejection at small rates.
+        # Inversion of one uniform: rates are small, and it works in any dtype.
         uniform = jr.uniform(key, (num_steps, num_neurons), dtype)
         rate = self.rate.astype(dtype)
 
@@ -102,7 +102,7 @@ def _smooth(field, width):
     radius = max(int(3 * width), 1)
     at = jnp.arange(-radius, radius + 1, dtype=field.dtype)
     kernel = jnp.exp(-0.5 * (at / max(width, 1e-3)) ** 2)
-    # By FFT: XLA's direct convolution on a CPU takes seconds on 5000 columns.
+    # By FFT: its cost does not grow with the width.
     size = field.shape[0] + 2 * radius
     product = jnp.fft.rfft(field, size, axis=0) * jnp.fft.rfft(kernel, size)[:, None]
     return jnp.fft.irfft(product, size, axis=0)[radius : radius + field.shape[0]]

@@ -185,8 +185,8 @@ def adam(
     r"""Fit a network to rates by Adam on all rows at once.
 
     Lowers the mean over rows and neurons of a loss between `(1 + tanh z)/2` and
-    `(1 + d)/2`. The decay enters through the gradient. Runs in float32 if the rates
-    are float32, which is twice as fast and as published.
+    `(1 + d)/2`. The decay enters through the gradient. Runs in float32, as published,
+    if the rates are float32.
 
     ```python
     fit = adam(rates.astype(np.float32), alpha=0.1, num_steps=5000)

@@ -42,6 +42,7 @@ class StreamState(eqx.Module):
     - `x`, `d`, `filled`: the window, newest rows last, and which of its rows hold data.
     - `last`: the last frame and its input; `started`: whether there is one.
     - `num_rows`: rows that came.
+    - `load`, `alpha`, `outliers`: as given to `stream`.
     """
 
     factor: Float[Real, "predictor predictor"]
@@ -174,6 +175,11 @@ def update(
     rows so far. Later they go on from the weights so far and are an approximation: a
     row that was an outlier when it left goes on to speak for the weights of that time.
     How much that costs depends on how good weights from one window are.
+
+    ```python
+    state = update(state, frames)
+    state.W, state.fixed_point, state.gradient_norm
+    ```
 
     **Arguments:**
 

@@ -9,8 +9,8 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from .._core._batch import device_mesh, map_members
-from .._core._checks import check_step_ratio
+from .._core._batch import device_mesh, map_members, member_keys
+from .._core._checks import check_ids, check_step_ratio
 from .._core._export import Result
 from .._core._types import KeyLike
 from ..models import AbstractRNN, member, num_members
@@ -70,6 +70,7 @@ def compat_labels(
     spread: float | int = 0.1,
     cue: int = 0,
     chunk: int = 16,
+    ids: Any = None,
     key: KeyLike,
 ) -> CompatLabels:
     r"""Label networks by the published pipeline, step by step.
@@ -103,7 +104,8 @@ def compat_labels(
     - `spread`: standard deviation inside the tanh of the start.
     - `cue`: the condition shown; the published code looks at the first.
     - `chunk`: networks in memory at a time.
-    - `key`: of starts and noise. A network's draws depend on its place in `models`.
+    - `ids`: member numbers, `0 .. members - 1` by default; `key`: of starts and
+        noise. A network's draws depend on these two and on nothing else.
 
     **Returns:** `CompatLabels`. Differs from the published code in that the principal
     components are exact instead of randomised, so that their signs are fixed by
@@ -132,7 +134,7 @@ def compat_labels(
         )
     given = _published_outcome(outcome, members)
     tasks = per_member(task, members)
-    keys = jr.key_data(jax.vmap(lambda i: jr.fold_in(key, i))(jnp.arange(members)))
+    keys = jr.key_data(member_keys(key, check_ids(ids, members)))
     mesh = device_mesh()
     size = -(-chunk // mesh.size) * mesh.size
     sizes = (jnp.asarray(dt), jnp.asarray(float(spread)), jnp.asarray(cue))

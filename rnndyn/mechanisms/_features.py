@@ -1,5 +1,7 @@
 """The numbers that decide a label: measured in float64, for all networks at once."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -7,8 +9,8 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from .._core._batch import device_mesh, map_members, to_double
-from .._core._checks import check_step_ratio
+from .._core._batch import device_mesh, map_members, member_keys, to_double
+from .._core._checks import check_ids, check_step_ratio
 from .._core._types import KeyLike
 from ..dynamics import MultiStart, certify, fixed_points, jacobian
 from ..models import AbstractRNN, member, num_members
@@ -97,6 +99,7 @@ def measure(
     spread: float = 0.1,
     readout_lag: int = 1,
     chunk: int = 64,
+    ids: Any = None,
     key: KeyLike,
 ) -> Features:
     """Measure the evidence for every network of an ensemble. Host level, float64.
@@ -111,14 +114,15 @@ def measure(
         these trials.
     - `readout_lag`: 1 if outputs are read before the update, as in the paper.
     - `chunk`: networks measured at a time, which bounds the memory.
-    - `key`: for noise and initial states of the scored trials.
+    - `ids`: member numbers, `0 .. members - 1` by default; `key`: for noise and
+        initial states of the scored trials, which depend on these two only.
 
     **Raises:** a `ValueError` if `models` is no ensemble or `dt/tau` outside (0, 1].
     """
     members = num_members(models)
     dt = task.dt if dt is None else dt
     check_step_ratio(dt, models.tau)
-    keys = np.asarray(jr.key_data(jr.split(key, members)))
+    keys = np.asarray(jr.key_data(member_keys(key, check_ids(ids, members))))
     with jax.enable_x64(True):
         models, task = to_double(models), per_member(to_double(task), members)
         substeps = flow_substeps(models, dt)

@@ -24,6 +24,7 @@ from ._rank2_stats import (
     Change,
     changes,
     fisher_exact,
+    jsonable,
     label_checkpoints,
     published_share,
     summarise,
@@ -222,7 +223,7 @@ class Rank2Study:
             "machine": f"{platform.machine()}, {jax.devices()[0]}",
         }
         partial = out / "rank2.json.tmp"
-        partial.write_text(json.dumps(document, indent=1))
+        partial.write_text(json.dumps(jsonable(document), indent=1, allow_nan=False))
         partial.replace(out / "rank2.json")
         try:
             import matplotlib  # noqa: F401

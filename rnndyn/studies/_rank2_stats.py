@@ -154,3 +154,15 @@ def summarise(values: Any) -> list[float]:
     if not values.size:
         return []
     return [float(v) for v in np.quantile(values, (0, 0.25, 0.5, 0.75, 1))]
+
+
+def jsonable(tree: Any) -> Any:
+    """Nested dictionaries and lists with `None` for what is not finite, since JSON has
+    no such numbers."""
+    if isinstance(tree, dict):
+        return {k: jsonable(v) for k, v in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [jsonable(v) for v in tree]
+    if isinstance(tree, float) and not math.isfinite(tree):
+        return None
+    return tree

@@ -11,7 +11,6 @@ from ..models import num_members
 from ..training import OUTCOMES
 from ._config import SweepConfig
 from ._grid import LABEL
-from ._shard import Shard
 
 
 DIMS: dict[str, tuple[str, ...]] = {
@@ -42,12 +41,12 @@ _COMPAT_OF = {"not_learned": 0, "learned": -1, "unstable": 3}
 
 def label(
     config: SweepConfig,
-    shard: Shard,
     networks: Any,
     tasks: Any,
     outcome: np.ndarray,
+    ids: np.ndarray,
 ) -> dict[str, np.ndarray]:
-    """Label arrays of a shard, by the names of `DIMS`.
+    """Label arrays of networks, by the names of `DIMS`.
 
     `mechanism` (codes of `rnndyn.mechanisms.MECHANISMS`, with `cue_code`, `flow_code`,
     `margin` and all evidence) is what this library believes, decided for every
@@ -56,11 +55,13 @@ def label(
 
     **Arguments:**
 
-    - `config`, `shard`: whose labels; `config.labels` says which.
+    - `config`: `labels` says which, `root_seed` which noise.
     - `networks`, `tasks`: trained networks and their tasks, a leading axis each.
-    - `outcome`: codes of `rnndyn.training.OUTCOMES`, shape `(members,)`.
+    - `outcome`: codes of `rnndyn.training.OUTCOMES`, `ids`: of the members, both of
+        shape `(members,)`.
     """
-    key = jr.fold_in(jr.fold_in(jr.key(config.root_seed), LABEL), shard.index)
+    key = jr.fold_in(jr.key(config.root_seed), LABEL)
+    ids = ids.astype(np.uint32)  # equal low halves would share noise, no more
     count, cues = num_members(networks), config.rules.conditions
     found = blank(count, cues)
     compat = np.asarray([_COMPAT_OF[name] for name in OUTCOMES])
@@ -69,7 +70,7 @@ def label(
         learned = outcome == OUTCOMES.index("learned")
         with jax.enable_x64(False):
             labels = compat_labels(
-                networks, tasks, outcome=outcome, key=jr.fold_in(key, 0)
+                networks, tasks, outcome=outcome, ids=ids, key=jr.fold_in(key, 0)
             )
         ours = lambda a: np.where(learned, np.asarray(a), np.nan).astype(np.float32)
         found["compat_code"] = np.asarray(labels.code, np.int8)
@@ -77,7 +78,7 @@ def label(
         found["compat_median"] = ours(labels.median)
         found["compat_ambiguous"] = learned & np.asarray(labels.ambiguous)
     if "primary" in config.labels:
-        report = classify(networks, tasks, key=jr.fold_in(key, 1))
+        report = classify(networks, tasks, ids=ids, key=jr.fold_in(key, 1))
         found["mechanism"] = np.asarray(report.code, np.int8)
         found["cue_code"] = np.asarray(report.cue_code, np.int8)
         found["flow_code"] = np.asarray(report.flow_code, np.int8)

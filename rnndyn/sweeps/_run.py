@@ -207,7 +207,8 @@ def _work(store: Store, index: int, options: Options, meter: Any) -> bool:
             began = time.perf_counter()
             networks, tasks = store.read_networks(index)
             outcome = store.read_shard(index)["outcome"]
-            labels = label_shard(store.config, shard, networks, tasks, outcome)
+            ids = store.members.id[shard.rows]
+            labels = label_shard(store.config, networks, tasks, outcome, ids)
             store.write_labels(shard, labels, time.perf_counter() - began)
     if meter is not None:
         meter.shard_done(index)

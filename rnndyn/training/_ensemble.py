@@ -17,7 +17,7 @@ from .._core._batch import (
     member_keys,
     to_host,
 )
-from .._core._checks import check_step_ratio
+from .._core._checks import check_ids, check_step_ratio
 from .._core._types import KeyLike
 from ..models import Constraints, num_members, trainable
 from ..tasks import AbstractTask, per_member
@@ -276,9 +276,7 @@ def _initial(models, recipe, learning_rate, key, ids):
         )
     if not np.all(np.isfinite(learning_rate)):
         raise ValueError("learning_rate has non-finite entries, expected numbers.")
-    ids = np.arange(count) if ids is None else np.asarray(ids)
-    if ids.shape != (count,):
-        raise ValueError(f"ids has shape {ids.shape}, expected ({count},).")
+    ids = check_ids(ids, count)
     _check_weights(models, recipe, count)
     rates = jnp.broadcast_to(jnp.asarray(learning_rate, models.x0.dtype), (count,))
     return _init_all(models, recipe, rates, key, ids)
