@@ -412,7 +412,8 @@ def test_fit_leaves_python():
     assert fit.to_dict()["verdict_name"][0] == "root"
 
 
-def mean_accuracy(seeds, n, frames, std, steps, threshold, **kwargs):
+def accuracies(seeds, n, frames, std, steps, threshold, **kwargs):
+    """Correlation and slope, `(network, step, 2)`."""
     poisson = kwargs.pop("poisson", False)
     found = []
     for seed in range(seeds):
@@ -423,7 +424,11 @@ def mean_accuracy(seeds, n, frames, std, steps, threshold, **kwargs):
             fit = fi.cornn(r, alpha=0.1, outliers=outliers, max_steps=k, tol=0.0)
             row.append((fi.weight_correlation(W, fit.W), fi.slope(W, fit.W)))
         found.append(row)
-    return np.mean(found, axis=0)
+    return np.array(found)
+
+
+def mean_accuracy(*args):
+    return np.mean(accuracies(*args), axis=0)
 
 
 @pytest.mark.slow
@@ -444,18 +449,19 @@ def test_published_accuracy_with_input_noise():
 
 @pytest.mark.slow
 def test_published_accuracy_of_large_networks():
-    r, _ = mean_accuracy(3, 500, 10_000, (0.1, 1e-5), (0, 5, 50), 1.0).T
-    np.testing.assert_allclose(r[:2], [0.9858, 0.9897], atol=0.002)
+    r, _ = mean_accuracy(10, 500, 10_000, (0.1, 1e-5), (0, 5, 50), 1.0).T
+    np.testing.assert_allclose(r[:2], [0.9858, 0.9897], atol=0.001)
     assert abs(r[2] - r[1]) < 1e-3
 
 
 @pytest.mark.slow
 def test_rejection_is_what_poisson_noise_needs():
     args = 10, 200, 1500, (1e-2, 0.1)
-    r, _ = mean_accuracy(*args, (10, 30), 0.5, poisson=True).T
-    assert r[0] >= 0.94 and r[1] >= 0.99
-    plain, _ = mean_accuracy(*args, (30,), 0.5, poisson=True, outliers=fi.Plain()).T
-    assert plain[0] <= 0.45
+    run = lambda steps, **kw: accuracies(*args, steps, 0.5, poisson=True, **kw)[..., 0]
+    # Medians, as published: one network in ten is far below.
+    r = np.median(run((0, 10, 30)), axis=0)
+    np.testing.assert_allclose(r, [0.323, 0.945, 0.993], atol=0.01)
+    assert np.median(run((30,), outliers=fi.Plain())) <= 0.45
 
 
 @pytest.mark.slow

@@ -102,6 +102,12 @@ def test_noise_enters_where_it_should(getkey):
     error = d - np.tanh(r[:-1] @ np.asarray(net.W).T)
     # Conversion noise is additive on the targets, whatever alpha is.
     assert abs(error.std() / 1e-3 - 1) < 0.03
+    same = random_network(20, alpha=np.full(20, 0.1), key=jax.random.key(1))
+    one = random_network(20, alpha=0.1, key=jax.random.key(1))
+    run = lambda net: record(
+        net, 5, dt=1.0, conversion_noise=law, key=jax.random.key(2)
+    )
+    assert np.allclose(run(same), run(one), atol=1e-12)
     r = np.asarray(record(net, 2000, dt=1.0, input_noise=law, key=getkey()))
     d = (r[1:] - 0.9 * r[:-1]) / 0.1
     inside = np.abs(d) < 0.9

@@ -242,7 +242,7 @@ def _record(model, num_steps, dt, inputs, r0, noises, key):
     after = jnp.zeros((num_steps, 1), dtype)
     if conversion_noise is not None:
         after = conversion_noise(num_steps, n, dtype, key=k_conv)
-        after = after if current else alpha * after
+        after = after if current else jnp.atleast_1d(alpha)[None, :] * after
 
     def step(x, at_step):
         given, extra = at_step
