@@ -15,11 +15,9 @@ from rnndyn.studies._phases_summary import Curves, Summary
 from rnndyn.studies._published import (
     NOPOST,
     POST,
-    binomial_band,
-    binomial_tail,
     check_share,
-    fisher_exact,
 )
+from rnndyn.studies._statistics import binomial_band, binomial_tail, fisher_exact
 
 
 def published_cells(n=40):

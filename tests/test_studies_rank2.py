@@ -23,9 +23,9 @@ from rnndyn.studies._rank2_stats import (
     DELAYS,
     PUBLISHED,
     changes,
-    fisher_exact,
     spikes,
 )
+from rnndyn.studies._statistics import fisher_exact
 
 
 SMALL = Rank2Cell(30, steps=60_000, networks=4, checkpoints=(20_000, 40_000))

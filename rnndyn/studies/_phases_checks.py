@@ -10,11 +10,10 @@ from ._published import (
     PER_CELL,
     POST,
     Check,
-    binomial_tail,
     check_share,
-    fisher_exact,
     missing,
 )
+from ._statistics import binomial_tail, fisher_exact
 
 
 NL, LC, SP = range(3)

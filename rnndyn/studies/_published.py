@@ -8,12 +8,12 @@ graphics of the paper's figures.
 mechanisms in RNNs, ICML, arXiv:2502.17433; github.com/fatihdinc/dynamical-phases-stm.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..dynamics import wilson
+from ._statistics import binomial_band, fisher_exact
 
 
 _DELAYS = (0, 40, 80, 100, 200, 300, 400)
@@ -131,54 +131,6 @@ class Check:
 def missing(name: str, published: str, why: str = "") -> Check:
     """A check whose networks were not trained."""
     return Check(name, published, why or "-", "not run")
-
-
-def binomial_band(p: float, n: int, level: float = 0.99) -> tuple[float, float]:
-    """Shares `k/n` between the two binomial quantiles that leave out `1 - level`.
-
-    ```python
-    assert binomial_band(0.63, 40) == (0.425, 0.825)
-    ```
-
-    **Arguments:** `p`: the true share; `n`: networks; `level`: probability inside, at
-    least.
-
-    **Returns:** smallest and largest share that are not surprising.
-    """
-    if not 0 <= p <= 1 or n < 1:
-        raise ValueError(f"p = {p}, n = {n}, expected a share in [0, 1] and n >= 1.")
-    tail = (1 - level) / 2
-    below, low, high = 0.0, None, n
-    for k in range(n + 1):
-        below += math.comb(n, k) * p**k * (1 - p) ** (n - k)
-        if low is None and below >= tail:
-            low = k
-        if below >= 1 - tail - 1e-12:
-            high = k
-            break
-    return ((low or 0) / n, high / n)
-
-
-def binomial_tail(k: int, n: int, p: float) -> float:
-    """Probability of `k` or more of `n`."""
-    return sum(math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(k, n + 1))
-
-
-def fisher_exact(a: int, b: int, c: int, d: int) -> float:
-    """Two-sided p-value of Fisher's exact test of the table `[[a, b], [c, d]]`.
-
-    ```python
-    assert abs(fisher_exact(8, 2, 1, 5) - 0.0350) < 1e-4
-    ```
-
-    **Reference:** Fisher 1922, doi:10.2307/2340521.
-    """
-    rows, column, total = a + b, a + c, a + b + c + d
-    ways = lambda k: math.comb(column, k) * math.comb(total - column, rows - k)
-    smallest, largest = max(0, rows + column - total), min(rows, column)
-    here = ways(a)
-    extreme = sum(w for k in range(smallest, largest + 1) if (w := ways(k)) <= here)
-    return extreme / math.comb(total, rows)
 
 
 def check_share(

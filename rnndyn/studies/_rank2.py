@@ -23,12 +23,12 @@ from ._rank2_cells import RANK2_SCALES, Rank2Cell, Rank2Config, train_cell
 from ._rank2_stats import (
     Change,
     changes,
-    fisher_exact,
     jsonable,
     label_checkpoints,
     published_share,
     summarise,
 )
+from ._statistics import fisher_exact
 
 
 @dataclass(frozen=True)

@@ -30,33 +30,6 @@ def published_share(delay: int, post: int) -> float | None:
     return PUBLISHED[post][DELAYS.index(delay)]
 
 
-def fisher_exact(a: int, b: int, c: int, d: int) -> float:
-    """Two-sided p-value of Fisher's exact test of the table `[[a, b], [c, d]]`.
-
-    The probability, at fixed margins, of all tables that are no more likely than the
-    one that came. Exact integers, so that p-values far below 1e-300 are right too.
-
-    ```python
-    fisher_exact(8, 2, 1, 5)     # 0.034965
-    ```
-
-    **Arguments:** four counts.
-
-    **Returns:** the p-value; 1 where a margin is empty.
-
-    **Reference:** Fisher 1922, doi:10.2307/2340521.
-    """
-    if min(a, b, c, d) < 0:
-        raise ValueError(f"counts {(a, b, c, d)}, expected none below 0.")
-    row, other, column = a + b, c + d, a + c
-    weight = lambda k: math.comb(row, k) * math.comb(other, column - k)
-    low, high = max(0, column - other), min(row, column)
-    seen = weight(a)
-    weights = [weight(k) for k in range(low, high + 1)]
-    # Ties up to rounding cannot occur: the weights are integers.
-    return sum(w for w in weights if w <= seen) / sum(weights)
-
-
 class Change(NamedTuple):
     """One network that came to oscillate between two checkpoints, after the loss had
     fallen below half its start.
