@@ -9,7 +9,7 @@
 3. The same for one network in N (16 to 512) and in the number of starts K.
 
     pip install jaxcont==0.4.0
-    python benchmarks/cycles.py [peer] [many[=NETWORKS]] [scaling]
+    python benchmarks/cycles.py [peer] [many[=NETWORKS]] [scaling[=NxK,...]]
 """
 
 from rnndyn import _bootstrap
@@ -146,11 +146,14 @@ def many(networks=256, starts=32, size=32):
     }
 
 
-def scaling():
-    rows = []
-    for size, starts in [(n, 16) for n in (16, 32, 64, 128, 256, 512)] + [
-        (64, k) for k in (4, 64, 256)
-    ]:
+SIZES = [(n, 16) for n in (16, 32, 64, 128, 256, 512)]
+SIZES += [(64, k) for k in (4, 64, 256)]
+
+
+def scaling(rows, sizes=SIZES):
+    """Rows of the sizes asked for, in place of earlier ones."""
+    rows = {(r["N"], r["K"]): r for r in rows}
+    for size, starts in sizes:
         W = jnp.asarray(weights(size, 1))
         x0s = jnp.asarray(np.random.default_rng(0).standard_normal((starts, size)))
         run = lambda W, x0s=x0s: rdd.limit_cycles(network, x0s, W)
@@ -158,9 +161,9 @@ def scaling():
         result, seconds = timed(lambda run=run, W=W: run(W))
         row = {"N": size, "K": starts, "cold": first, "warm": seconds}
         row |= {"cycles": int(result.mask.sum()), "memory_gib": peak_memory()}
-        rows.append(row)
+        rows[size, starts] = row
         print(json.dumps(row), flush=True)
-    return rows
+    return [rows[key] for key in sorted(rows)]
 
 
 def plot(rows):
@@ -192,9 +195,12 @@ def main(parts):
     for part in parts:
         if part.startswith("many"):
             results["many_networks"] = many(int(part.partition("=")[2] or 256))
-    if "scaling" in parts:
-        results["scaling"] = scaling()
-        plot(results["scaling"])
+    for part in parts:
+        if part.startswith("scaling"):
+            given = part.partition("=")[2]
+            pairs = [tuple(map(int, p.split("x"))) for p in given.split(",") if p]
+            results["scaling"] = scaling(results.get("scaling", []), pairs or SIZES)
+            plot(results["scaling"])
     path.write_text(json.dumps(results, indent=1) + "\n")
     print(json.dumps(results, indent=1))
 
