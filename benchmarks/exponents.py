@@ -16,6 +16,7 @@ published data by 0.2), so the JSON says what is missing and what it would cost.
 import argparse
 import dataclasses
 import json
+import os
 import pathlib
 import platform
 import time
@@ -75,7 +76,7 @@ def run(store, minutes):
 
 
 def summary(store):
-    found = rd.sweeps.load(store)
+    found, state = rd.sweeps.load(store), rd.sweeps.status(store)
     cells = summarise("nopost", found)
     epochs = found.config.members().epochs
     steps = np.asarray(found.arrays["steps"])
@@ -87,6 +88,9 @@ def summary(store):
         "versions": {"jax": jax.__version__, "rnndyn": rd.__version__},
         "networks": {"planned": len(epochs), "trained": len(steps)},
         "network_epochs": {"planned": int(epochs.sum()), "trained": int(steps.sum())},
+        "hours_of_training": round(float(np.nansum(state.seconds)) / 3600, 2),
+        "hours_missing_at_this_pace": round(state.remaining / 3600, 1),
+        "load_average": os.getloadavg()[2],
         "rates": cells.rates.tolist(),
         "delays_ms": cells.x.tolist(),
         "networks_a_cell": cells.n.tolist(),
