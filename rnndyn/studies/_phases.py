@@ -140,7 +140,7 @@ def phases_study(
     1.65 to 2.94, in place of 2.72), so smaller ones are fitted and not judged.
 
     **Raises:** a `ValueError` for an unknown scale, or a folder with another study; an
-    `ImportError` without `rnndyn[sweep]`'s packages.
+    `ImportError` without `rnndyn[data]`'s packages.
 
     **Reference:** Kurtkaya, Dinc et al. 2025, arXiv:2502.17433, Figures 2, 3, 4, S2,
     S3, S5 and S6.
