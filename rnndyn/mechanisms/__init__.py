@@ -28,6 +28,7 @@ from ._index import (
     discrimination_index as discrimination_index,
     sign_index as sign_index,
 )
+from ._latent_map import latent_map as latent_map
 from ._mechanism import (
     MECHANISMS as MECHANISMS,
     Mechanism as Mechanism,
@@ -45,3 +46,4 @@ from ._run import (
     free_run as free_run,
     settle as settle,
 )
+from ._winding import Rotation as Rotation, Winding as Winding, winding as winding

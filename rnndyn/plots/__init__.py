@@ -11,6 +11,11 @@ from ._dynamics import (
     phase_portrait as phase_portrait,
 )
 from ._ensembles import loss_curves as loss_curves, phase_diagram as phase_diagram
+from ._latent import (
+    latent_flow as latent_flow,
+    loss_range as loss_range,
+    rate_map as rate_map,
+)
 from ._planes import (
     Plane as Plane,
     latent_plane as latent_plane,

@@ -1,6 +1,6 @@
 """Whole studies: trained, analysed, saved, drawn, compared with published numbers."""
 
-from ._cornn import cornn_study as cornn_study
+from ._cornn import CornnStudy as CornnStudy, cornn_study as cornn_study
 from ._ensembles import (
     EnsembleConfig as EnsembleConfig,
     EnsembleRun as EnsembleRun,
@@ -15,4 +15,10 @@ from ._phases_scales import (
     PhasesConfig as PhasesConfig,
 )
 from ._published import Check as Check, table_text as table_text
-from ._rank2 import rank2_study as rank2_study
+from ._rank2 import Rank2Study as Rank2Study, rank2_study as rank2_study
+from ._rank2_cells import (
+    RANK2_SCALES as RANK2_SCALES,
+    Rank2Cell as Rank2Cell,
+    Rank2Config as Rank2Config,
+    rank2_networks as rank2_networks,
+)
