@@ -32,6 +32,7 @@ import numpy as np
 import rnndyn as rd
 from rnndyn.studies._phases_exponents import boundary
 from rnndyn.studies._phases_summary import summarise
+from rnndyn.studies._rank2_stats import jsonable
 from rnndyn.sweeps import plan
 
 
@@ -99,19 +100,9 @@ def summary(store):
     for which in ("no_solution", "slow_point"):
         fit = complete_rates(cells, which)
         out[which] = fit if fit is not None else "too few complete rates to fit"
-    out = plain(out)
+    out = jsonable(out)
     RESULT.write_text(json.dumps(out, indent=1) + "\n")
     print(json.dumps({k: v for k, v in out.items() if k != "networks_a_cell"}))
-
-
-def plain(value):
-    """JSON knows no NaN and no infinity: null."""
-    if isinstance(value, dict):
-        return {k: plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
-    known = not isinstance(value, float) or np.isfinite(value)
-    return value if known else None
 
 
 def complete_rates(cells, which):

@@ -13,13 +13,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from .._core._checks import check_shape, is_concrete
-from .._core._export import Result
 from .._core._types import KeyLike
-from ..models import RateRNN
+from ._fit import AbstractFit
 from ._problem import Rows, regression_rows, targets
 
 
-class BaselineFit(Result):
+class BaselineFit(AbstractFit):
     """Weights found by a baseline solver, and what is known about them.
 
     **Attributes:**
@@ -50,21 +49,6 @@ class BaselineFit(Result):
     snapshots: Float[Array, "snapshots predictor neuron"]
     alpha: Float[Array, " neuron"]
     dt: Float[Array, ""]
-
-    @property
-    def W(self) -> Float[Array, "neuron presynaptic"]:
-        """Recurrent weights, postsynaptic neuron first."""
-        return self.theta[: self.theta.shape[1]].T
-
-    @property
-    def W_in(self) -> Float[Array, "neuron input"]:
-        """Input weights."""
-        return self.theta[self.theta.shape[1] :].T
-
-    @property
-    def network(self) -> RateRNN:
-        """The fitted network, in rate form."""
-        return RateRNN.from_arrays(self.W, self.W_in, tau=self.dt / self.alpha)
 
 
 class AbstractWeightStart(eqx.Module):

@@ -12,11 +12,11 @@ from jaxtyping import Bool, Float, Int
 
 from .._core._batch import to_host
 from .._core._checks import check_positive, check_shape, is_concrete
-from .._core._export import Result
 from .._core._verdicts import Verdict
 from ..models import RateRNN
 from ._blocks import Blocks, clipped_share, survey
 from ._constraints import build_constraint
+from ._fit import AbstractFit
 from ._implicit import attach
 from ._iteration import Admm, Backtrack, Momentum, Normal, Solver, rms
 from ._outliers import AbstractOutliers, Reject
@@ -36,7 +36,7 @@ class NeuronFlag(enum.IntEnum):
     saturated = 3
 
 
-class CornnFit(Result):
+class CornnFit(AbstractFit):
     r"""A network fitted to rates.
 
     **Attributes:**
@@ -79,16 +79,6 @@ class CornnFit(Result):
     num_steps: Int[Real, ""]
 
     @property
-    def W(self) -> Float[Real, "neuron neuron"]:
-        """Recurrent weights, postsynaptic neuron first."""
-        return self.theta[: self.theta.shape[1]].T
-
-    @property
-    def W_in(self) -> Float[Real, "neuron input"]:
-        """Input weights."""
-        return self.theta[self.theta.shape[1] :].T
-
-    @property
     def weights(self) -> Float[Real, "predictor neuron"]:
         """`theta`."""
         return self.theta
@@ -105,14 +95,6 @@ class CornnFit(Result):
         """Whether any neuron's fit diverged."""
         grown = self.verdict == Verdict.diverged
         return _keep_kind(grown.any(axis=-1))
-
-    @property
-    def network(self) -> RateRNN:
-        """The fitted `RateRNN`, `tau = dt / alpha`, in JAX's default precision; its
-        `map(fit.dt)` is the map that was fitted."""
-        return RateRNN.from_arrays(
-            self.W, self.W_in, tau=self.dt / self.alpha, activation="tanh"
-        )
 
     @property
     def model(self) -> RateRNN:

@@ -8,19 +8,28 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from ..fitting import Reject, cornn, slope, weight_correlation
-from ..fitting._baseline import CrossEntropy, FixedPointStart, MeanSquare, RandomWeights
-from ..fitting._force import CurrentError, RateError, force
-from ..fitting._generators import (
-    AbstractNoise,
+from ..fitting import (
+    CrossEntropy,
+    CurrentError,
+    FixedPointStart,
     GaussianNoise,
+    MeanSquare,
     PoissonNoise,
+    RandomWeights,
+    RateError,
+    Reject,
+    adam,
+    cornn,
+    force,
+    newton,
     random_network,
     record,
+    regression_rows,
+    slope,
+    teacher_forced_bptt,
+    weight_correlation,
 )
-from ..fitting._gradient import adam
-from ..fitting._newton import newton
-from ..fitting._teacher_forcing import teacher_forced_bptt
+from ..fitting._generators import AbstractNoise
 from ._cornn_table import timed
 
 
@@ -74,22 +83,12 @@ def recovery(
     every = {m: RECORDS[m] // (shrink if "adam" in m else 1) for m in methods}
     for k in range(networks):
         k_net, k_run = jr.split(jr.fold_in(jr.key(seed), k))
-        net = random_network(neurons, key=k_net, dtype=jnp.float64)
-        rates = np.asarray(
-            record(
-                net,
-                steps,
-                dt=1.0,
-                input_noise=law(noise[0]),
-                conversion_noise=law(noise[1]),
-                key=k_run,
-            )
-        )
+        W, rates = _recorded(neurons, steps, noise, k_net, k_run, laws=(law, law))
         for m, method in enumerate(methods):
             job = (method, rates, threshold, force_ridge, records, every[method])
             thetas, cpu[m, k] = timed(lambda job=job: _solve(*job))
-            r[m, k] = [weight_correlation(net.W, th[:neurons].T) for th in thetas]
-            slopes[m, k] = [slope(net.W, th[:neurons].T) for th in thetas]
+            r[m, k] = [weight_correlation(W, th[:neurons].T) for th in thetas]
+            slopes[m, k] = [slope(W, th[:neurons].T) for th in thetas]
             say(f"network {k}, {method}: r {r[m, k, 0]:.3f} to {r[m, k, -1]:.4f}")
     step = np.array([np.arange(records + 1) * every[m] for m in methods])
     return xr.Dataset(
@@ -141,10 +140,30 @@ def _solve(method, rates, threshold, force_ridge, records, every):
 
 
 def _fixed_point(rates, alpha, start):
-    d = (rates[1:] - (1 - alpha) * rates[:-1]) / alpha
-    d = np.clip(d, -1 + 1e-6, 1 - 1e-6)
+    rows = regression_rows(rates, alpha=alpha)
     with jax.enable_x64(True):
-        return start(jnp.asarray(rates[:-1]), jnp.asarray(d))
+        return start(jnp.asarray(rows.x), jnp.asarray(rows.d))
+
+
+def _recorded(
+    neurons, steps, noise, k_net, k_run, *, laws=None, alpha=0.1, inputs=None
+):
+    """A random network's weights and its rates, in float64 whatever the process
+    allows; noise of inputs and of conversion."""
+    laws = (GaussianNoise, GaussianNoise) if laws is None else laws
+    with jax.enable_x64(True):
+        count = 0 if inputs is None else inputs.shape[1]
+        net = random_network(neurons, count, alpha=alpha, key=k_net, dtype=jnp.float64)
+        rates = record(
+            net,
+            steps,
+            dt=1.0,
+            inputs=None if inputs is None else jnp.asarray(inputs),
+            input_noise=laws[0](noise[0]),
+            conversion_noise=laws[1](noise[1]),
+            key=k_run,
+        )
+        return np.asarray(net.W), np.asarray(rates)
 
 
 def regularisation(
@@ -169,18 +188,8 @@ def regularisation(
     r = np.full((len(methods), networks, len(multipliers)), np.nan)
     for k in range(networks):
         k_net, k_run, k_start = jr.split(jr.fold_in(jr.key(seed), k), 3)
-        net = random_network(neurons, key=k_net, dtype=jnp.float64)
-        rates = np.asarray(
-            record(
-                net,
-                steps,
-                dt=1.0,
-                input_noise=GaussianNoise(1e-2),
-                conversion_noise=GaussianNoise(1e-4),
-                key=k_run,
-            )
-        )
-        score = lambda fit, W=net.W: float(weight_correlation(W, fit.W))
+        W, rates = _recorded(neurons, steps, (1e-2, 1e-4), k_net, k_run)
+        score = lambda fit, W=W: float(weight_correlation(W, fit.W))
         for j, m in enumerate(multipliers):
             for i, many in enumerate((cornn_steps, 0)):
                 fit = cornn(
@@ -231,21 +240,12 @@ def forcing(
     first = np.full(networks, np.nan)
     for k in range(networks):
         k_net, k_run, k_fit = jr.split(jr.fold_in(jr.key(seed), k), 3)
-        net = random_network(neurons, 1, alpha=0.9, key=k_net, dtype=jnp.float64)
         inputs = np.full((steps, 1), 0.1)
-        laws = [GaussianNoise(s) for s in noise]
-        rates = record(
-            net,
-            steps,
-            dt=1.0,
-            inputs=jnp.asarray(inputs),
-            input_noise=laws[0],
-            conversion_noise=laws[1],
-            key=k_run,
-        )
-        rates = np.clip(np.asarray(rates), -1 + 1e-6, 1 - 1e-6)
+        driven = {"alpha": 0.9, "inputs": inputs}
+        W, rates = _recorded(neurons, steps, noise, k_net, k_run, **driven)
+        rates = np.clip(rates, -1 + 1e-6, 1 - 1e-6)
         none = {"alpha": 0.9, "tol": 0.0, "max_steps": 0}
-        first[k] = weight_correlation(net.W, cornn(rates, inputs, **none).W)
+        first[k] = weight_correlation(W, cornn(rates, inputs, **none).W)
         single = [a.astype(np.float32) for a in (rates, inputs)]
         start = FixedPointStart(1e-5) if fixed_point else None
         for i, loss in enumerate(losses.values()):
@@ -259,7 +259,7 @@ def forcing(
                     num_steps=epochs,
                     key=k_fit,
                 )
-                r[i, k, j] = weight_correlation(net.W, fit.W)
+                r[i, k, j] = weight_correlation(W, fit.W)
         say(f"network {k}: forced {r[0, k, -1]:.3f}, free {r[0, k, 0]:.3f}")
     return xr.Dataset(
         {"r": (("loss", "network", "share"), r), "r_start": (("network",), first)},
@@ -294,17 +294,8 @@ def large_scale(
     cpu = np.full(networks, np.nan)
     for k in range(networks):
         k_net, k_run = jr.split(jr.fold_in(jr.key(seed), k))
-        net = random_network(neurons, key=k_net, dtype=jnp.float64)
-        rates = np.asarray(
-            record(
-                net,
-                steps,
-                dt=1.0,
-                input_noise=GaussianNoise(1e-2),
-                conversion_noise=PoissonNoise(1e-3),
-                key=k_run,
-            )
-        )
+        laws = (GaussianNoise, PoissonNoise)
+        W, rates = _recorded(neurons, steps, (1e-2, 1e-3), k_net, k_run, laws=laws)
         solve = lambda init, steps, rates=rates: cornn(
             rates,
             alpha=0.1,
@@ -317,7 +308,7 @@ def large_scale(
         for i in range(iterations + 1):
             fit = solve(theta, 0 if i == 0 else 1)
             theta = fit.theta
-            r[k, i] = weight_correlation(net.W, fit.W)
+            r[k, i] = weight_correlation(W, fit.W)
             say(f"network {k}, iteration {i}: r {r[k, i]:.3f}")
         _, cpu[k] = timed(lambda solve=solve: solve(None, iterations))
     return xr.Dataset(

@@ -8,6 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from ._table import columns
+
 
 @dataclass(frozen=True)
 class Line:
@@ -61,13 +63,7 @@ def claim(
 def render(lines: Sequence[Line]) -> str:
     """The table as text."""
     head = ("experiment", "quantity", "published", "ours", "verdict")
-    rows = [head, *(tuple(line.to_dict().values()) for line in lines)]
-    widths = [max(len(row[k]) for row in rows) for k in range(len(head))]
-    text = [
-        "  ".join(v.ljust(w) for v, w in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
-    return "\n".join([text[0], "-" * max(map(len, text)), *text[1:]])
+    return columns([head, *(tuple(line.to_dict().values()) for line in lines)])
 
 
 def timed(fn: Callable[[], Any]) -> tuple[Any, float]:

@@ -24,6 +24,7 @@ from ..mechanisms import Mechanism, MechanismReport, classify
 from ..models import RateRNN, Xavier, ensemble, member
 from ..tasks import DelayedCueDiscrimination
 from ..training import TrainResult, sgd, train
+from ._table import columns
 
 
 @dataclass(frozen=True)
@@ -79,12 +80,7 @@ class EnsembleRun:
         for name in present:
             _, low, high = wilson(int(np.sum(labels == name)), labels.size)
             shares.append(f"{low:.2f}-{high:.2f}")
-        lines = [head, *rows, total, shares]
-        widths = [max(len(row[k]) for row in lines) for k in range(len(head))]
-        text = [
-            "  ".join(v.rjust(w) for v, w in zip(r, widths, strict=True)) for r in lines
-        ]
-        return "\n".join([text[0], "-" * len(text[0]), *text[1:]])
+        return columns([head, *rows, total, shares], str.rjust)
 
 
 def run_ensemble(

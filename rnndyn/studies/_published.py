@@ -14,6 +14,7 @@ from typing import Any
 
 from ..dynamics import wilson
 from ._statistics import binomial_band, fisher_exact
+from ._table import columns
 
 
 _DELAYS = (0, 40, 80, 100, 200, 300, 400)
@@ -91,13 +92,6 @@ EXPONENTS: Mapping[str, Exponent] = {
     "nomemory": Exponent(0.38, 0.02, 0.97, 0.0, 0.6),
 }
 """How the critical learning rate falls with the delay (or the response window)."""
-
-RANK2: Mapping[str, tuple[float, ...]] = {
-    "delay_ms": (30, 40, 50, 60, 70, 80, 90, 100),
-    "nopost": (0.40, 0.69, 0.82, 0.86, 0.85, 0.84, 0.83, 0.82),
-    "post": (1, 1, 1, 1, 1, 1, 0.989, 0.985),
-}
-"""Learned rank-2 networks with full rotations, 100 a condition (labelled by hand)."""
 
 
 @dataclass(frozen=True)
@@ -188,9 +182,4 @@ def table_text(checks: list[Check]) -> str:
     for c in checks:
         interval = "" if c.low is None else f"{c.low:.2f}-{c.high:.2f}"
         rows.append((c.name, c.published, c.ours, interval, c.verdict))
-    widths = [max(len(r[k]) for r in rows) for k in range(len(head))]
-    lines = [
-        "  ".join(v.ljust(w) for v, w in zip(r, widths, strict=True)).rstrip()
-        for r in rows
-    ]
-    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+    return columns(rows)

@@ -29,6 +29,7 @@ from ._rank2_stats import (
     summarise,
 )
 from ._statistics import fisher_exact
+from ._table import columns
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ class Rank2Study:
                     f"{period[2]:.1f}" if period else "-",
                 ]
             )
-        text = [_columns(lines)]
+        text = [columns(lines, str.rjust)]
         pairs = self.compared()
         if pairs:
             lines = [["delay ms", "p, oscillate", "p, wind once", "p, published"]]
@@ -190,7 +191,9 @@ class Rank2Study:
                 for r in pairs
             ]
             text.append("With against without post-reaction period (Fisher, two-sided;")
-            text[-1] += f" Bonferroni: times {len(pairs)})\n" + _columns(lines)
+            text[-1] += f" Bonferroni: times {len(pairs)})\n" + columns(
+                lines, str.rjust
+            )
         text += [_example(n, p) for n, p in self.cells.items() if n[:5] != "delay"]
         if self.codes is not None:
             text.append(_sequence(self))
@@ -334,12 +337,6 @@ _STORED += ("turns_late", "sharpest", "period", "residual")
 def _tally(values) -> dict[str, int]:
     names, counts = np.unique(np.asarray(values).astype(str), return_counts=True)
     return {str(n): int(c) for n, c in zip(names, counts, strict=True)}
-
-
-def _columns(rows) -> str:
-    widths = [max(len(r[k]) for r in rows) for k in range(len(rows[0]))]
-    text = ["  ".join(v.rjust(w) for v, w in zip(r, widths, strict=True)) for r in rows]
-    return "\n".join([text[0], "-" * len(text[0]), *text[1:]])
 
 
 def _example(name, part) -> str:

@@ -88,11 +88,7 @@ class DelayedCueDiscrimination(AbstractTask):
     def stack(cls, delays: Any, **kwargs: Any) -> "DelayedCueDiscrimination":
         """One task per delay as a single Module with a leading axis, padded to the
         longest (or to `num_steps=`): tasks for an ensemble of networks."""
-        delays = [float(d) for d in np.ravel(delays)]
-        kwargs = {"num_steps": cls(max(delays), **kwargs).num_steps} | kwargs
-        tasks = {d: cls(d, **kwargs) for d in set(delays)}
-        steps = jnp.stack([tasks[d].delay_steps for d in delays])
-        return eqx.tree_at(lambda t: t.delay_steps, tasks[delays[0]], steps)
+        return _stack(cls, delays, lambda task: task.delay_steps, kwargs)
 
     @property
     def ends(self) -> Int[Array, " period"]:
@@ -131,17 +127,7 @@ class DelayedCueDiscrimination(AbstractTask):
     def score(self, trial, outputs, *, lag=0):
         """In the reaction period: how often the right output is the larger one, and
         its mean share of the sum of both."""
-        mask = answered(trial, 2, lag, self.ends)
-        total = jnp.sum(outputs, axis=1)
-        share = jnp.sum(outputs * trial.targets, axis=1)
-        # Strictly larger: equal outputs are no answer.
-        right = share > jnp.max(jnp.where(trial.targets > 0, -jnp.inf, outputs), axis=1)
-        share = jnp.where(total > 0, share / jnp.where(total > 0, total, 1), 0)
-        confidence = jnp.clip(share, 0, 1)
-        return Score(
-            accuracy=masked_mean(right.astype(share.dtype), mask),
-            reliability=masked_mean(confidence, mask),
-        )
+        return _choice(trial, outputs, answered(trial, 2, lag, self.ends))
 
 
 class DelayedActivation(AbstractTask):
@@ -272,11 +258,7 @@ class FixedResponse(AbstractTask):
     def stack(cls, responses: Any, **kwargs: Any) -> "FixedResponse":
         """One task per response as a single Module with a leading axis, padded to the
         longest (or to `num_steps=`)."""
-        responses = [float(r) for r in np.ravel(responses)]
-        kwargs = {"num_steps": cls(max(responses), **kwargs).num_steps} | kwargs
-        tasks = {r: cls(r, **kwargs) for r in set(responses)}
-        steps = jnp.stack([tasks[r].response_steps for r in responses])
-        return eqx.tree_at(lambda t: t.response_steps, tasks[responses[0]], steps)
+        return _stack(cls, responses, lambda task: task.response_steps, kwargs)
 
     @property
     def ends(self) -> Int[Array, " period"]:
@@ -305,12 +287,28 @@ class FixedResponse(AbstractTask):
     def score(self, trial, outputs, *, lag=0):
         """In the response period: how often the right output is the larger one, and its
         mean share of the sum of both, clipped to [0, 1]."""
-        mask = answered(trial, 1, lag, self.ends)
-        total = jnp.sum(outputs, axis=1)
-        right = jnp.sum(outputs * trial.targets, axis=1)
-        wrong = total - right
-        share = jnp.where(total > 0, right / jnp.where(total > 0, total, 1), 0)
-        return Score(
-            accuracy=masked_mean((right > wrong).astype(total.dtype), mask),
-            reliability=masked_mean(jnp.clip(share, 0, 1), mask),
-        )
+        return _choice(trial, outputs, answered(trial, 1, lag, self.ends))
+
+
+def _choice(trial, outputs, mask):
+    """How often the right output is the larger one where `mask` holds, and its share of
+    the sum of both."""
+    total = jnp.sum(outputs, axis=1)
+    share = jnp.sum(outputs * trial.targets, axis=1)
+    # Strictly larger: equal outputs are no answer.
+    right = share > jnp.max(jnp.where(trial.targets > 0, -jnp.inf, outputs), axis=1)
+    share = jnp.where(total > 0, share / jnp.where(total > 0, total, 1), 0)
+    confidence = jnp.clip(share, 0, 1)
+    return Score(
+        accuracy=masked_mean(right.astype(share.dtype), mask),
+        reliability=masked_mean(confidence, mask),
+    )
+
+
+def _stack(cls, durations, steps_of, kwargs):
+    """One task per duration with a leading axis, padded to the longest."""
+    durations = [float(d) for d in np.ravel(durations)]
+    kwargs = {"num_steps": cls(max(durations), **kwargs).num_steps} | kwargs
+    tasks = {d: cls(d, **kwargs) for d in set(durations)}
+    steps = jnp.stack([steps_of(tasks[d]) for d in durations])
+    return eqx.tree_at(steps_of, tasks[durations[0]], steps)

@@ -1,0 +1,37 @@
+"""What every fitted network has."""
+
+from typing import Any
+
+import equinox as eqx
+from jaxtyping import Float
+
+from .._core._export import Result
+from ..models import RateRNN
+from ._problem import Real
+
+
+class AbstractFit(Result):
+    """Weights `theta` `(predictor, neuron)`, recurrent ones first, with `alpha` and
+    `dt`; the network is derived."""
+
+    theta: eqx.AbstractVar[Any]
+    alpha: eqx.AbstractVar[Any]
+    dt: eqx.AbstractVar[Any]
+
+    @property
+    def W(self) -> Float[Real, "neuron presynaptic"]:
+        """Recurrent weights, postsynaptic neuron first."""
+        return self.theta[: self.theta.shape[1]].T
+
+    @property
+    def W_in(self) -> Float[Real, "neuron input"]:
+        """Input weights."""
+        return self.theta[self.theta.shape[1] :].T
+
+    @property
+    def network(self) -> RateRNN:
+        """The fitted `RateRNN`, `tau = dt / alpha`, in JAX's default precision; its
+        `map(fit.dt)` is the map that was fitted."""
+        return RateRNN.from_arrays(
+            self.W, self.W_in, tau=self.dt / self.alpha, activation="tanh"
+        )
