@@ -184,3 +184,18 @@ def test_a_root_beside_a_slow_point_does_not_erase_it():
     f = lambda t, x, a: (x**2 - 1) * ((x - 4) ** 2 + 0.1) / 10
     points = certified(f, [[1.2], [4.05]])
     assert np.any(np.abs(points.slow() - 3.973) < 0.01)
+
+
+def test_verdicts_without_spectra_are_the_same():
+    f = lambda t, x, a: x - x**3
+    points = rdd.fixed_points(f, jnp.linspace(-2, 2, 7)[:, None], strategy=PLAIN)
+    full, plain = rdd.certify(points), rdd.certify(points, spectrum=False)
+    np.testing.assert_array_equal(full.verdict, plain.verdict)
+    np.testing.assert_array_equal(full.x, plain.x)
+    found = np.asarray(plain.mask)
+    assert (
+        np.isnan(plain.eigenvalues[found]).all() and np.isnan(plain.margin[found]).all()
+    )
+    assert (np.asarray(plain.stability) == 0).all()
+    # Without a step, points are judged as they stand.
+    assert len(rdd.certify(points, max_steps=0).roots()) == 3

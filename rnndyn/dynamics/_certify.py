@@ -22,6 +22,7 @@ def certify(
     tol_unique: Any = None,
     tol_margin: Any = None,
     max_steps: int = 64,
+    spectrum: bool = True,
 ) -> FixedPoints:
     """The same points with final verdicts, recomputed in float64.
 
@@ -60,6 +61,9 @@ def certify(
     - `tol_margin`: margins within it, relative to max(1, |J|), count as undecided;
         default sqrt(eps).
     - `max_steps`: polishing steps per candidate.
+    - `spectrum`: whether to compute eigenvalues, most of the cost where points are many
+        and large. Without them `eigenvalues`, `margin` and `condition` of the points
+        found are NaN, `stability` is 0 and `num_marginal` 0: verdicts are the same.
 
     **Returns:**
 
@@ -161,6 +165,9 @@ def certify(
     stability, num_marginal = np.zeros((2, nets, slots), np.int32)
     tol_margin = eps**0.5 if tol_margin is None else float(tol_margin)
     for n, s in zip(*np.nonzero(unique), strict=True):
+        if not spectrum:
+            values[n, s] = condition[n, s] = margin[n, s] = np.nan
+            continue
         j = jac[n, s]
         sigma = np.linalg.svd(j, compute_uv=False)
         condition[n, s] = sigma[0] / max(sigma[-1], sigma[0] * eps**2, 1e-300)

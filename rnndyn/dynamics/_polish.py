@@ -31,8 +31,8 @@ class Polish:
         return self._chunks(_polish_minima, net, x)
 
     def look(self, net, x):
-        """Residual, speed and Jacobian at `x`, without a step."""
-        return self._chunks(_polish_roots, net, x, np.zeros((), np.int32))
+        """Residual, speed and Jacobian at `x`, without a step or a verdict."""
+        return self._chunks(_polish_roots, net, x, np.asarray(-1, np.int32))
 
     def is_root(self, new):
         eps = np.finfo(np.float64).eps
@@ -135,12 +135,18 @@ def _polish_roots(problem, scale, x, tol, tol_unique, max_steps):
         carry = (x0, solver.start(x0), zero, max_steps <= 0, zero)
         x, _, num_steps, _, verdict = lax.while_loop(lambda c: ~c[3], body, carry)
         jac, f = jax.jacfwd(lambda y: (fn(y),) * 2, has_aux=True)(x)
+        # A branch also under `vmap`, as the number of steps is one for all.
+        newton, kinked = lax.cond(
+            max_steps >= 0,
+            lambda: (newton_length(jac, f, x, fn), _is_kink(fn, x)),
+            lambda: (jnp.full((), jnp.nan), jnp.asarray(False)),
+        )
         return {
             "x": x,
             "f": jnp.where(jnp.isfinite(f), f, 0),
             "speed": norm(f),
-            "newton": newton_length(jac, f, x, fn),
-            "kinked": _is_kink(fn, x),
+            "newton": newton,
+            "kinked": kinked,
             "jac": jnp.where(jnp.isfinite(jac), jac, 0),
             "num_steps": num_steps,
             "verdict": verdict,
