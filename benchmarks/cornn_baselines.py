@@ -33,10 +33,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnndyn.fitting import Reject, cornn, weight_correlation
-from rnndyn.fitting._baseline import FixedPointStart, GivenWeights
-from rnndyn.fitting._force import CurrentError, RateError, force
 from rnndyn.fitting._generators import GaussianNoise, random_network, record
-from rnndyn.fitting._gradient import adam
+from rnndyn.fitting.baselines._baseline import FixedPointStart, GivenWeights
+from rnndyn.fitting.baselines._force import CurrentError, RateError, force
+from rnndyn.fitting.baselines._gradient import adam
 
 
 RESULT = Path(__file__).parent / "results" / "cornn_baselines.json"

@@ -31,7 +31,7 @@ import numpy as np
 
 import rnndyn as rd
 import rnndyn.dynamics as rdd
-from rnndyn.dynamics._cycle_certify import _program
+from rnndyn.dynamics.cycles._cycle_certify import _program
 
 
 HERE = pathlib.Path(__file__).parent

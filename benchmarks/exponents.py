@@ -30,9 +30,9 @@ import jax
 import numpy as np
 
 import rnndyn as rd
-from rnndyn.studies._phases_exponents import boundary
-from rnndyn.studies._phases_summary import summarise
-from rnndyn.studies._rank2_stats import jsonable
+from rnndyn.studies.phases._exponents import boundary
+from rnndyn.studies.phases._summary import summarise
+from rnndyn.studies.rank2._stats import jsonable
 from rnndyn.sweeps import plan
 
 

@@ -37,19 +37,19 @@ import jax
 import numpy as np
 
 from rnndyn._core._store import read_arrays
-from rnndyn.studies._rank2 import label_cell
-from rnndyn.studies._rank2_cells import (
+from rnndyn.studies.rank2._cells import (
     Rank2Cell,
     Rank2Config,
     rank2_networks,
     train_cell,
 )
-from rnndyn.studies._rank2_stats import (
+from rnndyn.studies.rank2._stats import (
     changes,
     jsonable,
     label_checkpoints,
     summarise,
 )
+from rnndyn.studies.rank2._study import label_cell
 from rnndyn.training import train_latent
 
 

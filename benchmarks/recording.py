@@ -38,12 +38,6 @@ import rnndyn as rd
 from rnndyn.dynamics import MultiStart
 from rnndyn.fitting import Plain, Reject, cornn, regression_rows
 from rnndyn.fitting._attractors import attractor_check
-from rnndyn.fitting._baseline import (
-    CrossEntropy,
-    FixedPointStart,
-    MeanSquare,
-    RandomWeights,
-)
 from rnndyn.fitting._cosmoothing import co_smoothing
 from rnndyn.fitting._evaluation import (
     compare_activity,
@@ -52,9 +46,15 @@ from rnndyn.fitting._evaluation import (
     one_step_residuals,
     ridge_weights,
 )
-from rnndyn.fitting._gradient import adam
-from rnndyn.fitting._recordings import read_nwb
-from rnndyn.fitting._scaling import z_scale
+from rnndyn.fitting.baselines._baseline import (
+    CrossEntropy,
+    FixedPointStart,
+    MeanSquare,
+    RandomWeights,
+)
+from rnndyn.fitting.baselines._gradient import adam
+from rnndyn.fitting.recordings._recordings import read_nwb
+from rnndyn.fitting.recordings._scaling import z_scale
 
 
 HERE = pathlib.Path(__file__).parent

@@ -6,7 +6,8 @@ import time
 import numpy as np
 import pytest
 
-from rnndyn.dynamics import _patterns, plrnn_cycles, plrnn_fixed_points
+from rnndyn.dynamics import plrnn_cycles, plrnn_fixed_points
+from rnndyn.dynamics.maps import _patterns
 
 
 def step(A, W, h, z):

@@ -10,7 +10,7 @@ import pytest
 import rnndyn.dynamics as rdd
 from rnndyn import Verdict
 from rnndyn._core._masks import first_indices, norm, unique_mask
-from rnndyn.dynamics._search import MIXED_FROM, judge
+from rnndyn.dynamics.points._search import MIXED_FROM, judge
 
 
 def rosenbrock(y, args):

@@ -9,7 +9,7 @@ import pytest
 import rnndyn.dynamics as rdd
 from rnndyn import Map, Verdict, flows
 from rnndyn.dynamics import Deflation, NoisyRestarts
-from rnndyn.dynamics._starts import Seen
+from rnndyn.dynamics.points._starts import Seen
 
 
 def decay(t, x, args):

@@ -15,7 +15,13 @@ from rnndyn.fitting import (
     regression_rows,
     weight_correlation,
 )
-from rnndyn.fitting._baseline import (
+from rnndyn.fitting._generators import (
+    GaussianNoise,
+    PoissonNoise,
+    random_network,
+    record,
+)
+from rnndyn.fitting.baselines._baseline import (
     CrossEntropy,
     FixedPointStart,
     GivenWeights,
@@ -23,16 +29,10 @@ from rnndyn.fitting._baseline import (
     RandomWeights,
     XavierWeights,
 )
-from rnndyn.fitting._force import CurrentError, RateError, force
-from rnndyn.fitting._generators import (
-    GaussianNoise,
-    PoissonNoise,
-    random_network,
-    record,
-)
-from rnndyn.fitting._gradient import adam, lbfgs
-from rnndyn.fitting._newton import newton
-from rnndyn.fitting._teacher_forcing import forced_loss, teacher_forced_bptt
+from rnndyn.fitting.baselines._force import CurrentError, RateError, force
+from rnndyn.fitting.baselines._gradient import adam, lbfgs
+from rnndyn.fitting.baselines._newton import newton
+from rnndyn.fitting.baselines._teacher_forcing import forced_loss, teacher_forced_bptt
 
 
 N, T, ALPHA = 6, 300, 0.5

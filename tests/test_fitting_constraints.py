@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import rnndyn.fitting as fi
-from rnndyn.fitting._constraints import build_constraint
+from rnndyn.fitting.convex._constraints import build_constraint
 
 
 def record(W, frames, std, *, alpha=0.1, seed=0):

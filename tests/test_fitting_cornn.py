@@ -7,8 +7,8 @@ import pytest
 
 import rnndyn.fitting as fi
 from rnndyn import Verdict
-from rnndyn.fitting._blocks import Blocks
-from rnndyn.fitting._iteration import Normal, sweep
+from rnndyn.fitting.convex._blocks import Blocks
+from rnndyn.fitting.convex._iteration import Normal, sweep
 
 
 def record(seed, n, frames, std, *, gain=3.0, alpha=0.1, poisson=False):

@@ -7,8 +7,6 @@ import jax
 import numpy as np
 import pytest
 
-from rnndyn.fitting import _nwb
-from rnndyn.fitting._binning import ExponentialKernel, GaussianKernel, smooth
 from rnndyn.fitting._cosmoothing import bits_per_spike, co_smoothing
 from rnndyn.fitting._evaluation import (
     compare_activity,
@@ -17,8 +15,10 @@ from rnndyn.fitting._evaluation import (
     one_step_residuals,
     power_spectrum,
 )
-from rnndyn.fitting._recordings import Events, Fluorescence, Spikes, read_nwb
-from rnndyn.fitting._scaling import Scaling, z_scale
+from rnndyn.fitting.recordings import _nwb
+from rnndyn.fitting.recordings._binning import ExponentialKernel, GaussianKernel, smooth
+from rnndyn.fitting.recordings._recordings import Events, Fluorescence, Spikes, read_nwb
+from rnndyn.fitting.recordings._scaling import Scaling, z_scale
 
 
 RATE, FRAMES, CELLS, SPIKING = 4.0, 120, 6, 5

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import rnndyn.fitting as fi
-from rnndyn.fitting._stream import update_factor
+from rnndyn.fitting.convex._stream import update_factor
 
 
 def record(seed, n, frames, std=(1e-2, 1e-3), *, alpha=0.1, gain=3.0):

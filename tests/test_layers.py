@@ -31,17 +31,21 @@ ALLOWED = {
     | {"models", "tasks", "flows", "dynamics", "theory", "training", "mechanisms"}
     | {"fitting", "sweeps", "zoo", "plots"},
 }
-FILES = sorted(p for room in ALLOWED for p in (PACKAGE / room).glob("*.py"))
+FILES = sorted(p for room in ALLOWED for p in (PACKAGE / room).rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
 
 
 def imported_rooms(path: Path) -> set[str]:
     """Rooms of rnndyn a file imports, relative imports resolved."""
-    room = path.parent.name
+    room, *inner = path.parent.relative_to(PACKAGE).parts
     rooms = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.level:
             parts = (node.module or "").split(".")
-            if node.level == 1:
+            if node.level <= 1 + len(inner):
                 rooms.add(room)
             else:
                 rooms |= {parts[0]} if parts[0] else {a.name for a in node.names}
@@ -55,13 +59,13 @@ def imported_rooms(path: Path) -> set[str]:
     return rooms - {room}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: f"{p.parent.name}/{p.name}")
+@pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_layers(path):
-    too_high = imported_rooms(path) - ALLOWED[path.parent.name]
+    too_high = imported_rooms(path) - ALLOWED[name_of(path).split("/")[0]]
     assert not too_high, f"{path} imports {too_high}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: f"{p.parent.name}/{p.name}")
+@pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_house_rules(path):
     text = path.read_text()
     assert "from __future__ import annotations" not in text
@@ -69,6 +73,13 @@ def test_house_rules(path):
     calls = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Call)]
     names = [c.func.id for c in calls if isinstance(c.func, ast.Name)]
     assert "print" not in names
+
+
+def test_rooms_are_small():
+    """A room is read at one sitting: at most a dozen files beside its front."""
+    folders = {p.parent for p in FILES}
+    sizes = {name_of(d): len(list(d.glob("_[a-z]*.py"))) for d in folders}
+    assert max(sizes.values()) <= 12, sizes
 
 
 def test_import_is_light():

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from rnndyn.studies._cornn import EXPERIMENTS, SIZES, cornn_study
-from rnndyn.studies._cornn_lines import LINES
-from rnndyn.studies._cornn_random import recovery, regularisation
-from rnndyn.studies._cornn_table import claim, r_squared, render, value
+from rnndyn.studies.cornn._lines import LINES
+from rnndyn.studies.cornn._random import recovery, regularisation
+from rnndyn.studies.cornn._study import EXPERIMENTS, SIZES, cornn_study
+from rnndyn.studies.cornn._table import claim, r_squared, render, value
 
 
 def test_table():

@@ -9,15 +9,15 @@ import pytest
 
 import rnndyn as rd
 from rnndyn.studies import PhasesConfig, phase_checks, phases_study, table_text
-from rnndyn.studies._phases_checks import find
-from rnndyn.studies._phases_exponents import boundary, exponent_checks
-from rnndyn.studies._phases_summary import Curves, Summary
 from rnndyn.studies._published import (
     NOPOST,
     POST,
     check_share,
 )
 from rnndyn.studies._statistics import binomial_band, binomial_tail, fisher_exact
+from rnndyn.studies.phases._checks import find
+from rnndyn.studies.phases._exponents import boundary, exponent_checks
+from rnndyn.studies.phases._summary import Curves, Summary
 
 
 def published_cells(n=40):
@@ -182,7 +182,7 @@ def test_a_small_grid_is_fitted_and_not_judged():
 def test_figures_are_drawn_for_what_is_there(tmp_path):
     pytest.importorskip("matplotlib")
     from rnndyn.studies import PhasesStudy
-    from rnndyn.studies._phases_figures import phases_figures
+    from rnndyn.studies.phases._figures import phases_figures
 
     sweeps = {"nopost": made_up(), "post": made_up("post", post=0.03, key=1)}
     sweeps |= {"longtau": made_up("longtau"), "nomemory": made_up("nomemory")}
@@ -211,7 +211,7 @@ def test_toy_loss_panel_shows_the_published_numbers():
     """Figure S2B: 1 up to 1/140, 0 at 1/120, 5/12 at 1/70, 1.5 at 1/60."""
     pytest.importorskip("matplotlib")
     from rnndyn.plots import figure
-    from rnndyn.studies._phases_panels import toy_loss
+    from rnndyn.studies.phases._panels import toy_loss
 
     _, axes = figure()
     line = toy_loss(axes[0, 0]).lines[0]

@@ -12,20 +12,20 @@ import pytest
 import scipy.stats
 
 from rnndyn.mechanisms._winding import Rotation
-from rnndyn.studies._rank2 import (
-    RANK2_SCALES,
-    Rank2Config,
-    label_cell,
-    rank2_study,
-)
-from rnndyn.studies._rank2_cells import Rank2Cell, rank2_networks, train_cell
-from rnndyn.studies._rank2_stats import (
+from rnndyn.studies._statistics import fisher_exact
+from rnndyn.studies.rank2._cells import Rank2Cell, rank2_networks, train_cell
+from rnndyn.studies.rank2._stats import (
     DELAYS,
     PUBLISHED,
     changes,
     spikes,
 )
-from rnndyn.studies._statistics import fisher_exact
+from rnndyn.studies.rank2._study import (
+    RANK2_SCALES,
+    Rank2Config,
+    label_cell,
+    rank2_study,
+)
 
 
 SMALL = Rank2Cell(30, steps=60_000, networks=4, checkpoints=(20_000, 40_000))

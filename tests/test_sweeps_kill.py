@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from rnndyn import sweeps
-from rnndyn.sweeps import _store
+from rnndyn.sweeps.disk import _store
 
 
 pytestmark = pytest.mark.slow

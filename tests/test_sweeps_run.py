@@ -17,7 +17,8 @@ import pytest
 
 import rnndyn as rd
 from rnndyn import sweeps
-from rnndyn.sweeps import _claim, _files, _grid, _labels, _run, _shard, _store
+from rnndyn.sweeps import _grid, _labels, _run, _shard
+from rnndyn.sweeps.disk import _claim, _files, _store
 from rnndyn.training import _log, _slots
 
 

@@ -2,11 +2,11 @@
 
 from typing import Any, TypeVar
 
-from ._certify import certify as certify_points
-from ._cycle_certify import certify_cycle, certify_cycles
-from ._cycle_search import LimitCycles
-from ._limit_cycle import LimitCycle
-from ._points import FixedPoints
+from .cycles._cycle_certify import certify_cycle, certify_cycles
+from .cycles._cycle_search import LimitCycles
+from .cycles._limit_cycle import LimitCycle
+from .points._certify import certify as certify_points
+from .points._points import FixedPoints
 
 
 Found = TypeVar("Found", FixedPoints, LimitCycle, LimitCycles)

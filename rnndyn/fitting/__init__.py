@@ -5,21 +5,6 @@ from ._attractors import (
     Match as Match,
     attractor_check as attractor_check,
 )
-from ._baseline import (
-    BaselineFit as BaselineFit,
-    CrossEntropy as CrossEntropy,
-    FixedPointStart as FixedPointStart,
-    GivenWeights as GivenWeights,
-    MeanSquare as MeanSquare,
-    RandomWeights as RandomWeights,
-    XavierWeights as XavierWeights,
-)
-from ._binning import (
-    ExponentialKernel as ExponentialKernel,
-    GaussianKernel as GaussianKernel,
-)
-from ._constraints import no_self_connections as no_self_connections
-from ._cornn import CornnFit as CornnFit, NeuronFlag as NeuronFlag, cornn as cornn
 from ._cosmoothing import (
     CoSmoothing as CoSmoothing,
     bits_per_spike as bits_per_spike,
@@ -35,7 +20,6 @@ from ._evaluation import (
     one_step_residuals as one_step_residuals,
     power_spectrum as power_spectrum,
 )
-from ._force import CurrentError as CurrentError, RateError as RateError, force as force
 from ._generators import (
     CorrelatedNoise as CorrelatedNoise,
     GaussianNoise as GaussianNoise,
@@ -46,8 +30,6 @@ from ._generators import (
     record as record,
     restrict as restrict,
 )
-from ._gradient import adam as adam, lbfgs as lbfgs
-from ._iteration import Admm as Admm, Backtrack as Backtrack, Momentum as Momentum
 from ._metrics import (
     OneStepR2 as OneStepR2,
     one_step_r2 as one_step_r2,
@@ -56,33 +38,11 @@ from ._metrics import (
     stack_weights as stack_weights,
     weight_correlation as weight_correlation,
 )
-from ._newton import newton as newton
-from ._outliers import (
-    AbstractOutliers as AbstractOutliers,
-    Clip as Clip,
-    Keep as Keep,
-    Plain as Plain,
-    Reject as Reject,
-)
 from ._problem import (
     Rows as Rows,
     regression_rows as regression_rows,
     targets as targets,
 )
-from ._recordings import (
-    Events as Events,
-    Fluorescence as Fluorescence,
-    Recording as Recording,
-    Spikes as Spikes,
-    read_nwb as read_nwb,
-)
-from ._scaling import Scaling as Scaling, z_scale as z_scale
-from ._stream import (
-    StreamState as StreamState,
-    stream as stream,
-    update as update,
-)
-from ._teacher_forcing import teacher_forced_bptt as teacher_forced_bptt
 from ._trained import (
     FlipFlop as FlipFlop,
     TimedResponse as TimedResponse,
@@ -90,3 +50,55 @@ from ._trained import (
     train_flip_flop as train_flip_flop,
     train_timed_response as train_timed_response,
 )
+from .baselines._baseline import (
+    BaselineFit as BaselineFit,
+    CrossEntropy as CrossEntropy,
+    FixedPointStart as FixedPointStart,
+    GivenWeights as GivenWeights,
+    MeanSquare as MeanSquare,
+    RandomWeights as RandomWeights,
+    XavierWeights as XavierWeights,
+)
+from .baselines._force import (
+    CurrentError as CurrentError,
+    RateError as RateError,
+    force as force,
+)
+from .baselines._gradient import adam as adam, lbfgs as lbfgs
+from .baselines._newton import newton as newton
+from .baselines._teacher_forcing import teacher_forced_bptt as teacher_forced_bptt
+from .convex._constraints import no_self_connections as no_self_connections
+from .convex._cornn import (
+    CornnFit as CornnFit,
+    NeuronFlag as NeuronFlag,
+    cornn as cornn,
+)
+from .convex._iteration import (
+    Admm as Admm,
+    Backtrack as Backtrack,
+    Momentum as Momentum,
+)
+from .convex._outliers import (
+    AbstractOutliers as AbstractOutliers,
+    Clip as Clip,
+    Keep as Keep,
+    Plain as Plain,
+    Reject as Reject,
+)
+from .convex._stream import (
+    StreamState as StreamState,
+    stream as stream,
+    update as update,
+)
+from .recordings._binning import (
+    ExponentialKernel as ExponentialKernel,
+    GaussianKernel as GaussianKernel,
+)
+from .recordings._recordings import (
+    Events as Events,
+    Fluorescence as Fluorescence,
+    Recording as Recording,
+    Spikes as Spikes,
+    read_nwb as read_nwb,
+)
+from .recordings._scaling import Scaling as Scaling, z_scale as z_scale

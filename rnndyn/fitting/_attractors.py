@@ -23,7 +23,7 @@ from ..dynamics import (
     certify,
     fixed_points,
 )
-from ..dynamics._points import Frozen
+from ..dynamics.points._points import Frozen
 
 
 class Match(enum.IntEnum):

@@ -7,10 +7,10 @@ import jax
 import numpy as np
 
 from .._core._types import KeyLike
-from ._cornn import CornnFit, cornn
 from ._evaluation import free_run, held_out, one_step_residuals
-from ._outliers import AbstractOutliers, Reject
-from ._scaling import Scaling, z_scale
+from .convex._cornn import CornnFit, cornn
+from .convex._outliers import AbstractOutliers, Reject
+from .recordings._scaling import Scaling, z_scale
 
 
 REJECT = Reject(threshold=1.0)

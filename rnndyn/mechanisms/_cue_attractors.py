@@ -14,7 +14,7 @@ from .._core._checks import check_step_ratio
 from .._core._export import Result
 from .._core._verdicts import Verdict, names
 from ..dynamics import settle, verdict_of
-from ..dynamics._attractors import _check_linear
+from ..dynamics.long_run._attractors import _check_linear
 from ..models import AbstractRNN, member, num_members
 from ..tasks import AbstractTask, per_member
 

@@ -1,6 +1,5 @@
 """Whole studies: trained, analysed, saved, drawn, compared with published numbers."""
 
-from ._cornn import CornnStudy as CornnStudy, cornn_study as cornn_study
 from ._ensembles import (
     EnsembleConfig as EnsembleConfig,
     EnsembleRun as EnsembleRun,
@@ -8,17 +7,18 @@ from ._ensembles import (
     run_ensemble as run_ensemble,
     save_ensemble as save_ensemble,
 )
-from ._phases import PhasesStudy as PhasesStudy, phases_study as phases_study
-from ._phases_checks import phase_checks as phase_checks
-from ._phases_scales import (
+from ._published import Check as Check, table_text as table_text
+from .cornn._study import CornnStudy as CornnStudy, cornn_study as cornn_study
+from .phases._checks import phase_checks as phase_checks
+from .phases._scales import (
     PHASES_SCALES as PHASES_SCALES,
     PhasesConfig as PhasesConfig,
 )
-from ._published import Check as Check, table_text as table_text
-from ._rank2 import Rank2Study as Rank2Study, rank2_study as rank2_study
-from ._rank2_cells import (
+from .phases._study import PhasesStudy as PhasesStudy, phases_study as phases_study
+from .rank2._cells import (
     RANK2_SCALES as RANK2_SCALES,
     Rank2Cell as Rank2Cell,
     Rank2Config as Rank2Config,
     rank2_networks as rank2_networks,
 )
+from .rank2._study import Rank2Study as Rank2Study, rank2_study as rank2_study

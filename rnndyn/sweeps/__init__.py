@@ -45,11 +45,11 @@ from ._shard import (
     plan as plan,
     train_shard as train_shard,
 )
-from ._status import (
+from ._sweep import Fractions as Fractions, Sweep as Sweep, load as load
+from .disk._status import (
     Status as Status,
     merge as merge,
     status as status,
     verify as verify,
 )
-from ._store import load_config as load_config
-from ._sweep import Fractions as Fractions, Sweep as Sweep, load as load
+from .disk._store import load_config as load_config

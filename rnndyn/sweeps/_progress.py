@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ._store import Store
+from .disk._store import Store
 
 
 class Meter:

@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from ._claim import Claim
 from ._config import SweepConfig
-from ._files import read_checkpoint, write_checkpoint
 from ._labels import label as label_shard
 from ._progress import Meter
 from ._shard import Trained, train_shard
-from ._store import Store, need
 from ._sweep import Sweep
+from .disk._claim import Claim
+from .disk._files import read_checkpoint, write_checkpoint
+from .disk._store import Store, need
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from ..models import member
 from ._config import SweepConfig
 from ._grid import Grid
 from ._labels import CODES, blank, unpack
-from ._store import Store, need
+from .disk._store import Store, need
 
 
 class Sweep:

@@ -17,7 +17,7 @@ import numpy as np
 
 from .._core._store import named_leaves, read_arrays, write_arrays
 from ..sweeps import Sweep, load as load_sweep
-from ..sweeps._files import publish, sha256, versions
+from ..sweeps.disk._files import publish, sha256, versions
 from ._card import card
 from ._schema import CURVES, SCHEMA, WEIGHTS, describe, field, problems
 from ._zoo import Zoo, network_class

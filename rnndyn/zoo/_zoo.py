@@ -11,7 +11,7 @@ import numpy as np
 from .._core._checks import one_of
 from .._core._store import read_arrays
 from ..models import CurrentRNN, LowRankRNN, RateRNN
-from ..sweeps._files import read_json
+from ..sweeps.disk._files import read_json
 from ._schema import SCHEMA
 
 

@@ -1,0 +1,1 @@
+"""Limit cycles of flows: shooting, multipliers, many starts, sections."""

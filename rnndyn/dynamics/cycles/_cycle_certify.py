@@ -1,0 +1,217 @@
+"""Host-level verdicts on limit cycles: float64, with the integration error measured."""
+
+import dataclasses
+from typing import Any
+
+import diffrax as dfx
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from ..._core._batch import in_double
+from ..._core._verdicts import Verdict
+from ...flows import DiffraxFlow, ScanFlow
+from ._cycle_search import LimitCycles
+from ._cycles import ADAPT, default_tol, describe, velocity_of
+from ._limit_cycle import LimitCycle
+from ._shooting import Mesh, shoot
+
+
+DIGITS = 1e-9
+"""Largest relative change of the period between the last two step sizes."""
+LOG_DIGITS = 1e-8
+"""The change of the logarithms below which steps are not halved again."""
+_BATCH = ("problem", "mesh", "kind")
+
+
+def certify_cycle(cycle: LimitCycle, *, max_halvings: int = 4) -> LimitCycle:
+    """The same cycles with final verdicts, as NumPy in float64. Host level.
+
+    Every candidate (verdict `limit_cycle` or `undetermined`, finite) is solved again
+    in float64, once with the steps of the search and once with half of them (adaptive
+    flows: a tenth of the tolerance), and `error` is the relative change of the period.
+    The step is halved up to `max_halvings` times until that is below 1e-9 and that of
+    the logarithms (`log_error`) below 1e-8; a cycle whose period still changes remains
+    `undetermined`, one whose logarithms do keeps its verdict and its `log_error`. A
+    cycle that moved away (by more than 1e-2 of its extent, or of its period) from
+    where the search had seen it is `undetermined` as well.
+
+    **Arguments:** `cycle`: from `limit_cycle`, any leading batch axes (its `problem`
+    then has them too).
+    """
+    return _certify(cycle, cycle.problem, (), max_halvings)
+
+
+def certify_cycles(found: LimitCycles, *, max_halvings: int = 4) -> LimitCycles:
+    """See `certify_cycle`; `mask`, `verdict` and `index` follow the new verdicts."""
+    cycles = found.cycles
+    shape = np.shape(cycles.period)
+    certified = _certify(cycles, cycles.problem, shape[-1:], max_halvings)
+    ok = np.asarray(certified.mask)
+    index = np.array(found.index)
+    verdict = np.array(found.verdict)
+    batch, slots = shape[:-1], index.shape[len(shape) - 1 :]
+    flat = index.reshape(-1, *slots)
+    codes = verdict.reshape(-1, *slots)
+    good = ok.reshape(len(flat), -1)
+    outcome = np.asarray(certified.verdict).reshape(len(flat), -1)
+    for n in range(len(flat)):
+        listed = flat[n] >= 0
+        codes[n][listed] = outcome[n][flat[n][listed]]
+        flat[n][listed & ~good[n][flat[n]]] = -1
+    return dataclasses.replace(
+        found,
+        cycles=certified,
+        mask=np.asarray(found.mask) & ok,
+        verdict=codes.reshape((*batch, *slots)),
+        index=flat.reshape((*batch, *slots)),
+    )
+
+
+def _certify(cycle, problem, inner, max_halvings):
+    if max_halvings < 1:
+        raise ValueError(f"`max_halvings` = {max_halvings}, expected at least 1.")
+    shape = np.shape(cycle.period)
+    outer = shape[: len(shape) - len(inner)]
+    count = int(np.prod(shape, dtype=int))
+    repeat = int(np.prod(inner, dtype=int))
+    names = [f.name for f in dataclasses.fields(cycle) if f.name not in _BATCH]
+    out: dict[str, np.ndarray] = {}
+    for name in names:
+        a = np.asarray(getattr(cycle, name))
+        a = a.reshape((count, *a.shape[len(shape) :]))
+        wide = {"f": np.float64, "c": np.complex128}.get(a.dtype.kind, a.dtype)
+        out[name] = a.astype(wide)
+    orbit = out["orbit"][:, :-1]
+    mesh: Mesh = cycle.mesh
+    nodes = orbit[:, :: mesh.pieces]
+    shares = np.diff(out["times"], axis=1)
+    shares = shares.reshape(count, mesh.segments, mesh.pieces)
+    candidate = np.isin(out["verdict"], (Verdict.limit_cycle, Verdict.undetermined))
+    candidate &= np.isfinite(orbit).all(axis=(1, 2)) & (out["extent"] > 0)
+    candidate &= np.isfinite(out["period"]) & (out["period"] > 0)
+    closed = out["verdict"] == Verdict.limit_cycle
+    out["verdict"] = np.where(
+        out["verdict"] == Verdict.limit_cycle, int(Verdict.undetermined), out["verdict"]
+    ).astype(np.int32)
+    out["stability"] = np.zeros(count, np.int32)
+    exact = np.asarray(cycle.x0).dtype == np.float64
+    out["error"], out["log_error"] = np.full((2, count), np.nan)
+    arrays = [_rows(a, outer) for a in problem.arrays]
+
+    for i in np.flatnonzero(candidate):
+        here = eqx.tree_at(
+            lambda p: p.arrays, problem, [_double(a[i // repeat]) for a in arrays]
+        )
+        # What the search solved in float64 need not be solved again with its steps.
+        known = exact and closed[i]
+        new = _settle_steps(
+            here, mesh, out["period"][i], nodes[i], shares[i],
+            out["log_multipliers"][i] if known else None, max_halvings,
+        )  # fmt: skip
+        moved = np.linalg.norm(new["x0"] - orbit[i, 0]) / out["extent"][i]
+        drift = abs(new["period"] / out["period"][i] - 1)
+        if not (np.isfinite(moved) and moved <= 1e-2 and drift <= 1e-2):
+            continue
+        for name in names:
+            out[name][i] = new[name]
+    fields: dict[str, Any] = {
+        k: v.reshape((*shape, *v.shape[1:])) for k, v in out.items()
+    }
+    return LimitCycle(**fields, problem=problem, mesh=mesh)
+
+
+def _settle_steps(problem, mesh: Mesh, period, nodes, shares, logs, max_halvings):
+    """Solve with shorter and shorter steps until the period no longer changes."""
+    new: dict[str, Any] = {"error": np.asarray(np.nan)}
+    if logs is None:
+        new = _solve(problem, mesh, nodes, period, shares)
+        period, nodes, shares, logs = _again(new, mesh)
+    for _ in range(max_halvings):
+        mesh = _finer(mesh)
+        new = _solve(problem, mesh, nodes, period, shares)
+        new["error"] = np.abs(new["period"] / period - 1)
+        change = np.abs(new["log_multipliers"].real - logs.real)
+        new["log_error"] = np.max(change / np.maximum(1, np.abs(logs.real)))
+        settled = new["error"] <= DIGITS and new["log_error"] <= LOG_DIGITS
+        tol = default_tol(mesh, np.float64, None)
+        if settled or not new["residual"] <= tol:
+            break
+        period, nodes, shares, logs = _again(new, mesh)
+    if new["verdict"] != Verdict.limit_cycle:
+        return new
+    if not new["error"] <= DIGITS:
+        new["verdict"] = np.asarray(int(Verdict.undetermined))
+    doubt = new["log_error"] * np.maximum(1, np.abs(new["margin"]))
+    if not (new["error"] <= DIGITS and np.abs(new["margin"]) > 10 * doubt):
+        new["stability"] = np.asarray(0)
+    return new
+
+
+def _again(new, mesh):
+    """Where the next solve starts: period, nodes, shares, logarithms."""
+    shares = np.diff(new["times"])
+    return (
+        new["period"],
+        new["orbit"][:-1][:: mesh.pieces],
+        shares.reshape(mesh.segments, mesh.pieces),
+        new["log_multipliers"],
+    )
+
+
+def _finer(mesh: Mesh) -> Mesh:
+    flow: Any = mesh.flow
+    if isinstance(flow, ScanFlow) and flow.num_steps is not None:
+        flow = ScanFlow(num_steps=2 * flow.num_steps, method=flow.method)
+    elif isinstance(flow, ScanFlow):
+        assert flow.dt is not None
+        flow = ScanFlow(dt=flow.dt / 2, method=flow.method)
+    elif isinstance(flow, DiffraxFlow):
+        given: Any = flow.controller
+        if not isinstance(given, dfx.PIDController):
+            given = dfx.PIDController(rtol=1e-10, atol=1e-10)
+        controller = dataclasses.replace(
+            given, rtol=given.rtol / 10, atol=given.atol / 10
+        )
+        flow = dataclasses.replace(
+            flow, controller=controller, max_steps=2 * flow.max_steps
+        )
+    return Mesh(flow, mesh.segments, mesh.pieces)
+
+
+def _solve(problem, mesh, nodes, period, shares) -> dict[str, Any]:
+    with in_double():
+        out = _program(problem, mesh, np.asarray(nodes), np.float64(period), shares)
+        return {k: np.array(v) for k, v in out.items()}
+
+
+@eqx.filter_jit
+def _program(problem, mesh, nodes, period, shares):
+    f, args = problem.thaw()
+    velocity = velocity_of(f, args, nodes[0])
+    tol = default_tol(mesh, nodes.dtype, None)
+    shot = shoot(
+        mesh,
+        velocity,
+        nodes,
+        jnp.asarray(period),
+        tol=tol,
+        max_steps=12,
+        bounds=(0.5 * period, 2 * period),
+        reduce_period=False,
+        shares=shares / jnp.sum(shares),
+        adapt=ADAPT,
+    )
+    shot = jax.tree.map(lax.stop_gradient, shot)
+    return describe(mesh, velocity, shot, tol)
+
+
+def _rows(a, outer):
+    """Arrays of the problem with one leading axis for the networks."""
+    return np.asarray(a).reshape(-1, *np.shape(a)[len(outer) :])
+
+
+def _double(a):
+    return a.astype(np.float64) if np.issubdtype(a.dtype, np.floating) else a

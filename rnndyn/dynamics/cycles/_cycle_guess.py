@@ -1,0 +1,211 @@
+"""Guesses of cycles from close returns of runs, and cycles compared as orbits."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from ..._core._masks import norm
+from ..._core._verdicts import Verdict
+from ...flows import RK4, ScanFlow
+
+
+BASES = 16
+
+
+class Guess(eqx.Module):
+    """A point, a period, how closely the trajectory returned (relative to its extent),
+    and the verdict if there is nothing to search for."""
+
+    x: Float[Array, "*batch state"]
+    period: Float[Array, "*batch"]
+    miss: Float[Array, "*batch"]
+    verdict: Int[Array, "*batch"]
+
+
+class CloseReturns(eqx.Module):
+    """How `limit_cycles` guesses: by close returns of the runs from the starts.
+
+    Each run is recorded from the start, after a transient, and (optionally) backwards
+    in time; each record gives one guess, the closest return to one of 16 of its
+    points. Late records find attractors, early ones what repels slowly, backward ones
+    cycles that repel in every direction (in the plane: the unstable cycle between two
+    stable ones). On a chaotic attractor each close return shadows an unstable cycle.
+
+    **Attributes:** in time constants of the system (`time_scale`):
+
+    - `max_period`: longest period looked for; records are twice as long.
+    - `transient`: discarded before the late record.
+    - `dt`: step of the integration by RK4; fast systems need a shorter one, and stiff
+        ones should be given guesses of their own to `limit_cycle`.
+    - `samples`: states kept of a record.
+    - `backward`: also run backwards. Default: up to 3 state variables.
+    - `per_record`: guesses from each record, from different points of it. More than 1
+        helps on chaotic attractors.
+    """
+
+    max_period: float = eqx.field(static=True, default=50.0)
+    transient: float = eqx.field(static=True, default=200.0)
+    dt: float = eqx.field(static=True, default=0.05)
+    samples: int = eqx.field(static=True, default=800)
+    backward: bool | None = eqx.field(static=True, default=None)
+    per_record: int = eqx.field(static=True, default=1)
+
+    def __check_init__(self):
+        ok = self.max_period > 0 and self.dt > 0 and self.transient >= 0
+        ok = ok and 1 <= self.per_record <= BASES
+        if not ok or self.samples < 32 or self.dt > self.max_period / 16:
+            raise ValueError(
+                f"CloseReturns got max_period = {self.max_period}, transient = "
+                f"{self.transient}, dt = {self.dt}, samples = {self.samples}; expected "
+                "positive times, dt below a sixteenth of max_period, at least 32 "
+                f"samples and 1 to {BASES} guesses `per_record`."
+            )
+
+    def num_guesses(self, size: int) -> int:
+        """Guesses a start."""
+        return self._records(size) * self.per_record
+
+    def _records(self, size: int) -> int:
+        backward = size <= 3 if self.backward is None else self.backward
+        return 3 if backward else 2
+
+    def __call__(self, velocity: Any, x0: Float[Array, " state"], unit: Any) -> Guess:
+        """The guesses of one start, with a leading axis of `num_guesses`."""
+        dt = self.dt * unit
+        span = 2 * self.max_period * unit
+        stride = max(1, round(2 * self.max_period / self.dt / self.samples))
+        spacing = span / self.samples
+        step = ScanFlow(num_steps=stride, method=RK4())
+        zero = jnp.zeros((), x0.dtype)
+        field = lambda t, x, sign: sign * velocity(x)
+
+        def record(x, sign):
+            def sample(x, _):
+                return step(field, x, zero, spacing, sign), x
+
+            return lax.scan(sample, x, None, length=self.samples)
+
+        steps = max(1, round(self.transient / self.dt))
+        settle = ScanFlow(num_steps=steps, method=RK4())
+        one = jnp.ones((), x0.dtype)
+        late = settle(field, x0, zero, dt * steps, one)
+        signs = [1.0, 1.0, -1.0][: self._records(x0.shape[0])]
+        firsts = jnp.stack([late, x0, x0][: len(signs)])
+        _, records = jax.vmap(record)(firsts, jnp.asarray(signs, x0.dtype))
+        closest = lambda xs: closest_returns(xs, spacing, self.per_record)
+        guesses = jax.vmap(closest)(records)
+        return jax.tree.map(lambda a: a.reshape((-1, *a.shape[2:])), guesses)
+
+
+def closest_returns(
+    xs: Float[Array, "time state"], spacing: Any, num: int = 1
+) -> Guess:
+    """The `num` closest returns in a record of equally spaced states."""
+    samples = xs.shape[0]
+    lags = samples // 2
+    bases = jnp.linspace(0, samples - lags - 1, BASES).astype(jnp.int32)
+
+    def from_base(i):
+        window = lax.dynamic_slice_in_dim(xs, i, lags + 1)
+        return _return_to_first(window)
+
+    miss, lag, extent = jax.vmap(from_base)(bases)
+    finite = jnp.all(jnp.isfinite(xs))
+    # Late returns of a run that settles are closer; of equally close ones the
+    # shortest counts.
+    best = jnp.min(miss)
+    good = miss <= jnp.maximum(1.5 * best, 1e-6)
+    k = jnp.lexsort((miss, jnp.where(good, lag, jnp.inf), ~good))[:num]
+    still = jnp.max(extent) < 1e-7 * jnp.maximum(1, norm(xs[-1]))
+    verdict = jnp.select(
+        [~finite, still, ~jnp.isfinite(best)],
+        [int(Verdict.diverged), int(Verdict.constant), int(Verdict.undetermined)],
+        int(Verdict.limit_cycle),  # something to search for
+    ).astype(jnp.int32)
+    return Guess(
+        jnp.where(finite, xs[bases[k]], 0),
+        jnp.where(jnp.isfinite(lag[k]), lag[k], 1) * spacing,
+        miss[k],
+        jnp.broadcast_to(verdict, (num,)),
+    )
+
+
+def _return_to_first(window):
+    """Miss, lag (in samples, interpolated) and extent of the best return to row 0."""
+    square = jnp.sum((window - window[:1]) ** 2, axis=1)
+    largest = jnp.max(square)
+    left = jnp.cumsum(square > 0.04 * largest) > 0  # gone a fifth of the way
+    before, after = jnp.roll(square, 1), jnp.roll(square, -1)
+    bend = before - 2 * square + after
+    inner = jnp.arange(square.size)
+    dip = left & (square <= before) & (square < after) & (bend > 0)
+    dip = dip & (inner > 1) & (inner < square.size - 1)
+    shift = jnp.where(dip, 0.5 * (before - after) / jnp.where(dip, bend, 1), 0)
+    # Near a return the squared distance is a parabola.
+    bottom = jnp.maximum(square - 0.25 * (before - after) * shift, 0)
+    ratio = jnp.sqrt(bottom / jnp.where(largest > 0, largest, 1))
+    ratio = jnp.where(dip, ratio, jnp.inf)
+    best = jnp.min(ratio)
+    # The parabola leaves a few per cent of a chord: returns as close as that tie.
+    k = jnp.argmax(ratio <= best + 0.01)
+    found = jnp.isfinite(best)
+    return (
+        jnp.where(found, ratio[k], jnp.inf),
+        jnp.where(found, k + shift[k], jnp.inf),
+        jnp.sqrt(largest),
+    )
+
+
+def same_orbit(
+    x: Float[Array, " state"],
+    period: Any,
+    orbit: Float[Array, "nodes state"],
+    spacings: Float[Array, " nodes"],
+    *,
+    advance: Any,
+    roughly: Any,
+    velocity: Any,
+    tol: Any,
+    multiples: bool = False,
+) -> Bool[Array, ""]:
+    """Whether a cycle through `x` is the given orbit (nodes not repeated, each followed
+    by its spacing in time): a point of it on the orbit to `tol` times the extent, and
+    the same period to `tol` (with `multiples`, a multiple of it to 1 %). `advance`
+    integrates over a time, `roughly` the same at less cost."""
+    ratio = period / jnp.sum(spacings)
+    turns = jnp.maximum(1, jnp.round(ratio)) if multiples else 1.0
+    close = 1e-2 if multiples else tol
+    mean = jnp.mean(orbit, axis=0, keepdims=True)
+    extent = jnp.max(jnp.linalg.norm(orbit - mean, axis=1))
+
+    # Along the orbit from the nodes, either way, by integration: between the nodes of
+    # a spike no interpolation is good enough, and the nearest node may belong to
+    # another turn.
+    def closest(k, shift, advance, iterations):
+        def closer(_, carry):
+            shift, _ = carry
+            point = advance(orbit[k], shift)
+            speed = velocity(point)
+            step = jnp.vdot(speed, x - point) / jnp.maximum(
+                jnp.vdot(speed, speed), jnp.finfo(x.dtype).tiny
+            )
+            shift = jnp.clip(shift + step, -spacings[k - 1], spacings[k])
+            return shift, norm(point - x)
+
+        start = (shift, jnp.asarray(jnp.inf, x.dtype))
+        return lax.fori_loop(0, iterations, closer, start)
+
+    zero = jnp.zeros((), x.dtype)
+    shifts, distances = jax.vmap(lambda k: closest(k, zero, roughly, 6))(
+        jnp.arange(orbit.shape[0])
+    )
+    k = jnp.argmin(jnp.where(jnp.isfinite(distances), distances, jnp.inf))
+    distance = distances[k]
+    if advance is not roughly:
+        distance = closest(k, shifts[k], advance, 4)[1]
+    near = distance <= tol * extent
+    return near & (jnp.abs(ratio - turns) <= close * turns)

@@ -1,0 +1,373 @@
+"""Multiple shooting: closed orbits as zeros of a residual, and their derivatives."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from ..._core._masks import norm
+from ...flows import AbstractFlow, DiffraxFlow
+
+
+STIFFNESS = 3.0
+"""Largest |df/dx| x duration of a piece for which the mesh stays uniform."""
+
+
+class Mesh(eqx.Module):
+    """How an orbit is cut: `segments` with an unknown state at the start of each, of
+    `pieces` each, over each of which `flow` integrates."""
+
+    flow: AbstractFlow
+    segments: int = eqx.field(static=True)
+    pieces: int = eqx.field(static=True)
+
+    @property
+    def size(self) -> int:
+        """Pieces of the whole orbit."""
+        return self.segments * self.pieces
+
+    def advance(self, velocity, x, duration):
+        """The state after `duration`, which may be traced or negative, and whether the
+        solver got there."""
+        zero = jnp.zeros((), x.dtype)
+        field = lambda t, x, args: velocity(x)
+        if isinstance(self.flow, DiffraxFlow):
+            return self.flow.advance(field, x, zero, duration)
+        return self.flow(field, x, zero, duration), jnp.ones((), bool)
+
+    def through(self, velocity, x, duration):
+        """The state after `duration`, NaN where the solver gave up."""
+        x, ok = self.advance(velocity, x, duration)
+        return jnp.where(ok, x, jnp.nan)
+
+    def uniform(self, dtype: Any) -> Float[Array, "segment piece"]:
+        """Equal shares of the period for all pieces."""
+        return jnp.full((self.segments, self.pieces), 1 / self.size, dtype)
+
+
+class Orbit(eqx.Module):
+    """A trajectory on a mesh: `ends` `(segment, state)` of the segments, `states` at
+    the starts of the pieces, the pieces' `jacobians`, and their `shares` of the
+    period."""
+
+    ends: Float[Array, "segment state"]
+    states: Float[Array, "segment piece state"]
+    jacobians: Float[Array, "segment piece state state"]
+    shares: Float[Array, "segment piece"]
+
+
+def trace_orbit(
+    mesh: Mesh, velocity: Callable, nodes: Any, period: Any, shares: Any
+) -> Orbit:
+    """Integrate all segments, each from its node, with their Jacobians."""
+
+    def piece(carry, share):
+        x, ok = carry
+
+        def small(x):
+            end, ok = mesh.advance(velocity, x, period * share)
+            return end, (end, ok)
+
+        jac, (end, here) = jax.jacfwd(small, has_aux=True)(x)
+        return (end, ok & here), (x, jac)
+
+    # One piece at a time in reverse mode: memory does not grow with the steps.
+    step = jax.checkpoint(piece)
+    good = jnp.ones((), bool)
+    along = lambda x, shares: lax.scan(step, (x, good), shares)
+    (ends, ok), (states, jacobians) = jax.vmap(along)(nodes, shares)
+    return Orbit(jnp.where(ok[:, None], ends, jnp.nan), states, jacobians, shares)
+
+
+def gaps(mesh: Mesh, velocity: Callable, nodes: Any, period: Any, shares: Any) -> Array:
+    """Ends of the segments minus the nodes that follow, without Jacobians."""
+    step = jax.checkpoint(
+        lambda x, share: (mesh.advance(velocity, x, period * share)[0], None)
+    )
+    along = lambda x, shares: lax.scan(step, x, shares)[0]
+    return jax.vmap(along)(nodes, shares) - jnp.roll(nodes, -1, axis=0)
+
+
+def newton_matrix(
+    velocity: Callable, orbit: Orbit
+) -> Float[Array, "equations unknowns"]:
+    """Derivative of the gaps in (nodes, period): one column more than rows."""
+    segments, _, size = orbit.states.shape
+
+    def multiply(product, jac):
+        return jac @ product, None
+
+    eye = jnp.eye(size, dtype=orbit.ends.dtype)
+    propagate = lambda jacs: lax.scan(multiply, eye, jacs)[0]
+    blocks = jax.vmap(propagate)(orbit.jacobians)
+    rows = jnp.arange(segments)
+    matrix = jnp.zeros((segments, size, segments, size), orbit.ends.dtype)
+    matrix = matrix.at[rows, :, rows, :].add(blocks)
+    matrix = matrix.at[rows, :, (rows + 1) % segments, :].add(-eye[None])
+    matrix = matrix.reshape(segments * size, segments * size)
+    # An autonomous flow: the end moves with the velocity when the duration grows.
+    lasting = jnp.sum(orbit.shares, axis=1, keepdims=True)
+    column = (jax.vmap(velocity)(orbit.ends) * lasting).reshape(-1, 1)
+    return jnp.concatenate([matrix, column], axis=1)
+
+
+class Shot(eqx.Module):
+    """Where a shooting search stands: nodes, period, their orbit, the largest relative
+    gap, the Newton step from here (relative to the size of the orbit, or the period if
+    that is more), and how many orbits were integrated."""
+
+    nodes: Float[Array, "segment state"]
+    period: Float[Array, ""]
+    orbit: Orbit
+    residual: Float[Array, ""]
+    step: Float[Array, ""]
+    num_steps: Int[Array, ""]
+
+
+def shoot(
+    mesh: Mesh,
+    velocity: Callable,
+    nodes: Float[Array, "segment state"],
+    period: Float[Array, ""],
+    *,
+    tol: float,
+    max_steps: int,
+    bounds: tuple[Any, Any],
+    reduce_period: bool = True,
+    shares: Any = None,
+    adapt: int = 0,
+) -> Shot:
+    """Damped Newton on nodes and period.
+
+    The phase is free: of all solutions of the linear equations the shortest is taken
+    (the period counts with the distance covered), which leaves a guess off the orbit
+    free to move in every direction. Steps are shortened while the residual does not
+    fall. An orbit that closes after a half, third or fifth of its period (sampled at
+    the pieces) is run again with that. An orbit that has converged but varies too fast
+    for its steps somewhere is run again, up to `adapt` times, on a mesh that shares
+    out its stiffness equally. The search ends where rounding stops the descent below
+    `tol`.
+    """
+    extent_floor = jnp.maximum(1, norm(nodes[0]))
+    unknown = jnp.asarray(jnp.finfo(nodes.dtype).max, nodes.dtype)
+    eps = jnp.finfo(nodes.dtype).eps
+    splits = [k for k in (2, 3, 5) if mesh.size % k == 0 and reduce_period]
+
+    def newton(orbit, gap):
+        matrix = newton_matrix(velocity, orbit)
+        # The shortest solution, by QR of the transposed matrix.
+        unit = jnp.maximum(norm(matrix[:, -1]), jnp.finfo(gap.dtype).tiny)
+        scale = jnp.ones(matrix.shape[1], gap.dtype).at[-1].set(1 / unit)
+        q, r = jnp.linalg.qr((matrix * scale[None]).T)
+        half = jax.scipy.linalg.solve_triangular(r, gap.ravel(), trans=1)
+        step = scale * (q @ half)
+        regular = jnp.all(jnp.isfinite(step))
+        step = jnp.where(regular, step, 0)
+        return step[:-1].reshape(gap.shape), step[-1], regular
+
+    def first_return(orbit):
+        """The largest fraction 1/k of the period after which the orbit closes."""
+        states = orbit.states.reshape(mesh.size, -1)
+        extent = jnp.max(jnp.linalg.norm(states - states[:1], axis=1))
+        closed = [
+            norm(states[mesh.size // k] - states[0]) <= 1e-6 * extent for k in splits
+        ]
+        large = extent > 1e-5 * extent_floor
+        k = jnp.ones((), jnp.int32)
+        for candidate, ok in zip(reversed(splits), reversed(closed), strict=True):
+            k = jnp.where(ok & large, candidate, k)
+        return k, states
+
+    def too_long(shot):
+        """Whether a piece is too long for its steps, and others could take over."""
+        stiffness = _stiffness(velocity, shot)
+        largest = jnp.max(stiffness)
+        return (largest > STIFFNESS) & (largest > 2 * jnp.mean(stiffness))
+
+    def body(carry):
+        shot, size, (step, dt), factor, rounds, _ = carry
+        nodes = shot.nodes - factor * step
+        period = shot.period - factor * dt
+        inside = (period >= bounds[0]) & (period <= bounds[1])
+        orbit = trace_orbit(mesh, velocity, nodes, period, shot.orbit.shares)
+        gap = orbit.ends - jnp.roll(nodes, -1, axis=0)
+        new = norm(gap)
+        better = (new < size) & inside
+        residual = jnp.max(jnp.linalg.norm(gap, axis=1)) / jnp.maximum(
+            1, norm(nodes[0])
+        )
+        moved = Shot(nodes, period, orbit, residual, shot.step, shot.num_steps + 1)
+        # A run that blows up before anything is known has diverged.
+        blown = inside & ~jnp.isfinite(new) & ~jnp.isfinite(size)
+        stay = eqx.tree_at(
+            lambda s: (s.residual, s.num_steps),
+            shot,
+            (jnp.where(blown, jnp.inf, shot.residual), shot.num_steps + 1),
+        )
+        shot = _where(better, moved, stay)
+        size = jnp.where(better, new, size)
+        small = shot.residual <= tol
+        gap = shot.orbit.ends - jnp.roll(shot.nodes, -1, axis=0)
+        fresh_step, fresh_dt, regular = newton(shot.orbit, gap)
+        # A period that would change by more than half is a step too far, and so is a
+        # node that would move by more than the size of the orbit.
+        cap = 0.5 * shot.period / jnp.maximum(jnp.abs(fresh_dt), 1e-30)
+        states = shot.orbit.states.reshape(mesh.size, -1)
+        reach = jnp.max(jnp.linalg.norm(states - states[:1], axis=1))
+        length = jnp.max(jnp.linalg.norm(fresh_step, axis=1))
+        cap = jnp.minimum(cap, reach / jnp.maximum(length, 1e-30))
+        relative = jnp.maximum(length / reach, jnp.abs(fresh_dt) / shot.period)
+        relative = jnp.where(regular & (reach > 0), relative, jnp.inf)
+        shot = eqx.tree_at(lambda s: s.step, shot, relative)
+        factor = jnp.where(better, jnp.minimum(1, cap), 0.4 * factor)
+        over = ~better & (small | (factor < 1e-3))
+        over = over | (shot.residual <= 8 * eps) | ~jnp.isfinite(size)
+        done = over & small
+        new_nodes, new_period = shot.nodes, shot.period
+        new_shares = shot.orbit.shares
+        again = jnp.zeros((), bool)
+        if splits:
+            k, states = first_return(shot.orbit)
+            # Only equal pieces can be compared after a fraction of the period.
+            again = done & (k > 1) & (rounds == adapt)
+            index = (jnp.arange(mesh.segments) * mesh.pieces) // k
+            new_nodes = jnp.where(again, states[index], new_nodes)
+            new_period = jnp.where(again, shot.period / k, new_period)
+        if adapt:
+            coarse = done & ~again & (rounds > 0) & too_long(shot)
+            shares_, nodes_ = _share_out(velocity, shot)
+            new_nodes = jnp.where(coarse, nodes_, new_nodes)
+            new_shares = jnp.where(coarse, shares_, new_shares)
+            rounds = rounds - coarse.astype(jnp.int32)
+            again = again | coarse
+        # Where the search starts again nothing is known yet, also if it ends here.
+        shot = eqx.tree_at(
+            lambda s: (s.nodes, s.period, s.orbit.shares, s.residual),
+            shot,
+            (
+                new_nodes,
+                new_period,
+                new_shares,
+                jnp.where(again, unknown, shot.residual),
+            ),
+        )
+        step = (jnp.where(again, 0, fresh_step), jnp.where(again, 0, fresh_dt))
+        size = jnp.where(again, jnp.inf, size)
+        factor = jnp.where(again, 1.0, factor).astype(nodes.dtype)
+        return shot, size, step, factor, rounds, over & ~again
+
+    def going(carry):
+        shot, *_, over = carry
+        return ~over & (shot.num_steps < max_steps)
+
+    shape = (mesh.segments, mesh.pieces, nodes.shape[1])
+    nothing = Orbit(
+        jnp.zeros_like(nodes),
+        jnp.zeros(shape, nodes.dtype),
+        jnp.zeros((*shape, nodes.shape[1]), nodes.dtype),
+        mesh.uniform(nodes.dtype) if shares is None else shares,
+    )
+    infinite = jnp.asarray(jnp.inf, nodes.dtype)
+    count = jnp.zeros((), jnp.int32)
+    shot = Shot(nodes, period, nothing, unknown, infinite, count)
+    no_step = (jnp.zeros_like(nodes), jnp.zeros_like(period))
+    one = jnp.ones((), nodes.dtype)
+    rounds = jnp.asarray(adapt, jnp.int32)
+    carry = (shot, infinite, no_step, one, rounds, jnp.zeros((), bool))
+    return lax.while_loop(going, body, carry)[0]
+
+
+def attach_orbit(mesh: Mesh, velocity: Callable, shot: Shot) -> Shot:
+    """The same shot with the derivatives of the closed orbit in whatever `velocity`
+    depends on, by the implicit function theorem. The point x0 moves in the plane
+    normal to the flow through it."""
+    nodes, period = _attach(velocity, shot.nodes, shot.period, shot.orbit, mesh)
+    orbit = _recall(velocity, nodes, period, shot.orbit, mesh)
+    return Shot(nodes, period, orbit, shot.residual, shot.step, shot.num_steps)
+
+
+@eqx.filter_custom_jvp
+def _recall(velocity, nodes, period, orbit, mesh):
+    """`orbit`, known to be the trajectory from `nodes`, as a function of them."""
+    del velocity, nodes, period, mesh
+    return orbit
+
+
+@_recall.def_jvp
+def _recall_jvp(primals, tangents):
+    velocity, nodes, period, orbit, mesh = primals
+    t_velocity, t_nodes, t_period, _, _ = tangents
+    again = lambda v, n, p: trace_orbit(mesh, v, n, p, orbit.shares)
+    _, tangent = eqx.filter_jvp(
+        again, (velocity, nodes, period), (t_velocity, t_nodes, t_period)
+    )
+    return _recall(velocity, nodes, period, orbit, mesh), tangent
+
+
+@eqx.filter_custom_jvp
+def _attach(velocity, nodes, period, orbit, mesh):
+    """`nodes, period`, known to close the orbit, as functions of `velocity`."""
+    del velocity, orbit, mesh
+    return nodes, period
+
+
+@_attach.def_jvp
+def _attach_jvp(primals, tangents):
+    velocity, nodes, period, orbit, mesh = primals
+    t_velocity = tangents[0]
+    nodes, period = _attach(velocity, nodes, period, orbit, mesh)
+    _, t_gap = eqx.filter_jvp(
+        lambda v: gaps(mesh, v, nodes, period, orbit.shares), (velocity,), (t_velocity,)
+    )
+    direction = lax.stop_gradient(_unit(velocity(nodes[0])))
+    known = _recall(velocity, nodes, period, orbit, mesh)
+    # The phase: the first node moves in the plane normal to the flow.
+    phase = jnp.zeros((1, nodes.size + 1), t_gap.dtype)
+    phase = phase.at[0, : direction.size].set(direction)
+    matrix = jnp.concatenate([newton_matrix(velocity, known), phase])
+    right = jnp.concatenate([t_gap.ravel(), jnp.zeros(1, t_gap.dtype)])
+    # Where there is no isolated orbit there is no derivative: it is 0.
+    regular = jnp.all(jnp.isfinite(jnp.linalg.inv(lax.stop_gradient(matrix))))
+    matrix = jnp.where(regular, matrix, jnp.eye(right.size, dtype=right.dtype))
+    step = -jnp.linalg.solve(matrix, jnp.where(regular, right, 0))
+    return (nodes, period), (step[:-1].reshape(nodes.shape), step[-1])
+
+
+def _stiffness(velocity, shot):
+    """|df/dx| times the duration of each piece, flat."""
+    states = shot.orbit.states.reshape(-1, shot.nodes.shape[1])
+    rates = jax.vmap(lambda x: jnp.linalg.norm(jax.jacfwd(velocity)(x)))(states)
+    # The faster end of a piece decides.
+    rates = jnp.maximum(rates, jnp.roll(rates, -1))
+    return rates * shot.orbit.shares.ravel() * shot.period
+
+
+def _share_out(velocity, shot):
+    """Shares such that every piece holds as much stiffness (half of it spread evenly,
+    so that slow stretches keep pieces), and nodes to start from."""
+    shares = shot.orbit.shares
+    segments, pieces = shares.shape
+    amount = _stiffness(velocity, shot)
+    amount = amount + jnp.mean(amount) * shares.ravel() * amount.size
+    zero = jnp.zeros(1, shares.dtype)
+    total = jnp.concatenate([zero, jnp.cumsum(amount)])
+    times = jnp.concatenate([zero, jnp.cumsum(shares.ravel())])
+    wanted = jnp.linspace(0, 1, amount.size + 1, dtype=shares.dtype) * total[-1]
+    new_times = jnp.interp(wanted, total, times)
+    states = shot.orbit.states.reshape(amount.size, -1)
+    closed = jnp.concatenate([states, states[:1]])
+    starts = new_times[:-1:pieces]
+    nodes = jax.vmap(lambda column: jnp.interp(starts, times, column), 1, 1)(closed)
+    return jnp.diff(new_times).reshape(segments, pieces), nodes
+
+
+def _unit(v):
+    return v / jnp.maximum(norm(v), jnp.finfo(v.dtype).tiny)
+
+
+def _where(condition, a, b):
+    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)

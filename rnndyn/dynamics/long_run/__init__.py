@@ -1,0 +1,1 @@
+"""Where trajectories end: attractors, basins, exponents."""

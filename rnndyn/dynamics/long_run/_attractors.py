@@ -1,0 +1,327 @@
+"""Attractors and their basins, from many starts."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import Float, Int, PyTree
+
+from ..._core._batch import in_double
+from ..._core._export import Result
+from ..._core._system import Map
+from ..._core._types import KeyLike
+from ..._core._verdicts import Verdict, names
+from ...flows import AbstractMethod
+from .._linear import jacobian
+from ..points._points import Frozen
+from ..points._starts import AbstractSampler
+from ._basins import group, wilson
+from ._late_verdict import verdict_of
+from ._recurrence import settle
+
+
+class Attractors(Result):
+    """Where runs from many starts end; one row an attractor, the commonest first.
+
+    Host level, NumPy, float64. Times are in units of time of a flow, steps of a map.
+
+    **Attributes:**
+
+    - `verdict`: `root`, `limit_cycle`, `k_cycle`, `invariant_circle`, `torus`,
+        `chaotic` or `continuum`, shape `(attractors,)`.
+    - `count`, `share`, `low`, `high`: starts that ended there, with a 95 % Wilson
+        interval for the share. Shares are of the starts, not of state space, and
+        include the starts that were not decided.
+    - `state`: one state on it, shape `(attractors, state)`: the root itself, certified.
+    - `orbit`: states on it, `(attractors, 256, state)`: one period of a cycle.
+    - `period`: of cycles and k-cycles, NaN for the rest.
+    - `exponents`: the three largest Lyapunov exponents, NaN where the state has fewer.
+    - `extent`: half the diagonal of its bounding box.
+    - `label`: row of the attractor that each start led to, -1 for none.
+    - `start_verdict`: how each start ended, shape `(starts,)`; `time`: how long it was
+        followed; `final`: its last state.
+    - `dt`: step of the integration of a flow, 1 for a map.
+    - `kind`: "flow" or "map"; `caveats`: what was not decided, in words.
+    """
+
+    verdict: Int[np.ndarray, " attractors"]
+    count: Int[np.ndarray, " attractors"]
+    share: Float[np.ndarray, " attractors"]
+    low: Float[np.ndarray, " attractors"]
+    high: Float[np.ndarray, " attractors"]
+    state: Float[np.ndarray, "attractors state"]
+    orbit: Float[np.ndarray, "attractors samples state"]
+    period: Float[np.ndarray, " attractors"]
+    exponents: Float[np.ndarray, "attractors three"]
+    extent: Float[np.ndarray, " attractors"]
+    label: Int[np.ndarray, " starts"]
+    start_verdict: Int[np.ndarray, " starts"]
+    time: Float[np.ndarray, " starts"]
+    final: Float[np.ndarray, "starts state"]
+    dt: float = eqx.field(static=True)
+    kind: str = eqx.field(static=True)
+    caveats: tuple[str, ...] = eqx.field(static=True)
+
+    @property
+    def names(self) -> list[str]:
+        """The verdicts by name."""
+        return names(self.verdict)
+
+    @property
+    def undecided(self) -> int:
+        """Starts that led to no attractor and did not diverge either."""
+        return int(np.sum((self.label < 0) & (self.start_verdict != Verdict.diverged)))
+
+
+def attractors(
+    system: Any,
+    x0s: Any,
+    args: PyTree = None,
+    *,
+    dt: float | None = None,
+    method: AbstractMethod | None = None,
+    steps: int = 2048,
+    rounds: int = 4,
+    chunk: int = 32,
+    tol_point: float = 1e-6,
+    key: KeyLike | None = None,
+) -> Attractors:
+    """Follow many starts to where they end, and sort the ends into attractors.
+
+    Every start is run in float64 by one compiled program: a transient, a window in
+    which rest and the three leading Lyapunov exponents are measured, and the search for
+    a return (`settle`, `verdict_of`). A start that is not decided is continued four
+    times as long, up to `rounds` times; chaos is looked at twice. What slowly passes a
+    bottleneck, or cycles ever more slowly between saddles, is not an attractor: such
+    starts end as `slow_point` or `undetermined`. Host level.
+
+    ```python
+    found = rd.dynamics.attractors(f, jax.random.normal(key, (200, 3)))
+    found.names, found.share, found.low, found.high
+    found.caveats
+    ```
+
+    **Arguments:**
+
+    - `system`: a flow `f(t, x, args)` or a `Map`; `args`: the input, held constant.
+    - `x0s`: starts, shape `(starts, state)`, or a sampler. A start on an unstable root
+        stays there and is not decided.
+    - `dt`: step of the integration of a flow. By default a fifth of the fastest time
+        constant at the starts; runs that diverge or are too inaccurate with it are
+        repeated with an eighth of that.
+    - `method`: of integration, `RK4()` by default.
+    - `steps`: length of the transient and of the window in the first round.
+    - `rounds`: how often an undecided start is continued.
+    - `chunk`: starts run side by side.
+    - `tol_point`: roots closer than this, times max(1, |x|), are one.
+    - `key`: for samplers.
+
+    **Returns:** `Attractors`. Not guaranteed: that an attractor with a small basin is
+    hit, or that a chaotic transient is not longer than the window. Chaotic attractors
+    (tori, circles) are taken for one if their averages and variances agree to within
+    their errors: mirror images are told apart, interleaved ones may not be. Attraction
+    itself is tested for points and cycles only: in a system that keeps a volume, or
+    has a neutral family of circles, motion may be called `chaotic` or `torus`.
+
+    **Raises:** a `ValueError` for starts of the wrong shape.
+    """
+    is_map = isinstance(system, Map)
+    if isinstance(x0s, AbstractSampler):
+        x0s = x0s(system, args, key=jax.random.key(0) if key is None else key)
+    x0s = np.asarray(x0s)
+    if x0s.ndim != 2 or 0 in x0s.shape or not np.issubdtype(x0s.dtype, np.floating):
+        raise ValueError(
+            f"`x0s` has shape {x0s.shape} and dtype {x0s.dtype}, expected floats of "
+            "shape (starts, state). Pass one start as x0[None]."
+        )
+    for name, value in (("steps", steps), ("rounds", rounds), ("chunk", chunk)):
+        if value < 1:
+            raise ValueError(f"`{name}` = {value}, expected at least 1.")
+    if dt is not None and not dt > 0:
+        raise ValueError(f"`dt` = {dt}, expected the step of the integration, > 0.")
+    x0s = x0s.astype(np.float64)
+    with in_double():
+        problem = Frozen(*Frozen(system, args).thaw(np.float64))
+        step = 1.0 if is_map else _default_dt(problem, x0s) if dt is None else dt
+        run = _Runs(problem, x0s, step, not is_map and dt is None, method, chunk)
+        for r in range(rounds):
+            run.advance(steps * 4**r)
+            if not run.open.any():
+                break
+    verdict, ends = run.verdict, run.ends
+    _check_linear(verdict, ends, is_map)
+    groups = group(verdict, ends, tol_point)
+    return _collect(run, verdict, ends, groups, float(step), is_map)
+
+
+_KEPT = ("final", "point", "jacobian", "extent", "growth", "period", "orbit")
+_KEPT += ("window", "step_error", "rates", "mean", "spread", "drift")
+
+
+class _Runs:
+    """All starts, continued in rounds; only the open ones, in padded chunks."""
+
+    def __init__(self, problem, x0s, dt, adaptive, method, chunk):
+        self.problem, self.method = problem, method
+        # Powers of two: few different programs, and no lanes for nothing.
+        self.chunk = min(chunk, 1 << (len(x0s) - 1).bit_length())
+        self.dt, self.adaptive = dt, adaptive
+        count = len(x0s)
+        self.x = x0s
+        self.verdict = np.zeros(count, np.int64)
+        self.time = np.zeros(count)
+        self.open = np.ones(count, bool)
+        self.coarse = np.zeros(count, bool)
+        self.seen_chaotic = np.zeros(count, bool)
+        self.ends: dict[str, np.ndarray] = {}
+
+    def advance(self, steps):
+        todo = np.flatnonzero(self.open)
+        for retry in range(3 if self.adaptive else 1):
+            dt, num = self.dt / 8**retry, steps * 8**retry
+            verdict, ends = self.run(self.x[todo], dt, num)
+            self.keep(todo, verdict, ends, dt)
+            # A step that is too long makes things up, divergence above all.
+            poor = ends["step_error"] > 1e-4
+            self.coarse[todo] = poor
+            if retry == 0:
+                poor |= verdict == Verdict.diverged
+            todo = todo[poor]
+            if not len(todo):
+                break
+        went_on = np.flatnonzero(self.open)
+        self.x = self.x.copy()
+        self.x[went_on] = self.ends["final"][went_on]
+        self.time[went_on] += 3 * steps * self.dt
+        self.verdict[self.coarse] = Verdict.undetermined
+        # Chaos may be a transient, and its averages converge slowly: look twice.
+        once = (self.verdict == Verdict.chaotic) & ~self.seen_chaotic
+        self.seen_chaotic = self.verdict == Verdict.chaotic
+        self.open &= np.isin(self.verdict, _OPEN) | once
+
+    def run(self, x, dt, steps):
+        rows = np.concatenate([x, np.repeat(x[-1:], -len(x) % self.chunk, axis=0)])
+        pieces = []
+        for i in range(0, len(rows), self.chunk):
+            part = rows[i : i + self.chunk]
+            out = _label(
+                self.problem, part, np.float64(dt), np.int32(steps), self.method
+            )
+            pieces.append(jax.tree.map(np.asarray, out))
+        joined = jax.tree.map(lambda *a: np.concatenate(a)[: len(x)], *pieces)
+        return joined
+
+    def keep(self, index, verdict, ends, dt):
+        if not self.ends:
+            shape = lambda a: (len(self.x), *a.shape[1:])
+            self.ends = {k: np.zeros(shape(a)) for k, a in ends.items()}
+        units = {"period": dt, "window": dt, "rates": 1 / dt}
+        ends = {k: v * units.get(k, 1) for k, v in ends.items()}
+        for name, value in ends.items():
+            self.ends[name][index] = value
+        self.verdict[index] = verdict
+
+
+_OPEN = (Verdict.undetermined, Verdict.slow_point)
+
+
+@eqx.filter_jit
+def _label(problem, x0s, dt, steps, method):
+    system, args = problem.thaw()
+
+    def one(x0):
+        run = settle(
+            system, x0, args, dt=dt, transient=steps, window=steps, method=method
+        )
+        return verdict_of(run), {k: getattr(run, k) for k in _KEPT}
+
+    return jax.vmap(one)(x0s)
+
+
+@eqx.filter_jit
+def _jacobians(problem, x0s):
+    system, args = problem.thaw()
+    return jax.vmap(lambda x: jacobian(system, x, args))(x0s)
+
+
+def _default_dt(problem, x0s) -> float:
+    """A fifth of the fastest time constant, 1/|J|, at some of the starts."""
+    some = np.where(np.isfinite(x0s).all(axis=1)[:, None], x0s, 0)
+    some = np.resize(some[:: max(1, len(some) // 32)], (32, x0s.shape[1]))
+    jacobians = np.asarray(_jacobians(problem, some))
+    jacobians = jacobians[np.isfinite(jacobians).all(axis=(1, 2))]
+    sizes = np.linalg.norm(jacobians, 2, axis=(1, 2))
+    if not sizes.size or not sizes.max() > 0:
+        return 0.2
+    # Starts far outside must not set the pace of all others.
+    return 0.2 / min(sizes.max(), 10 * max(np.median(sizes), 1e-3 * sizes.max()))
+
+
+def _check_linear(verdict, ends, is_map) -> None:
+    """Let eigenvalues confirm what the growth of perturbations said of roots."""
+    for i in np.flatnonzero(np.isin(verdict, (Verdict.root, Verdict.continuum))):
+        values = np.linalg.eigvals(ends["jacobian"][i])
+        margin = np.abs(1 + values) - 1 if is_map else values.real
+        size = max(np.abs(values).max(), 1e-300)
+        stable = margin.max() < -1e-9 * size
+        neutral = not stable and margin.max() < 1e-7 * size
+        wanted = stable if verdict[i] == Verdict.root else neutral
+        if not wanted:
+            verdict[i] = Verdict.undetermined
+
+
+def _collect(run, verdict, ends, groups, dt, is_map) -> Attractors:
+    total, size = run.x.shape
+    label = np.full(total, -1)
+    for row, members in enumerate(groups):
+        label[members] = row
+    first = np.array([g[0] for g in groups], int)
+    count = np.array([len(g) for g in groups], int)
+    shares = np.array([wilson(int(k), total) for k in count]).reshape(-1, 3)
+    is_root = (verdict[first] == Verdict.root)[:, None]
+    periodic = np.isin(verdict[first], (Verdict.limit_cycle, Verdict.k_cycle))
+    exponents = np.full((len(groups), 3), np.nan)
+    for row, members in enumerate(groups):
+        # Weighted averages are the better ones unless the motion is chaotic.
+        mean = ends["rates"][members]
+        if verdict[members[0]] == Verdict.chaotic:
+            mean = ends["growth"][members].sum(axis=1) / ends["window"][members, None]
+        exponents[row, : mean.shape[1]] = mean.mean(axis=0)
+    return Attractors(
+        verdict=verdict[first],
+        count=count,
+        share=shares[:, 0],
+        low=shares[:, 1],
+        high=shares[:, 2],
+        state=np.where(is_root, ends["point"][first], ends["final"][first]),
+        orbit=ends["orbit"][first],
+        period=np.where(periodic, ends["period"][first], np.nan),
+        exponents=exponents,
+        extent=np.where(is_root[:, 0], 0, ends["extent"][first]),
+        label=label,
+        start_verdict=verdict,
+        time=run.time,
+        final=ends["final"],
+        dt=dt,
+        kind="map" if is_map else "flow",
+        caveats=_caveats(verdict, label, run, dt),
+    )
+
+
+def _caveats(verdict, label, run, dt) -> tuple[str, ...]:
+    said = []
+    longest = run.time.max()
+    for code, advice in (
+        (Verdict.undetermined, "were not decided"),
+        (Verdict.slow_point, "still creep, with no certified root nearby"),
+        (Verdict.diverged, "diverged"),
+    ):
+        number = int(np.sum(verdict == code))
+        if number:
+            said.append(
+                f"{number} of {len(verdict)} starts {advice} (t <= {longest:g})"
+            )
+    if run.coarse.any():
+        said.append(f"dt = {dt:g} is too long for {int(run.coarse.sum())} starts")
+    return tuple(said)

@@ -1,0 +1,123 @@
+"""Which ends of many runs are the same attractor, and what share of starts it has."""
+
+from collections.abc import Callable
+from statistics import NormalDist
+
+import numpy as np
+
+from ..._core._verdicts import Verdict
+
+
+def wilson(k: int, n: int, level: float = 0.95) -> tuple[float, float, float]:
+    """A share `k/n` with its Wilson interval: `(share, low, high)`.
+
+    **Reference:** Wilson 1927, doi:10.1080/01621459.1927.10502953.
+    """
+    if n == 0:
+        return (float("nan"), 0.0, 1.0)
+    z = NormalDist().inv_cdf(0.5 + level / 2)
+    p = k / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
+    return (p, max(0.0, centre - half), min(1.0, centre + half))
+
+
+def group(
+    verdict: np.ndarray, ends: dict[str, np.ndarray], tol_point: float
+) -> list[np.ndarray]:
+    """Starts that ended on the same attractor, the largest group first.
+
+    Each end is compared with the first of every group of its verdict: points by
+    distance, cycles as closed curves and by their periods, k-cycles as sets, other
+    motion by its averages and variances. All continua are one group.
+
+    **Arguments:**
+
+    - `verdict`: shape `(starts,)`.
+    - `ends`: fields of `LateRun`, with a leading axis of starts.
+    - `tol_point`: points closer than this, times max(1, |x|), are one.
+    """
+    groups: list[list[int]] = []
+    for i, code in enumerate(verdict):
+        same = _SAME.get(int(code))
+        if same is None:
+            continue
+        mine = {k: v[i] for k, v in ends.items()}
+        for members in groups:
+            first = members[0]
+            if verdict[first] != code:
+                continue
+            if same(mine, {k: v[first] for k, v in ends.items()}, tol_point):
+                members.append(i)
+                break
+        else:
+            groups.append([i])
+    return [np.asarray(g) for g in sorted(groups, key=len, reverse=True)]
+
+
+def _same_point(a, b, tol) -> bool:
+    gap = np.linalg.norm(a["point"] - b["point"])
+    return bool(gap <= tol * max(1.0, np.linalg.norm(a["point"])))
+
+
+def _same_cycle(a, b, _) -> bool:
+    extent = max(a["extent"], b["extent"])
+    if abs(a["period"] - b["period"]) > 1e-2 * a["period"]:
+        return False
+    if abs(a["extent"] - b["extent"]) > 1e-2 * extent:
+        return False
+    # The median, since chords cut corners where the motion is fast.
+    gaps = np.sort(_to_curve(a["orbit"], b["orbit"])) / extent
+    return bool(gaps[len(gaps) // 2] < 1e-3 and gaps[int(0.9 * len(gaps))] < 2e-2)
+
+
+def _same_k_cycle(a, b, _) -> bool:
+    k = round(float(a["period"]))
+    if k != round(float(b["period"])):
+        return False
+    gaps = np.linalg.norm(b["orbit"][:k] - a["orbit"][:1], axis=1)
+    return bool(gaps.min() <= 1e-4 * max(a["extent"], b["extent"]))
+
+
+def _same_statistics(a, b, tol) -> bool:
+    """Whether means and variances agree, to within their own errors."""
+    extent = max(a["extent"], b["extent"])
+    tol = min(0.2, max(tol, 3 * (a["drift"] + b["drift"])))
+    if abs(a["extent"] - b["extent"]) > 2 * tol * extent:
+        return False
+    means = np.linalg.norm(a["mean"] - b["mean"]) / extent
+    spreads = np.linalg.norm(a["spread"] - b["spread"]) / extent**2
+    return bool(max(means, spreads) <= tol)
+
+
+def _same_torus(a, b, _) -> bool:
+    return _same_statistics(a, b, 1e-3)
+
+
+def _same_chaos(a, b, _) -> bool:
+    # Averages of chaos fluctuate by more than the difference of two halves tells.
+    return _same_statistics(a, b, 0.1)
+
+
+_SAME: dict[int, Callable[..., bool]] = {
+    Verdict.root: _same_point,
+    Verdict.limit_cycle: _same_cycle,
+    Verdict.k_cycle: _same_k_cycle,
+    Verdict.invariant_circle: _same_torus,
+    Verdict.torus: _same_torus,
+    Verdict.chaotic: _same_chaos,
+    Verdict.continuum: lambda a, b, tol: True,
+}
+
+
+def _to_curve(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Distance of every row of `a` to the closed polygon through the rows of `b`."""
+    centre = b.mean(axis=0)
+    a, b = a - centre, b - centre
+    side = np.roll(b, -1, axis=0) - b
+    length = np.maximum((side**2).sum(1), 1e-300)
+    from_corner = (a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * a @ b.T
+    along = a @ side.T - (b * side).sum(1)[None]
+    part = np.clip(along / length[None], 0, 1)
+    squares = from_corner - 2 * part * along + part**2 * length[None]
+    return np.sqrt(np.maximum(squares.min(axis=1), 0))

@@ -1,0 +1,97 @@
+"""What a long run amounts to: rest, cycle, circle, torus, chaos, or nothing certain."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from ..._core._masks import norm
+from ..._core._verdicts import Verdict
+from ..points._search import Tolerances
+from ._recurrence import LateRun
+
+
+def verdict_of(
+    run: LateRun,
+    *,
+    near: float = 1e-4,
+    decay: float = 3.0,
+    neutral: float = 1.0,
+    stretch: float = 5.0,
+    steady: float = 0.03,
+    smooth: float = 1e-5,
+) -> Int[Array, ""]:
+    """The verdict on a `LateRun`, as a code of `rnndyn.Verdict`.
+
+    Attractors must attract: perturbations off the attractor must have shrunk by
+    exp(-`decay`) over the window.
+
+    - `root`: at rest within `near` max(1, |x|) of a root, which attracts.
+    - `limit_cycle` (flows): at least 3 evenly spaced returns; one neutral direction
+        (growth within `neutral`), all others attract.
+    - `k_cycle` (maps): at least 3 evenly spaced returns, all directions attract.
+    - `invariant_circle` (maps): no return, one neutral direction, all others attract,
+        and weighted averages of the halves that agree to `smooth`. `torus`: the same
+        with two neutral directions, in three dimensions or more.
+    - `chaotic`: leading growth above `stretch` in both halves, in similar amounts.
+    - `slow_point`: hardly moves, but no root nearby could be certified.
+    - `continuum`: rests on a root with a neutral direction.
+    - `diverged`, and `undetermined` for all else, for instance for cycles that
+        neither attract nor repel.
+
+    Cycles, circles and tori must keep their extent to within `steady` from one half of
+    the window to the other, chaotic motion to within a factor 2.
+    """
+    size = jnp.maximum(1, norm(run.final))
+    tol = Tolerances(run.final.dtype, run.final.size)
+    is_root = (run.speed <= tol.speed_at(run.point)) & (run.error <= tol.step * size)
+    total = jnp.sum(run.growth, axis=0)
+    # Directions that do not exist attract.
+    total = jnp.concatenate([total, jnp.full(3 - total.size, -jnp.inf, total.dtype)])
+    weighted = jnp.abs(run.window * run.rates)
+    weighted = jnp.concatenate([weighted, jnp.full(3 - run.rates.size, jnp.inf)])
+    moving = run.extent > 1e-6 * size
+    same = jnp.abs(run.trend - 1) < steady
+    back = (run.returns >= 3) & (run.uneven < 1e-3)
+    attracts = total < -decay
+    at_rest = is_root & attracts[0] & (run.distance <= near * size)
+    quasi = moving & same & (run.drift < smooth) & (run.returns == 0)
+    smallest, largest = jnp.min(run.growth[:, 0]), jnp.max(run.growth[:, 0])
+    chaotic = (smallest > stretch) & (smallest > largest / 3) & moving
+    chaotic = chaotic & (run.trend > 0.5) & (run.trend < 2)
+    one = attracts[1] & (weighted[0] < neutral)
+    # In two dimensions nothing would be left that attracts.
+    two = attracts[2] & (jnp.maximum(weighted[0], weighted[1]) < neutral)
+    two = two & (run.final.size > 2)
+    if run.kind == "map":
+        cycle, code = back & attracts[0], Verdict.k_cycle
+    else:
+        cycle = back & attracts[1] & (jnp.abs(run.neutral) < neutral)
+        code = Verdict.limit_cycle
+        one = jnp.zeros((), bool)
+    still = run.speed <= 64 * jnp.finfo(run.final.dtype).eps * size
+    resting = still & (run.distance <= near * size) & (run.extent <= 1e-8 * size)
+    resting = resting & (jnp.abs(total[0]) < 0.1)
+    creeping = (run.extent <= 1e-2 * size) & ~is_root & ~attracts[0]
+    verdict = jnp.select(
+        [
+            ~run.finite,
+            at_rest,
+            moving & same & cycle,
+            chaotic,
+            quasi & one,
+            quasi & two,
+            resting,
+            creeping,
+        ],
+        [
+            Verdict.diverged,
+            Verdict.root,
+            code,
+            Verdict.chaotic,
+            Verdict.invariant_circle,
+            Verdict.torus,
+            Verdict.continuum,
+            Verdict.slow_point,
+        ],
+        Verdict.undetermined,
+    )
+    return verdict.astype(jnp.int32)

@@ -1,0 +1,330 @@
+"""Where one start of a flow or a map ends up: rest, recurrence, stretch."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from ..._core._masks import norm
+from ..._core._system import Map, residual_fn
+from ...flows import RK4, AbstractMethod
+from .._linear import newton_length
+
+
+SAMPLES = 256
+"""States kept of the motion found."""
+
+
+class LateRun(eqx.Module):
+    """A long run at constant input, measured after a transient. Times in steps.
+
+    **Attributes:**
+
+    - `final`: the last state, shape `(state,)`; `finite`: whether the state stayed
+        finite and below 1e8 max(1, |x0|).
+    - `point`, `speed`, `error`, `distance`: a root by Newton's method from the last
+        state, the residual and the Newton step there (the error of the point), and how
+        far it is; `jacobian`: of the residual there.
+    - `extent`: half the diagonal of the box that holds the window.
+    - `trend`: extent of the second half of the window over that of the first.
+    - `growth`: logarithm of the stretch of the leading tangent vectors in the two
+        halves of the window, shape `(2, k)`.
+    - `rates`: the same per step, averaged over the window with a smooth weight that
+        vanishes at its ends: accurate far beyond 1/window for quasi-periodic motion.
+    - `neutral`: growth of the leading vector over the window; for a flow less that of
+        the velocity, so that it is 0 on a limit cycle whatever the phase.
+    - `mean`, `spread`: smoothly weighted average and variance of the state.
+    - `drift`: change of smoothly weighted averages of x and x^2 from one half of the
+        window to the other, relative to the extent: tiny for periodic and
+        quasi-periodic motion, about the inverse root of the window for chaos.
+    - `returns`: how often the orbit came back to where it was, to `closed` extents;
+        `period`: mean time between these; `uneven`: spread of these times, relative;
+        `closure`: largest distance at a return, in extents.
+    - `nearest`: closest return of all, in extents.
+    - `window`: its length; `orbit`: states after it, shape `(256, state)`, equally
+        spaced: over one period if there is one, else over the window; of a map,
+        consecutive.
+    - `step_error`: largest error of one step of the integration on the orbit,
+        relative to the extent.
+    """
+
+    final: Float[Array, " state"]
+    finite: Bool[Array, ""]
+    point: Float[Array, " state"]
+    speed: Float[Array, ""]
+    error: Float[Array, ""]
+    distance: Float[Array, ""]
+    jacobian: Float[Array, "state state"]
+    extent: Float[Array, ""]
+    trend: Float[Array, ""]
+    growth: Float[Array, "halves k"]
+    rates: Float[Array, " k"]
+    neutral: Float[Array, ""]
+    mean: Float[Array, " state"]
+    spread: Float[Array, " state"]
+    drift: Float[Array, ""]
+    returns: Int[Array, ""]
+    period: Float[Array, ""]
+    uneven: Float[Array, ""]
+    closure: Float[Array, ""]
+    nearest: Float[Array, ""]
+    window: Float[Array, ""]
+    orbit: Float[Array, "samples state"]
+    step_error: Float[Array, ""]
+    kind: str = eqx.field(static=True)
+
+
+def settle(
+    system: Any,
+    x0: Float[Array, " state"],
+    args: PyTree = None,
+    *,
+    dt: Any = None,
+    transient: Any,
+    window: Any,
+    closed: Any = None,
+    method: AbstractMethod | None = None,
+) -> LateRun:
+    """Run a flow or a map for a long time and measure what it does then.
+
+    Pure; the numbers of steps may be traced, so that one program serves all lengths.
+    Forward-mode differentiation only, and meaningless where the end is chaotic.
+
+    ```python
+    run = settle(lorenz, x0, dt=0.01, transient=2000, window=8000)
+    run.growth.sum(axis=0) / (8000 * 0.01), verdict_of(run)
+    ```
+
+    **Arguments:**
+
+    - `system`: a flow `f(t, x, args)` or a `Map`; `args`: the input, held constant.
+    - `x0`: the start, shape `(state,)`.
+    - `dt`: step of the integration of a flow.
+    - `transient`, `window`: steps to discard, and to measure. Returns are looked for in
+        another `window` steps.
+    - `closed`: largest distance of a return, in extents; default 1e-4 for flows and
+        1e-6 for maps.
+    - `method`: of integration, `RK4()` by default.
+
+    **Returns:** a `LateRun`. A `window` shorter than three periods shows no return.
+
+    **Reference:** Das, Saiki, Sander & Yorke 2017, doi:10.1088/1361-6544/aa84c2
+    (weighted averages); Benettin et al. 1980, doi:10.1007/BF02128236.
+    """
+    is_map = isinstance(system, Map)
+    dtype, size = x0.dtype, x0.size
+    if is_map:
+        advance = lambda x, h: system(x, args)
+        displacement = lambda x: system(x, args) - x
+        h = jnp.ones((), dtype)
+    else:
+        if dt is None:
+            raise ValueError("`dt` = None, expected the step of the integration.")
+        integrate = RK4() if method is None else method
+        zero, h = jnp.zeros((), dtype), jnp.asarray(dt, dtype)
+        advance = lambda x, h: integrate.step(system, zero, x, h, args, None)
+        displacement = lambda x: h * system(zero, x, args)
+    closed = (1e-6 if is_map else 1e-4) if closed is None else closed
+    half = jnp.asarray(window, jnp.int32) // 2
+    bound = 1e8 * jnp.maximum(1, norm(x0))
+
+    def run(steps, x):
+        return lax.fori_loop(0, steps, lambda _, x: advance(x, h), x)
+
+    # The tangent vectors need a transient of their own: one half window before the two.
+    x = run(jnp.maximum(jnp.asarray(transient, jnp.int32) - half, 0), x0)
+    k = min(3, size)
+    v = jnp.cos(jnp.arange(1.0, 1 + k)[:, None] * (1 + jnp.arange(size))[None, :])
+    v = _orthonormal(v.astype(dtype), v.astype(dtype))[0]
+    tiny = jnp.finfo(dtype).tiny
+    pace = lambda x: jnp.log(jnp.maximum(norm(displacement(x)), tiny))
+    reference = x
+
+    def one_half(carry, _):
+        x, v = carry
+
+        def step(i, carry):
+            x, v, low, high, first, second, growth, weighted, total = carry
+            place = (i + 0.5) / half
+            weight = jnp.exp(-1 / (place * (1 - place))).astype(dtype)
+            push = lambda v: jax.jvp(lambda x: advance(x, h), (x,), (v,))
+            x, pushed = jax.vmap(push, out_axes=(None, 0))(v)
+            v, stretch = _orthonormal(pushed, v)
+            y = x - reference
+            return (
+                x,
+                v,
+                jnp.minimum(low, x),
+                jnp.maximum(high, x),
+                first + weight * y,
+                second + weight * y**2,
+                growth + stretch,
+                weighted + weight * stretch,
+                total + weight,
+            )
+
+        nothing, flat = jnp.zeros_like(x), jnp.zeros(k, dtype)
+        start = (x, v, x, x, nothing, nothing, flat, flat, jnp.zeros((), dtype))
+        x, v, low, high, *sums, total = lax.fori_loop(0, half, step, start)
+        first, second, growth, weighted = sums
+        means = (first / total, second / total, weighted / total)
+        return (x, v), (low, high, growth, pace(x), *means)
+
+    (x, _), late = lax.scan(one_half, (x, v), None, length=3)
+    last = late[3][0]
+    low, high, growth, now, first, second, rates = (a[1:] for a in late)
+    extents = jnp.linalg.norm(high - low, axis=1) / 2
+    extent = norm(jnp.max(high, axis=0) - jnp.min(low, axis=0)) / 2
+    unit = jnp.where(extent > 0, extent, 1)
+    drift = jnp.maximum(
+        norm(first[1] - first[0]) / unit, norm(second[1] - second[0]) / unit**2
+    )
+    neutral = jnp.sum(growth[:, 0])
+    if not is_map:
+        neutral = neutral - (now[-1] - last)
+
+    found = _returns(advance, displacement, x, h, 2 * half, unit, closed, is_map)
+    x, returns, period, uneven, closure, nearest = found
+    orbit = _orbit(advance, x, h, 2 * half, returns, period, is_map)
+    step_error = jnp.zeros((), dtype)
+    if not is_map:
+        some = orbit[:: SAMPLES // 16]
+        halved = lambda x: advance(advance(x, h / 2), h / 2)
+        gap = jax.vmap(lambda x: norm(advance(x, h) - halved(x)))(some)
+        step_error = jnp.max(gap) / (extent + 1e-9 * jnp.maximum(1, norm(x)))
+    # False for NaN.
+    finite = jnp.all(jnp.isfinite(orbit)) & (jnp.max(jnp.abs(orbit)) < bound)
+    finite = finite & (extent < bound)
+    residual = residual_fn(system, args)
+    point, jac, speed, error = _nearby_root(residual, jnp.where(finite, x, 0))
+    clean = lambda a: jnp.where(finite & jnp.isfinite(a), a, 0)
+    return LateRun(
+        final=clean(x),
+        finite=finite,
+        point=clean(point),
+        speed=speed,
+        error=error,
+        distance=norm(point - x),
+        jacobian=jac,
+        extent=clean(extent),
+        trend=clean(extents[1] / jnp.where(extents[0] > 0, extents[0], 1)),
+        growth=clean(growth),
+        rates=clean(jnp.mean(rates, axis=0)),
+        neutral=clean(neutral),
+        mean=clean(reference + jnp.mean(first, axis=0)),
+        spread=clean(jnp.mean(second, axis=0) - jnp.mean(first, axis=0) ** 2),
+        drift=drift,
+        returns=jnp.where(finite, returns, 0),
+        period=clean(period),
+        uneven=uneven,
+        closure=closure,
+        nearest=nearest,
+        window=2 * half.astype(dtype),
+        orbit=clean(orbit),
+        step_error=step_error,
+        kind="map" if is_map else "flow",
+    )
+
+
+def _orthonormal(pushed, before):
+    """Gram-Schmidt of a few rows, and the logarithms of the lengths."""
+    rows, logs = [], []
+    for i in range(pushed.shape[0]):
+        v = pushed[i]
+        for u in rows:
+            v = v - jnp.vdot(u, v) * u
+        for u in rows:  # again: once is not enough for nearly parallel rows
+            v = v - jnp.vdot(u, v) * u
+        length = jnp.linalg.norm(v)
+        # A direction that is wiped out leaves no vector; keep the old one.
+        alive = length > jnp.finfo(v.dtype).tiny
+        rows.append(jnp.where(alive, v / jnp.where(alive, length, 1), before[i]))
+        logs.append(jnp.log(jnp.where(alive, length, jnp.finfo(v.dtype).tiny)))
+    return jnp.stack(rows), jnp.stack(logs)
+
+
+def _returns(advance, displacement, p, h, steps, unit, closed, is_map, most=16):
+    """Follow the orbit from `p` until it has come back `most` times: for a flow,
+    crossings of the plane through `p` across the velocity, interpolated."""
+    along = displacement(p)
+    infinite = jnp.asarray(jnp.inf, p.dtype)
+
+    def crossing(x, new):
+        if is_map:
+            return jnp.ones((), bool), jnp.ones((), p.dtype), norm(new - p) / unit
+        s0, s1 = jnp.vdot(along, x - p), jnp.vdot(along, new - p)
+        v0, v1 = displacement(x), displacement(new)
+        d0, d1 = jnp.vdot(along, v0), jnp.vdot(along, v1)
+        hit = (s0 < 0) & (s1 >= 0)
+        u = jnp.where(hit, -s0 / jnp.where(s1 > s0, s1 - s0, 1), 0)
+        cubic = lambda u, a, b, c, d: (
+            (1 + 2 * u) * (1 - u) ** 2 * a
+            + u * (1 - u) ** 2 * b
+            + u**2 * (3 - 2 * u) * c
+            - u**2 * (1 - u) * d
+        )
+        for _ in range(3):
+            slope = jax.grad(cubic)(u, s0, d0, s1, d1)
+            u = u - cubic(u, s0, d0, s1, d1) / jnp.where(slope > 0, slope, infinite)
+            u = jnp.clip(u, 0, 1)
+        return hit, u, norm(cubic(u, x, v0, new, v1) - p) / unit
+
+    def body(carry):
+        i, x, count, last, shortest, longest, closure, nearest, total = carry
+        new = advance(x, h)
+        hit, part, distance = crossing(x, new)
+        time = i + part
+        near = hit & (distance <= closed)
+        gap = time - last
+        return (
+            i + 1,
+            new,
+            count + near,
+            jnp.where(near, time, last),
+            jnp.where(near, jnp.minimum(shortest, gap), shortest),
+            jnp.where(near, jnp.maximum(longest, gap), longest),
+            jnp.where(near, jnp.maximum(closure, distance), closure),
+            jnp.where(hit, jnp.minimum(nearest, distance), nearest),
+            jnp.where(near, time, total),
+        )
+
+    zero = jnp.zeros((), p.dtype)
+    count = jnp.zeros((), jnp.int32)
+    start = (count, p, count, zero, infinite, zero, zero, infinite, zero)
+    going = lambda c: (c[0] < steps) & (c[2] < most)
+    _, x, count, _, shortest, longest, closure, nearest, total = lax.while_loop(
+        going, body, start
+    )
+    period = total / jnp.maximum(count, 1)
+    uneven = jnp.where(count > 0, (longest - shortest) / jnp.maximum(period, 1e-30), 0)
+    return x, count, period, uneven, closure, nearest
+
+
+def _orbit(advance, x, h, steps, returns, period, is_map):
+    """Equally spaced states after `x`."""
+    if is_map:
+        return lax.scan(lambda x, _: (advance(x, h), x), x, None, length=SAMPLES)[1]
+    periodic = returns > 0
+    inner = jnp.where(periodic, jnp.ceil(period / SAMPLES), steps // SAMPLES)
+    inner = jnp.maximum(inner, 1).astype(jnp.int32)
+    small = jnp.where(periodic, h * period / (SAMPLES * inner), h)
+    hop = lambda x: lax.fori_loop(0, inner, lambda _, x: advance(x, small), x)
+    return lax.scan(lambda x, _: (hop(x), x), x, None, length=SAMPLES)[1]
+
+
+def _nearby_root(residual, x):
+    """A few Newton steps from `x`; the Jacobian, the residual, and the next step."""
+
+    def newton(_, x):
+        step = jnp.linalg.solve(jax.jacfwd(residual)(x), residual(x))
+        longest = jnp.maximum(1, norm(x))
+        step = step / jnp.maximum(1, norm(step) / longest)
+        return x - jnp.where(jnp.isfinite(step), step, 0)
+
+    x = lax.fori_loop(0, 8, newton, x)
+    jac, f = jax.jacfwd(lambda y: (residual(y),) * 2, has_aux=True)(x)
+    jac = jnp.where(jnp.isfinite(jac), jac, 0)
+    return x, jac, norm(f), newton_length(jac, f, x)

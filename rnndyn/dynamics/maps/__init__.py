@@ -1,0 +1,1 @@
+"""What maps have and flows have not: k-cycles, invariant circles, linear pieces."""

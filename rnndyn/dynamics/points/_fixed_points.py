@@ -1,0 +1,399 @@
+"""Fixed points and slow points of flows and maps."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, PyTree
+
+from ..._core._closures import capture, freeze
+from ..._core._masks import first_indices, norm, unique_mask
+from ..._core._system import is_map, residual_fn, time_scale_of
+from ..._core._types import KeyLike
+from ..._core._verdicts import Verdict
+from .._implicit import SpeedSlope, attach
+from .._linear import linearise, stability
+from .._states import flatten_states
+from ._points import FixedPoints, Frozen
+from ._search import Found, Tolerances, huge, most_lanes, run_lanes
+from ._solver import LevenbergMarquardt
+from ._starts import AbstractSampler, MultiStart, Seen
+from ._strategies import as_strategies
+
+
+def fixed_points(
+    system: Any,
+    x0s: Any,
+    args: PyTree = None,
+    *,
+    strategy: Any = None,
+    solver: LevenbergMarquardt | None = None,
+    tol: Any = None,
+    tol_unique: Any = None,
+    max_steps: int = 128,
+    lanes: int | None = None,
+    time_scale: Any = None,
+    spectrum: bool | None = None,
+    key: KeyLike | None = None,
+) -> FixedPoints:
+    """Fixed points of a flow or a map, from many starts at once.
+
+    Pure: works under `jit`, `vmap` (over networks) and `grad`, in the dtype of the
+    starts. Every start gets a verdict; a start that did not converge is never a root.
+    Roots are differentiable by the implicit function theorem in whatever `system` and
+    `args` depend on, in forward and reverse mode.
+
+    ```python
+    pts = rnndyn.dynamics.fixed_points(lambda t, x, u: -x + jnp.tanh(W @ x), x0s)
+    pts = rnndyn.dynamics.certify(pts)
+    pts.roots(), pts.stability[pts.mask]
+    ```
+
+    **Arguments:**
+
+    - `system`: a flow `f(t, x, args)` (taken at t = 0) or a `Map`. As under `jax.jit`,
+        a plain callable is taken as unchanging: what may change goes into `args` or
+        the arrays of an `equinox.Module`.
+    - `x0s`: starting states, shape `(starts, state)`, or a sampler. States may also be
+        arrays of more dimensions or pytrees: every leaf has the leading axis of
+        starts, and the system takes and returns one such state. The result is flat;
+        `states(points)` gives it back in that form.
+    - `args`: the input, held constant. Under `equinox.filter_vmap` it may have an
+        axis of its own (shared starts), or share one with `x0s` (start and input in
+        pairs); roots are differentiable in it.
+    - `strategy`: which starts to add: a `MultiStart` (the default), `Deflation` or
+        `NoisyRestarts`, or a tuple of these, whose rounds run one after the other.
+        `MultiStart(num_large=0, rounds=0)` adds none.
+    - `solver`: a `rnndyn.dynamics.LevenbergMarquardt`.
+    - `tol`: largest scale-free speed |tau f| or |F(x) - x| of a root, relative to
+        max(1, rms of x). Default max(1e-12, 8 eps sqrt(state size)).
+    - `tol_unique`: distance, relative to max(1, |x|), below which two points are one;
+        closer roots are reported as the first of them. Default 1e-6 in float64 and
+        1e-3 in float32.
+    - `max_steps`: steps per start; a start that needs more is `undetermined`.
+    - `lanes`: how many starts run side by side. Default: a quarter of the starts, at
+        most 64, on a CPU fewer for large states. A GPU prefers more.
+    - `time_scale`: unit of time of a flow's speeds. Default: the system's own, else 1.
+    - `spectrum`: whether to compute eigenvalues. Default: where the default backend
+        can (CPUs and GPUs). Without them `eigenvalues` and `margin` of the points
+        found are NaN and `stability` is 0 until `certify` computes them.
+    - `key`: typed key for the added starts and for samplers. Default: a fixed key.
+
+    **Returns:**
+
+    `FixedPoints` with one slot per start, the added ones included: unique roots first,
+    in the order of their starts, so that a single start decides the first slot. That
+    the set of roots is complete is NOT guaranteed. Near a fold the derivative is
+    ill-conditioned: see `condition`.
+
+    A root is more than a small speed: Newton's method must contract there, or f change
+    sign along its softest direction. So a fold that has just vanished is
+    `undetermined`, and so is a double root, and a tail like exp(-x^2) where f
+    underflows; an f that is 0 at every float tried is taken as 0.
+
+    **Reference:** D. Sussillo & O. Barak 2013, doi:10.1162/NECO_a_00409 (the question);
+    for the method see `LevenbergMarquardt`.
+    """
+    return _search(
+        system,
+        x0s,
+        args,
+        wanted=(Verdict.root, Verdict.continuum),
+        strategy=strategy,
+        solver=solver,
+        tol=tol,
+        tol_unique=tol_unique,
+        max_steps=max_steps,
+        lanes=lanes,
+        time_scale=time_scale,
+        spectrum=spectrum,
+        key=key,
+    )
+
+
+def slow_points(
+    system: Any,
+    x0s: Any,
+    args: PyTree = None,
+    **options: Any,
+) -> FixedPoints:
+    """Local minima of the speed, roots included.
+
+    Arguments and result are those of `fixed_points`, but `mask` covers roots, slow
+    points and ghosts. In-graph, a slow point is where the relative slope of the speed
+    is below cbrt(eps); that it is a minimum rather than a saddle of the speed is
+    decided by `certify`. Position and speed of a slow point are differentiable; their
+    accuracy is that of the minimum (`ghost_passage` polishes it first).
+    """
+    wanted = (Verdict.root, Verdict.slow_point, Verdict.ghost, Verdict.continuum)
+    return _search(system, x0s, args, wanted=wanted, **options)
+
+
+# One program, cached: an eager call compiles once for each system and shape.
+@eqx.filter_jit
+def _search(
+    system,
+    x0s,
+    args,
+    *,
+    wanted,
+    strategy=None,
+    solver=None,
+    tol=None,
+    tol_unique=None,
+    max_steps=128,
+    lanes=None,
+    time_scale=None,
+    spectrum=None,
+    key=None,
+):
+    solver = LevenbergMarquardt() if solver is None else solver
+    if not isinstance(solver, LevenbergMarquardt):
+        raise ValueError(
+            f"`solver` is a {type(solver).__name__}, expected a "
+            "rnndyn.dynamics.LevenbergMarquardt: searches run many solves in lanes."
+        )
+    if max_steps < 1:
+        raise ValueError(f"`max_steps` = {max_steps}, expected at least 1.")
+    key = jax.random.key(0) if key is None else key
+    k_sample, k_large, k_rounds, k_probes = jax.random.split(key, 4)
+    if isinstance(x0s, AbstractSampler):
+        x0s = x0s(system, args, key=k_sample)
+    system, x0s = flatten_states(system, x0s)
+    x0s = lax.stop_gradient(_check_starts(x0s))
+    size = x0s.shape[1]
+    kind = "map" if is_map(system) else "flow"
+    scale = time_scale_of(system) if time_scale is None else jnp.asarray(time_scale)
+
+    residual = residual_fn(system, args, time_scale)
+    _check_residual(residual, x0s[0])
+    # The derivative lives in `fn` only; the search sees constants and is never
+    # differentiated, even where the system closes over traced arrays.
+    fn = capture(residual, x0s[0])
+    frozen = freeze(fn)
+    tols = Tolerances(x0s.dtype, size, tol, tol_unique)
+
+    strategies = as_strategies(strategy)
+    starts, found = _rounds(
+        frozen, solver, tols, strategies, x0s, k_large, k_rounds, lanes, max_steps
+    )
+    probes = jax.random.normal(k_probes, (4, size), x0s.dtype)
+    starts, found = _close(frozen, tols, strategies, starts, found, probes)
+
+    # Unique roots first, in the order of their starts (their speeds are rounding, and
+    # the given starts should decide which root stands in the first slot), then unique
+    # slow points by speed, then all others.
+    is_root = found.verdict == Verdict.root
+    is_slow = found.verdict == Verdict.slow_point
+    speed = jnp.where(is_root, 0, found.speed)
+    order = jnp.lexsort((speed, ~is_slow, ~is_root))
+    take = lambda tree: jax.tree.map(lambda a: a[order], tree)
+    starts, found = take(starts), take(found)
+    is_root, is_slow = take(is_root), take(is_slow)
+    # Roots come first: a slow point close to one is not a point of its own.
+    unique = unique_mask(found.x, is_root | is_slow, tols.unique)
+    speed = jnp.where(is_root, 0, found.speed)
+    order = jnp.lexsort((speed, ~(unique & is_slow), ~(unique & is_root)))
+    starts, found, unique = take(starts), take(found), unique[order]
+
+    is_root = found.verdict == Verdict.root
+    x = attach(fn, found.x, is_root & unique)
+    x = attach(SpeedSlope(fn), x, (found.verdict == Verdict.slow_point) & unique)
+    shift = 1 if kind == "map" else 0
+    if spectrum is None:
+        # Nonsymmetric eigenvalues exist for CPU, CUDA and ROCm only (jax 0.10).
+        spectrum = jax.default_backend() in ("cpu", "gpu")
+    linear = linearise(fn, x, unique, shift, spectrum)
+    # Where the Jacobian says that the root may be far away, it is not one yet.
+    sizes = jax.vmap(lambda y: jnp.maximum(1, norm(y)))(found.x)
+    doubtful = linear.newton > tols.step * sizes
+    verdict = jnp.where(
+        is_root & unique & doubtful, int(Verdict.undetermined), found.verdict
+    )
+    unique = unique & (verdict == found.verdict)
+
+    unit = jnp.asarray(1.0 if kind == "map" else scale, x0s.dtype)
+    values = linear.eigenvalues / unit
+    tol_margin = tols.step
+    code, margin = stability(values, kind=kind, time_scale=unit, tol=tol_margin)
+    return FixedPoints(
+        x=x,
+        x_init=starts,
+        speed=_speed(fn, found, is_root),
+        eigenvalues=values,
+        verdict=verdict,
+        unique=unique,
+        stability=jnp.where(unique & ~jnp.isnan(margin), code, 0),
+        margin=jnp.where(unique, margin, 0),
+        condition=linear.condition,
+        time_scale=jnp.asarray(scale, x0s.dtype),
+        problem=Frozen(system, args),
+        stats={"num_steps": found.num_steps},
+        kind=kind,
+        wanted=wanted,
+        certified=False,
+    )
+
+
+def _rounds(fn, solver, tols, strategies, x0s, k_first, k_rounds, lanes, max_steps):
+    """The given starts with what the strategies put beside them, then their rounds."""
+    given = x0s.shape[0]
+    sizes = [s.sizes(given) for s in strategies]
+    keys = jax.random.split(k_first, len(strategies))
+    beside = [
+        s.first(x0s, extra, k)
+        for s, (extra, _, _), k in zip(strategies, sizes, keys, strict=True)
+        if extra
+    ]
+    starts = jnp.concatenate([x0s, *beside])
+    first = starts.shape[0]
+    # Row 0 is the round of the given starts, which proposes nothing.
+    plan = [(0, 0)] + [
+        (i, n) for i, (_, rounds, n) in enumerate(sizes) if n for _ in range(rounds)
+    ]
+    which, counts = (jnp.asarray(v, jnp.int32) for v in zip(*plan, strict=True))
+    ends = first + jnp.cumsum(counts, dtype=jnp.int32)
+    later = sum(n for _, n in plan)
+    starts = jnp.concatenate([starts, jnp.zeros((later, x0s.shape[1]), x0s.dtype)])
+    slots = starts.shape[0]
+    if lanes is None:
+        lanes = min(most_lanes(x0s.shape[1]), max(1, first // 4))
+    pool = min(slots, 128)
+    # Only strategies that have rounds take part in them.
+    active = sorted({i for i, n in plan if n})
+    block = max(n for _, n in plan)
+    stops = jnp.asarray([isinstance(s, MultiStart) for s in strategies])
+
+    def one_round(r, carry):
+        starts, found, before = carry
+        r = jnp.asarray(r, jnp.int32)
+        log_weight, deflate = None, False
+        skip, begin, cap = False, jnp.where(r == 0, 0, ends[r] - counts[r]), max_steps
+        if active:
+            seen = _look(tols, x0s, found, pool)
+            # Other combinations of the same roots seldom bring more.
+            again = stops[which[r]] & (r > 1) & (which[r] == which[r - 1])
+            skip = again & (seen.num_roots == before) & (before < pool)
+            before = seen.num_roots
+            cap = jnp.where(stops[which[r]] & (r > 0), min(max_steps, 64), max_steps)
+            branches = [
+                lambda seen, key, s=strategies[i]: s.propose(seen, block, key)
+                for i in active
+            ]
+            turn = jnp.searchsorted(jnp.asarray(active, jnp.int32), which[r])
+            new = lax.switch(turn, branches, seen, jax.random.fold_in(k_rounds, r))
+            rows = ends[r] - counts[r] + jnp.arange(block, dtype=jnp.int32)
+            rows = jnp.where(rows < ends[r], rows, slots)  # out of bounds: dropped
+            starts = starts.at[rows].set(new, mode="drop")
+            verdict = jnp.where(skip, int(Verdict.lost), int(Verdict.undetermined))
+            put = lambda old, new: old.at[rows].set(new, mode="drop")
+            found = eqx.tree_at(
+                lambda t: (t.x, t.verdict),
+                found,
+                (put(found.x, new), put(found.verdict, verdict.astype(jnp.int32))),
+            )
+            weights = [(i, strategies[i].log_weight(seen)) for i in active]
+            weights = [(i, w) for i, w in weights if w is not None]
+            if len(weights) > 1:
+                raise ValueError(
+                    f"{len(weights)} of the strategies weight the residual, expected "
+                    "at most one. Give it more rounds instead."
+                )
+            if weights:
+                log_weight = weights[0][1]
+                deflate = (which[r] == weights[0][0]) & (counts[r] > 0)
+        found = run_lanes(
+            fn,
+            solver,
+            tols,
+            starts,
+            found,
+            begin,
+            jnp.where(skip, begin, ends[r]),
+            lanes=lanes,
+            max_steps=cap,
+            log_weight=log_weight,
+            deflate=deflate,
+        )
+        return starts, found, before
+
+    carry = (starts, Found.empty(starts), jnp.zeros((), jnp.int32))
+    if not active:
+        return one_round(0, carry)[:2]
+    return lax.fori_loop(0, len(plan), one_round, carry)[:2]
+
+
+def _look(tols, x0s, found, pool):
+    ranked = jnp.argsort(found.speed)
+    x, verdict = found.x[ranked], found.verdict[ranked]
+    is_root = verdict == Verdict.root
+    index, real = first_indices(unique_mask(x, is_root, tols.unique), pool)
+    ran = found.num_steps[ranked] > 0
+    others, known = first_indices(ran & ~is_root & (verdict != Verdict.diverged), pool)
+    count = lambda mask: jnp.sum(mask, dtype=jnp.int32)
+    return Seen(x0s, x[index], count(real), x[others], count(known))
+
+
+def _close(fn, tols, strategies, starts, found, probes):
+    """Append the images of the roots under the symmetries, judged like any root."""
+    multi = [s for s in strategies if isinstance(s, MultiStart)]
+    maps: list[Callable] = [jax.vmap(g) for s in multi for g in s.symmetries]
+    odd = [s for s in multi if s.detect_odd][:1]
+    size = min(starts.shape[0], 128)
+    ranked = jnp.argsort(found.speed)
+    is_root = found.verdict[ranked] == Verdict.root
+    distinct = unique_mask(found.x[ranked], is_root, tols.unique)
+    index, real = first_indices(distinct, size)
+    roots, steps = found.x[ranked][index], found.num_steps[ranked][index]
+    valid = [real] * len(maps)
+    if odd:
+        maps.append(lambda x: -x)
+        valid.append(real & odd[0].is_odd(fn, probes))
+    for image, ok in zip(maps, valid, strict=True):
+        x = jnp.where(ok[:, None], image(roots), 0)
+        speed = jax.vmap(lambda y: norm(fn(y)))(x)
+        good = ok & (speed <= jax.vmap(tols.speed_at)(x))
+        verdict = jnp.where(good, int(Verdict.root), int(Verdict.lost))
+        speed = jnp.where(good, speed, huge(x.dtype))
+        rows = Found(x, speed, verdict.astype(jnp.int32), steps, steps < 0)
+        join = lambda a, b: jnp.concatenate([a, b])
+        starts, found = join(starts, x), jax.tree.map(join, found, rows)
+    return starts, found
+
+
+def _speed(fn, found, is_root):
+    # At a minimum of the speed its derivative is the partial one (envelope theorem);
+    # at a root it does not exist and is 0 here.
+    live = jax.vmap(lambda y: norm(fn(y)))(found.x)
+    moving = ~is_root & (found.verdict != Verdict.lost) & jnp.isfinite(live)
+    return jnp.where(moving, jnp.where(moving, live, 0), found.speed)
+
+
+def _check_starts(x0s: Array) -> Array:
+    if x0s.ndim != 2 or x0s.shape[0] == 0 or x0s.shape[1] == 0:
+        raise ValueError(
+            f"`x0s` has shape {x0s.shape}, expected (starts, state). Pass one start as "
+            "x0[None]; batch over networks with `equinox.filter_vmap`."
+        )
+    if not jnp.issubdtype(x0s.dtype, jnp.floating):
+        raise ValueError(f"`x0s` has dtype {x0s.dtype}, expected a floating-point one.")
+    return x0s
+
+
+def _check_residual(residual: Callable, x: Array) -> None:
+    out = jax.eval_shape(residual, x)
+    if not isinstance(out, jax.ShapeDtypeStruct) or out.shape != x.shape:
+        got = jax.tree.map(lambda a: a.shape, out)
+        raise ValueError(
+            f"The system returns {got} for a state of shape {x.shape}, expected the "
+            "same shape. For nested states pass `x0s` in the same nested form."
+        )
+    if out.dtype != x.dtype:
+        raise ValueError(
+            f"The system returns {out.dtype} for a state of {x.dtype}. Cast the starts "
+            f"with x0s.astype(jnp.{out.dtype}), or the system's arrays: one dtype "
+            "throughout."
+        )

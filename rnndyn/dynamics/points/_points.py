@@ -1,0 +1,212 @@
+"""The result of a search for fixed points."""
+
+import functools
+import operator
+from typing import Any, TypeAlias
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Complex, Float, Int
+
+from ..._core._batch import in_double
+from ..._core._export import Result
+from ..._core._system import residual_fn
+from ..._core._verdicts import Verdict
+
+
+# Numpy after `certify`: float64 must survive in a float32 process.
+Values: TypeAlias = Array | np.ndarray
+
+
+class Frozen(eqx.Module):
+    """A system and its input as arrays plus hashable rest, so that results that hold
+    them may leave `jax.jit`."""
+
+    arrays: list
+    treedef: Any = eqx.field(static=True)
+    rest: tuple = eqx.field(static=True)
+
+    def __init__(self, system: Any, args: Any):
+        leaves, self.treedef = jax.tree.flatten((system, args))
+        dynamic = [eqx.is_array(v) or isinstance(v, np.ndarray) for v in leaves]
+        self.arrays = [v for v, d in zip(leaves, dynamic, strict=True) if d]
+        self.rest = tuple(
+            _Slot if d else v for v, d in zip(leaves, dynamic, strict=True)
+        )
+
+    def thaw(self, dtype: Any = None) -> tuple[Any, Any]:
+        """`(system, args)` again, floating-point arrays in `dtype` if given."""
+        floating = lambda a: dtype is not None and jnp.issubdtype(a.dtype, jnp.floating)
+        arrays = (a.astype(dtype) if floating(a) else a for a in self.arrays)
+        leaves = [next(arrays) if v is _Slot else v for v in self.rest]
+        return jax.tree.unflatten(self.treedef, leaves)
+
+
+class _Slot:
+    """Marks where an array belongs."""
+
+
+class FixedPoints(Result):
+    """Fixed and slow points, one slot per start of the search.
+
+    Unique roots come first, in the order of their starts, then unique slow points by
+    speed, then the rest.
+    Shapes are the same eager and traced; empty places hold finite numbers. After
+    `equinox.filter_vmap` every array has a leading network axis.
+
+    **Attributes:**
+
+    - `x`: points, shape `(slots, state)`. Unique roots are differentiable.
+    - `x_init`: the start of each slot.
+    - `speed`: scale-free speed, |time_scale f(x)| of a flow or |F(x) - x| of a map.
+    - `eigenvalues`: of df/dx (per unit of time) or dF/dx, most unstable first, at
+        unique roots and slow points; 0 elsewhere. Differentiable.
+    - `verdict`: codes of `rnndyn.Verdict`.
+    - `unique`: the first slot of every distinct root or slow point.
+    - `stability`: -1 stable, 1 unstable, 0 undecided (margin within rounding).
+    - `margin`: time_scale max Re(eigenvalue), or max |eigenvalue| - 1 for a map. After
+        `certify` a continuum is judged across itself: without the `dimension`
+        eigenvalues of its null directions.
+    - `condition`: sigma_max / sigma_min of the residual's Jacobian: rounding errors of
+        `x` and of its derivative are amplified by about this factor. It diverges at
+        a fold, and on continuous families of roots the derivative does not exist.
+    - `time_scale`: unit of the speeds.
+    - `stats`: number of steps per slot.
+    - `kind`: "flow" or "map".
+    - `wanted`: the verdicts that `mask` covers.
+    - `certified`: whether `certify` has decided the verdicts in float64.
+    - `dimension`: of the family of roots through a point: 0 where isolated, and at
+        what is no root; `family`: a label that the roots of one connected family
+        share, -1 elsewhere; `num_marginal`: number of eigenvalues whose real part (or
+        modulus - 1) is 0 within rounding, those along the family included. All three
+        are decided by `certify` and are None before.
+    """
+
+    x: Float[Values, "*net slots state"]
+    x_init: Float[Values, "*net slots state"]
+    speed: Float[Values, "*net slots"]
+    eigenvalues: Complex[Values, "*net slots state"]
+    verdict: Int[Values, "*net slots"]
+    unique: Bool[Values, "*net slots"]
+    stability: Int[Values, "*net slots"]
+    margin: Float[Values, "*net slots"]
+    condition: Float[Values, "*net slots"]
+    time_scale: Float[Values, "*net"]
+    problem: Frozen
+    stats: dict[str, Any]
+    kind: str = eqx.field(static=True)
+    wanted: tuple[int, ...] = eqx.field(static=True)
+    certified: bool = eqx.field(static=True)
+    dimension: Int[Values, "*net slots"] | None = None
+    family: Int[Values, "*net slots"] | None = None
+    num_marginal: Int[Values, "*net slots"] | None = None
+
+    @property
+    def q(self) -> Float[Values, "*net slots"]:
+        """Half the squared speed."""
+        return self.speed**2 / 2
+
+    @property
+    def mask(self) -> Bool[Values, "*net slots"]:
+        """Slots that hold, once each, what the search was asked for."""
+        found = [self.verdict == code for code in self.wanted]
+        return functools.reduce(operator.or_, found) & self.unique
+
+    @property
+    def system(self) -> Any:
+        """The flow or map that was searched."""
+        return self.problem.thaw()[0]
+
+    @property
+    def args(self) -> Any:
+        """The input it was searched under."""
+        return self.problem.thaw()[1]
+
+    def roots(self, *, families: bool = False) -> np.ndarray:
+        """Certified, distinct roots, shape `(roots, state)`. Host level, one network.
+
+        Certifies first if need be; may be empty. With `families=True` a continuous
+        family of roots counts once, by its first member.
+        """
+        pts = self if self.certified else _certified(self)
+        pts._check_single("roots")
+        is_root = np.isin(np.asarray(pts.verdict), (Verdict.root, Verdict.continuum))
+        (index,) = np.nonzero(is_root & np.asarray(pts.unique))
+        if families and pts.family is not None:
+            label = np.asarray(pts.family)[index]
+            first = np.array([list(label).index(v) for v in label], int)
+            index = index[(label < 0) | (first == np.arange(len(label)))]
+        return np.asarray(pts.x)[index]
+
+    def slow(self) -> np.ndarray:
+        """Certified, distinct slow points and ghosts, shape `(points, state)`."""
+        pts = self if self.certified else _certified(self)
+        pts._check_single("slow")
+        is_slow = np.isin(np.asarray(pts.verdict), (Verdict.slow_point, Verdict.ghost))
+        return np.asarray(pts.x)[is_slow & np.asarray(pts.unique)]
+
+    def to_fpf(self, dt: Any = None) -> dict[str, Any]:
+        """The points of `mask` under FixedPointFinder's names. Host level, one network.
+
+        FixedPointFinder knows maps only: a flow is converted to its Euler map with
+        step `dt`, so q becomes (dt/time_scale)^2 q, the Jacobian I + dt J and its
+        eigenvalues 1 + dt lambda. `dq` is not defined here and is NaN.
+
+        **Arguments:**
+
+        - `dt`: step of the Euler map, in the time unit of the flow; flows only.
+
+        **Reference:** M. Golub & D. Sussillo 2018, doi:10.21105/joss.01003.
+        """
+        pts = self if self.certified else _certified(self)
+        pts._check_single("to_fpf")
+        if self.kind == "flow" and dt is None:
+            raise ValueError(
+                "to_fpf got dt=None for a flow, expected the step of the Euler map "
+                "to report (FixedPointFinder knows maps only). Pass e.g. dt=tau / 2."
+            )
+        step = 1.0 if self.kind == "map" else float(dt) / float(pts.time_scale)
+        mask = np.asarray(pts.mask)
+        x = np.asarray(pts.x)[mask]
+        with in_double():
+            system, args = pts.problem.thaw(np.float64)
+            residual = residual_fn(system, args, np.asarray(pts.time_scale))
+            velocity = [np.asarray(residual(jnp.asarray(p))) for p in x]
+            jac = [np.asarray(jax.jacfwd(residual)(jnp.asarray(p))) for p in x]
+        size = x.shape[1]
+        jacs = np.eye(size) + step * np.array(jac).reshape(-1, size, size)
+        values, vectors = np.linalg.eig(jacs)
+        order = np.argsort(-np.abs(values), axis=1)
+        values = np.take_along_axis(values, order, axis=1)
+        vectors = np.take_along_axis(vectors, order[:, None, :], axis=2)
+        nothing = np.full(len(x), np.nan)
+        num_steps = np.asarray(pts.stats["num_steps"])[mask]
+        return {
+            "xstar": x,
+            "x_init": np.asarray(pts.x_init)[mask],
+            "inputs": args,
+            "F_xstar": x + step * np.array(velocity).reshape(-1, size),
+            "qstar": step**2 * np.asarray(pts.q)[mask],
+            "dq": nothing,
+            "n_iters": num_steps,
+            "J_xstar": jacs,
+            "eigval_J_xstar": values,
+            "eigvec_J_xstar": vectors,
+            "is_stable": np.all(np.abs(values) < 1, axis=1),
+            "cond_id": np.zeros(len(x), int),
+        }
+
+    def _check_single(self, verb: str) -> None:
+        if self.x.ndim != 2:
+            raise ValueError(
+                f"`{verb}` got points of {self.x.shape[:-2]} networks, expected one. "
+                "Pick network i with jax.tree.map(lambda a: a[i], points)."
+            )
+
+
+def _certified(points: FixedPoints) -> FixedPoints:
+    from ._certify import certify
+
+    return certify(points)

@@ -1,0 +1,233 @@
+"""Candidates of many networks through two compiled programs, in float64."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from ..._core._batch import in_double
+from ..._core._masks import norm
+from ..._core._system import residual_fn
+from .._linear import newton_length
+from ._search import Tolerances, judge
+from ._solver import LevenbergMarquardt
+
+
+CHUNK = 32
+
+
+class Polish:
+    """Runs compacted candidates through the two compiled programs, in chunks."""
+
+    def __init__(self, problem, scale, tol, tol_unique, max_steps):
+        self.problem, self.scale, self.max_steps = problem, scale, max_steps
+        self.tol, self.tol_unique = np.float64(tol), np.float64(tol_unique)
+
+    def roots(self, net, x):
+        return self._chunks(_polish_roots, net, x)
+
+    def minima(self, net, x):
+        return self._chunks(_polish_minima, net, x)
+
+    def look(self, net, x):
+        """Residual, speed and Jacobian at `x`, without a step or a verdict."""
+        return self._chunks(_polish_roots, net, x, np.asarray(-1, np.int32))
+
+    def is_root(self, new):
+        eps = np.finfo(np.float64).eps
+        size = size_of(new["x"])
+        small = new["speed"] <= self.tol * np.maximum(
+            1, length(new["x"]) / new["x"].shape[1] ** 0.5
+        )
+        good = small & (new["newton"] <= eps**0.5 * size)
+        for i in np.flatnonzero(small & ~good):
+            good[i] = _is_singular_root(new["jac"][i], new["f"][i], new["x"][i])
+        return good
+
+    def is_minimum(self, net, new):
+        eps = np.finfo(np.float64).eps
+        rounding = 64 * eps * np.linalg.norm(new["jac"], axis=(1, 2))
+        slope = new["gradient"] * size_of(new["x"])
+        flat = slope <= 1e-8 * new["speed"] ** 2 + rounding * new["speed"]
+        candidate = np.isfinite(new["speed"]) & ~self.is_root(new) & flat
+        if not candidate.any():
+            return candidate
+        # Curvatures relative to those of each coordinate: a stiff direction must not
+        # hide a soft one. Where the softest is flat to second order, look around.
+        lowest, softest = zip(*map(_softest, new["hessian"]), strict=True)
+        step = 3e-3 * size_of(new["x"])[:, None] * np.array(softest)
+        around = [self.look(net, new["x"] + sign * step)["speed"] for sign in (1, -1)]
+        lower = np.minimum(*around) < new["speed"] * (1 - 1e-12)
+        return candidate & (np.array(lowest) >= -1e-8) & ~lower
+
+    def _chunks(self, program, net, x, max_steps=None):
+        max_steps = self.max_steps if max_steps is None else max_steps
+        # Also with nothing to do: one padded chunk gives the shapes of the result.
+        pad = -len(x) % CHUNK if len(x) else CHUNK
+        rows = np.concatenate([x, np.zeros((pad, x.shape[1]))])
+        nets = np.concatenate([net, np.zeros(pad, int)])
+        pieces = []
+        for i in range(0, len(rows), CHUNK):
+            if len(x) == 0:
+                return _nothing(x.shape[1])
+            arrays = [a[nets[i : i + CHUNK]] for a in self.problem.arrays]
+            chunk = eqx.tree_at(lambda p: p.arrays, self.problem, arrays)
+            with in_double():
+                out = program(
+                    chunk,
+                    self.scale[nets[i : i + CHUNK]],
+                    rows[i : i + CHUNK],
+                    self.tol,
+                    self.tol_unique,
+                    max_steps,
+                )
+                pieces.append({k: np.array(v) for k, v in out.items()})
+        return {k: np.concatenate([p[k] for p in pieces])[: len(x)] for k in pieces[0]}
+
+
+def _is_singular_root(jac, f, x):
+    """Whether f is pure rounding along the left null directions of the Jacobian, and
+    the Newton step across the right ones is short."""
+    eps = np.finfo(np.float64).eps
+    u, sigma, _ = np.linalg.svd(jac)
+    null = sigma <= 1e-13 * max(sigma[0], 1e-300)
+    # Equation by equation: the stiffest one must not excuse the softest.
+    rounding = 8 * eps * (np.abs(jac) @ np.abs(x) + np.abs(x))
+    noise = np.abs(u[:, null]).T @ rounding
+    part = u.T @ f
+    step = np.linalg.norm(part[~null] / sigma[~null])
+    return bool(np.all(np.abs(part[null]) <= noise) and step <= eps**0.5 * size_of(x))
+
+
+def _nothing(size):
+    none = np.zeros(0)
+    square = np.zeros((0, size, size))
+    return {
+        "x": np.zeros((0, size)),
+        "f": np.zeros((0, size)),
+        "speed": none,
+        "newton": none,
+        "gradient": none,
+        "jac": square,
+        "hessian": square,
+        "kinked": np.zeros(0, bool),
+        "num_steps": np.zeros(0, int),
+        "verdict": np.zeros(0, int),
+    }
+
+
+@eqx.filter_jit
+def _polish_roots(problem, scale, x, tol, tol_unique, max_steps):
+    solver = LevenbergMarquardt()
+    tols = Tolerances(x.dtype, x.shape[1], tol, tol_unique)
+
+    def one(problem, scale, x0):
+        fn = _residual64(problem, scale, x0)
+
+        def body(carry):
+            x, state, num_steps, _, _ = carry
+            x, state = solver.advance(fn, x, state)
+            num_steps = num_steps + 1
+            return x, state, num_steps, *judge(tols, x0, x, state, num_steps, max_steps)
+
+        zero = jnp.zeros((), jnp.int32)
+        carry = (x0, solver.start(x0), zero, max_steps <= 0, zero)
+        x, _, num_steps, _, verdict = lax.while_loop(lambda c: ~c[3], body, carry)
+        jac, f = jax.jacfwd(lambda y: (fn(y),) * 2, has_aux=True)(x)
+        # A branch also under `vmap`, as the number of steps is one for all.
+        newton, kinked = lax.cond(
+            max_steps >= 0,
+            lambda: (newton_length(jac, f, x, fn), _is_kink(fn, x)),
+            lambda: (jnp.full((), jnp.nan), jnp.asarray(False)),
+        )
+        return {
+            "x": x,
+            "f": jnp.where(jnp.isfinite(f), f, 0),
+            "speed": norm(f),
+            "newton": newton,
+            "kinked": kinked,
+            "jac": jnp.where(jnp.isfinite(jac), jac, 0),
+            "num_steps": num_steps,
+            "verdict": verdict,
+        }
+
+    return jax.vmap(one)(problem, scale, x)
+
+
+@eqx.filter_jit
+def _polish_minima(problem, scale, x, tol, tol_unique, max_steps):
+    """Newton's method for a zero of the gradient of q, with the exact Hessian."""
+
+    def one(problem, scale, x0):
+        fn = _residual64(problem, scale, x0)
+        gradient = jax.grad(lambda y: 0.5 * jnp.vdot(fn(y), fn(y)))
+
+        def body(carry):
+            x, g, hessian, num_steps, _ = carry
+            trial = x - jnp.linalg.solve(hessian, g)
+            new = gradient(trial)
+            better = norm(new) < norm(g)
+            x, g = jnp.where(better, trial, x), jnp.where(better, new, g)
+            hessian = jax.jacfwd(gradient)(x)
+            return x, g, hessian, num_steps + 1, better & (num_steps < max_steps)
+
+        start = (x0, gradient(x0), jax.jacfwd(gradient)(x0), 0, jnp.asarray(True))
+        x, g, hessian, _, _ = lax.while_loop(lambda c: c[4], body, start)
+        jac, f = jax.jacfwd(lambda y: (fn(y),) * 2, has_aux=True)(x)
+        return {
+            "x": x,
+            "f": jnp.where(jnp.isfinite(f), f, 0),
+            "speed": norm(f),
+            "newton": newton_length(jac, f, x, fn),
+            "kinked": _is_kink(fn, x),
+            "gradient": norm(g),
+            "jac": jnp.where(jnp.isfinite(jac), jac, 0),
+            "hessian": jnp.where(jnp.isfinite(hessian), hessian, 0),
+        }
+
+    return jax.vmap(one)(problem, scale, x)
+
+
+def _is_kink(fn, x):
+    """Whether the Jacobian jumps at `x`, so that it says nothing about stability."""
+    direction = np.random.default_rng(0).standard_normal(x.size)
+    step = 1e-7 * jnp.maximum(1, norm(x)) * direction / np.linalg.norm(direction)
+    above, below = jax.jacfwd(fn)(x + step), jax.jacfwd(fn)(x - step)
+    return jnp.max(jnp.abs(above - below)) > 1e-3 * jnp.max(jnp.abs(above))
+
+
+def _residual64(problem, scale, x):
+    system, args = problem.thaw()
+    fn = residual_fn(system, args, scale)
+    out = jax.eval_shape(fn, x)
+    if out.dtype != x.dtype:
+        raise ValueError(
+            f"The system returns {out.dtype} for a float64 state, expected float64. "
+            "Let it compute in the dtype of the state, without fixed dtypes or arrays "
+            "captured by closure: pass these through `args` or as Module leaves."
+        )
+    return fn
+
+
+def _softest(hessian):
+    """Lowest eigenvalue of the Hessian with each coordinate scaled to its own
+    curvature, and the direction that belongs to it."""
+    curvature = np.abs(np.diag(hessian))
+    floor = 1e-12 * max(np.abs(hessian).max(initial=0), 1e-300)
+    scale = np.sqrt(np.maximum(curvature, floor))
+    values, vectors = np.linalg.eigh(hessian / np.outer(scale, scale))
+    direction = vectors[:, 0] / scale
+    return values[0], direction / np.linalg.norm(direction)
+
+
+def close(rows, point, tol):
+    return length(rows - point) <= tol * size_of(point)
+
+
+def length(rows):
+    return np.linalg.norm(rows, axis=-1)
+
+
+def size_of(rows):
+    return np.maximum(1, length(rows))

@@ -1,0 +1,1 @@
+"""Where flows are slow: ghosts, passages, slow manifolds."""

@@ -1,0 +1,1 @@
+"""What CORNN is measured against."""

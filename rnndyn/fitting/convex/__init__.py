@@ -1,0 +1,1 @@
+"""CORNN: the convex fit, its constraints, its derivative, and its stream."""

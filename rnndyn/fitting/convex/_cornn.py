@@ -1,0 +1,337 @@
+"""Data-constrained recurrent networks from recordings, by convex regression."""
+
+import enum
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Bool, Float, Int
+
+from ..._core._batch import to_host
+from ..._core._checks import check_positive, check_shape, is_concrete
+from ..._core._verdicts import Verdict
+from ...models import RateRNN
+from .._fit import AbstractFit
+from .._problem import Real, regression_rows
+from ._blocks import Blocks, clipped_share, survey
+from ._constraints import build_constraint
+from ._implicit import attach
+from ._iteration import Admm, Backtrack, Momentum, Normal, Solver, rms
+from ._outliers import AbstractOutliers, Reject
+
+
+SATURATED = 0.5
+"""Share of clipped targets from which a neuron counts as saturated."""
+
+
+class NeuronFlag(enum.IntEnum):
+    """What is wrong with a neuron's recording."""
+
+    fine = 0
+    not_finite = 1
+    constant = 2
+    saturated = 3
+
+
+class CornnFit(AbstractFit):
+    r"""A network fitted to rates.
+
+    **Attributes:**
+
+    - `theta`: weights, recurrent ones first, `(predictor, neuron)`; column `i` holds
+      what comes into neuron `i`. `W` and `W_in` are its parts, postsynaptic first.
+    - `alpha`: `dt / tau` of every neuron; `dt` in seconds (1 if none was given).
+    - `ridge`: as given.
+    - `gradient_norm`: root mean square of every neuron's gradient of the mean loss, at
+      `theta`; under a constraint with the multipliers of ADMM added (the residual of
+      the optimality conditions).
+    - `kept`: share of every neuron's samples that were no outliers.
+    - `kept_changed`: samples that became or ceased to be outliers in the last step.
+    - `clipped`: share of targets outside (-1, 1), which were clipped.
+    - `flag`: what is wrong with a neuron, codes of `NeuronFlag`. Those that are not
+      finite or constant are left out: their weights, in and out, are zero.
+    - `verdict`: `root` where the gradient is below the tolerance, `diverged` where it
+      or the weights grew without bound, `constant` for neurons left out, otherwise
+      `undetermined`.
+    - `differentiable`: whether a neuron's weights have the derivatives that the
+      implicit function theorem promises: converged, and no sample changed sides in the
+      last step. Elsewhere derivatives of `theta` exist but are wrong.
+    - `gap`: root mean square distance of a neuron's unconfined weights from `theta`;
+      0 without a constraint.
+    - `num_steps`: steps taken.
+    """
+
+    theta: Float[Real, "predictor neuron"]
+    alpha: Float[Real, " neuron"]
+    dt: Float[Real, ""]
+    ridge: Float[Real, ""]
+    gradient_norm: Float[Real, " neuron"]
+    kept: Float[Real, " neuron"]
+    kept_changed: Int[Real, " neuron"]
+    clipped: Float[Real, " neuron"]
+    flag: Int[Real, " neuron"] = eqx.field(metadata={"flags": NeuronFlag})
+    verdict: Int[Real, " neuron"]
+    differentiable: Bool[Real, " neuron"]
+    gap: Float[Real, " neuron"]
+    num_steps: Int[Real, ""]
+
+    @property
+    def weights(self) -> Float[Real, "predictor neuron"]:
+        """`theta`."""
+        return self.theta
+
+    @property
+    def converged(self) -> Bool[Real, ""]:
+        """Whether every neuron that was fitted has a gradient below the tolerance."""
+        root, left_out = Verdict.root, Verdict.constant
+        settled = (self.verdict == root) | (self.verdict == left_out)
+        return _keep_kind(settled.all(axis=-1))
+
+    @property
+    def diverged(self) -> Bool[Real, ""]:
+        """Whether any neuron's fit diverged."""
+        grown = self.verdict == Verdict.diverged
+        return _keep_kind(grown.any(axis=-1))
+
+    @property
+    def model(self) -> RateRNN:
+        """`network`."""
+        return self.network
+
+
+def cornn(
+    rates: Any,
+    inputs: Any = None,
+    *,
+    alpha: Any,
+    dt: Any = None,
+    ridge: Any = 1e-5,
+    outliers: AbstractOutliers | None = None,
+    mask: Any = None,
+    sign: Any = None,
+    rank: Any = None,
+    init: Any = None,
+    max_steps: Any = 30,
+    tol: Any = 1e-9,
+    damping: Any = 1.0,
+    splitting: Admm | None = None,
+    dtype: Any = np.float64,
+    sweep_dtype: Any = None,
+    block_size: int | None = None,
+) -> CornnFit:
+    r"""A recurrent network that predicts every next frame of a recording.
+
+    Fits `theta` of `r_{t+1} = (1 - alpha) r_t + alpha tanh(theta^T [r_t, u_t])` by
+    regularised regression on the targets `d_t` (see `Rows`): for every neuron it
+    minimises
+
+        (1/T) sum_t c_t [ln(2 cosh z_t) - d_t z_t] + (ridge/2) |theta|^2 ,
+        c_t = 1 / (1 - d_t^2) ,   z_t = theta^T x_t ,
+
+    with outliers dealt with by `outliers`. The weights `c` make the Hessians of all
+    neurons nearly equal to `A/T = X^T X / T + ridge`, so that one Cholesky factor
+    serves all of them in every step:
+
+        theta <- theta + A^-1 (X^T E - ridge T theta) ,   E = (d - tanh z) / (1 - d^2) .
+
+    The start is the fixed point of that step with `E` linearised: ridge regression of
+    `arctanh d`. Constraints are split off by ADMM.
+
+    ```python
+    fit = rd.fitting.cornn(rates, alpha=0.1, outliers=rd.fitting.Reject(0.2))
+    fit.W, fit.gradient_norm, fit.kept
+    points = rd.dynamics.fixed_points(fit.network, x0s)
+    ```
+
+    **Arguments:**
+
+    - `rates`, `inputs`, `alpha`: see `regression_rows`; `alpha = dt / tau`, a number or
+      one a neuron.
+    - `dt`: time between frames in seconds; 1 if not given, and `tau` is in frames then.
+    - `ridge`: strength per row.
+    - `outliers`: `Reject(threshold)`, `Clip(threshold)`, `Keep()` or `Plain()`;
+      `Reject(1.0)` by default.
+    - `mask`: bool `(predictor, neuron)`, True where a weight is held at 0; see
+      `no_self_connections`.
+    - `sign`: Dale's law, `(neuron,)` of 1, -1 and 0 for either: what goes out of a
+      neuron has its sign.
+    - `rank`: largest rank of `W`; not together with `mask` or `sign`.
+    - `init`: weights to start from, `(predictor, neuron)`; the fixed point by default.
+    - `max_steps`: most steps, one pass over the data each; 0 is the fixed point.
+    - `tol`: root mean square gradient at which a neuron counts as converged.
+    - `damping`: length of a step, `Backtrack()` or `Momentum()`.
+    - `splitting`: penalty and start of ADMM; `Admm()` by default.
+    - `dtype`: precision of data and weights, on the host. Traced arguments keep theirs.
+    - `sweep_dtype`: precision of passes over the data while steps are taken;
+      `np.float32` takes half the time. The last pass, which is reported, is in `dtype`,
+      and steps go on in `dtype` if the tolerance needs it.
+    - `block_size`: rows in a block.
+
+    **Returns:** a `CornnFit`: of NumPy arrays, or traced if an argument is. With
+    hard rejection the weights are one of many local minima. Under `jax.grad` the
+    derivatives are those of the converged fit with its kept set held, see
+    `differentiable`. Nothing is said about how well the network runs freely.
+
+    **Raises:** a `ValueError` for what `regression_rows` refuses, for wrong shapes of
+    constraints and starts, and for fewer rows than predictors without a ridge.
+
+    **Reference:** Dinc, Shai, Schnitzer & Tanaka 2023, arXiv:2311.10200.
+    """
+    rows = regression_rows(rates, inputs, alpha=alpha)
+    constraint = build_constraint(rows.num_neurons, rows.num_inputs, mask, sign, rank)
+    _check(rows, constraint, ridge, init, damping, max_steps)
+    dt = 1.0 if dt is None else dt
+    outliers = Reject() if outliers is None else outliers
+    splitting = Admm() if splitting is None else splitting
+    check_positive("dt", dt)
+    args = {
+        "rows": rows,
+        "dt": dt,
+        "ridge": ridge,
+        "outliers": outliers,
+        "constraint": constraint,
+        "init": init,
+        "max_steps": max_steps,
+        "tol": tol,
+        "damping": damping,
+        "rho": splitting.rho,
+    }
+    static = {
+        "shifted": splitting.shifted,
+        "sweep_dtype": sweep_dtype,
+        "block_size": block_size,
+    }
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(args)):
+        return _fit(**_arrays(args, rows.rates.dtype), **static)
+    if np.dtype(dtype) == np.float32:
+        return to_host(_fit(**_arrays(args, jnp.float32), **static))
+    with jax.enable_x64(True):
+        return to_host(_fit(**_arrays(args, jnp.float64), **static))
+
+
+def _keep_kind(value):
+    """NumPy's scalars as arrays, which is what the other fields are."""
+    return value if isinstance(value, jax.Array) else np.asarray(value)
+
+
+def _check(rows, constraint, ridge, init, damping, max_steps):
+    """What can be wrong beside the data."""
+    p, n = rows.num_predictors, rows.num_neurons
+    if init is not None:
+        check_shape("init", init, (p, n), "Predictor first, as fit.theta.")
+    if is_concrete(max_steps) and max_steps < 0:
+        raise ValueError(f"max_steps = {max_steps}, expected 0 or more.")
+    if constraint is not None and isinstance(damping, (Backtrack, Momentum)):
+        raise ValueError(
+            f"damping is {type(damping).__name__} together with a constraint, expected "
+            "a number: steps of ADMM lower no single function."
+        )
+    if is_concrete(ridge):
+        if np.ndim(ridge) or not np.isfinite(ridge) or ridge < 0:
+            raise ValueError(
+                f"ridge = {ridge}, expected one finite number >= 0. For many values, "
+                "use jax.vmap."
+            )
+        if ridge == 0 and rows.num_rows < p:
+            raise ValueError(
+                f"{rows.num_rows} rows for {p} predictors without a ridge: infinitely "
+                "many weights fit perfectly. Pass ridge > 0, or a longer recording."
+            )
+        if ridge == 0 and constraint is not None:
+            raise ValueError(
+                "ridge = 0 together with a constraint, expected > 0: ADMM's penalty is "
+                "relative to the ridge."
+            )
+
+
+def _arrays(args: Any, dtype: Any) -> Any:
+    """Numbers as arrays, so that other values need no other program."""
+
+    def cast(leaf):
+        if not isinstance(leaf, (bool, int, float, np.ndarray, np.generic, jax.Array)):
+            return leaf
+        kind = leaf.dtype if isinstance(leaf, jax.Array) else np.asarray(leaf).dtype
+        return jnp.asarray(leaf, dtype if np.issubdtype(kind, np.floating) else None)
+
+    return jax.tree.map(cast, args)
+
+
+@eqx.filter_jit
+def _fit(
+    *,
+    rows,
+    dt,
+    ridge,
+    outliers,
+    constraint,
+    init,
+    max_steps,
+    tol,
+    damping,
+    rho,
+    shifted,
+    sweep_dtype,
+    block_size,
+):
+    """The fit as one program."""
+    given = rows, ridge
+    rows, ridge, init = jax.lax.stop_gradient((rows, ridge, init))
+    finite, varies = survey(rows.rates)
+    alive = finite & varies
+    mixed = sweep_dtype is not None and np.dtype(sweep_dtype) != rows.rates.dtype
+    blocks = Blocks(rows, alive, size=block_size, store=False if mixed else None)
+    clipped = clipped_share(blocks)
+    penalty = jnp.zeros_like(ridge)
+    if constraint is not None:
+        penalty = rho * ridge * blocks.num_rows
+    normal = Normal(blocks, ridge, penalty)
+    solver = Solver(normal, ridge, penalty, outliers, constraint, damping, shifted)
+    theta = normal.start if init is None else jnp.asarray(init, rows.rates.dtype)
+    if mixed:
+        quick = Blocks(rows, alive, dtype=sweep_dtype, size=block_size)
+        state = solver.begin(quick, theta)
+        first = state.rms
+        # Below this a gradient is rounding of the quick passes.
+        floor = jnp.maximum(tol, 2 * float(jnp.finfo(sweep_dtype).eps))
+        state = solver.run(quick, state, max_steps, floor)
+        state = solver.look_again(blocks, state)
+    else:
+        state = solver.begin(blocks, theta)
+        first = state.rms
+    state = solver.run(blocks, state, max_steps, tol)
+    theta, norm, kept = state.theta, state.rms, state.sweep.kept
+    held, gap = state.sweep.mask, jnp.zeros_like(norm)
+    if constraint is not None and state.dual is not None:
+        theta = constraint.project(state.chi)
+        gap = rms(state.theta - theta)
+        swept = solver.look(blocks, theta, held, state.step + 1)
+        kept, held = swept.kept, swept.mask
+        norm = rms(swept.gradient + penalty / blocks.num_rows * state.dual)
+    grown = ~jnp.isfinite(norm) | (norm > 10 * first + tol) | state.failed
+    verdict = jnp.where(norm <= tol, Verdict.root, Verdict.undetermined)
+    verdict = jnp.where(grown, Verdict.diverged, verdict)
+    verdict = jnp.where(alive, verdict, Verdict.constant)
+    flag = jnp.where(clipped >= SATURATED, NeuronFlag.saturated, NeuronFlag.fine)
+    flag = jnp.where(varies, flag, NeuronFlag.constant)
+    flag = jnp.where(finite, flag, NeuronFlag.not_finite)
+    fixed = {"outliers": outliers, "constraint": constraint, "normal": normal}
+    lazy = Blocks(given[0], alive, size=block_size, store=False)
+    theta = attach(lazy, theta, held, ridge=given[1], **fixed)
+    return CornnFit(
+        theta=theta,
+        alpha=given[0].alpha,
+        dt=dt,
+        ridge=given[1],
+        gradient_norm=norm,
+        kept=kept,
+        kept_changed=state.sweep.changed,
+        clipped=clipped,
+        flag=flag,
+        verdict=verdict,
+        differentiable=(verdict == Verdict.root) & (state.sweep.changed == 0),
+        gap=gap,
+        num_steps=state.step,
+    )

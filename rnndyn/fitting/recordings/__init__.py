@@ -1,0 +1,1 @@
+"""From NWB files to rates."""

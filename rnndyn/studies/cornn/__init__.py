@@ -1,0 +1,1 @@
+"""The experiments of Dinc et al. 2023."""

@@ -1,0 +1,1 @@
+"""The phase diagrams of Kurtkaya, Dinc et al. 2025."""

@@ -1,0 +1,148 @@
+"""Exponents of the phase boundaries of a study, with intervals, against published."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...theory import (
+    BoundaryFit,
+    Decline,
+    LikelihoodFit,
+    Onset,
+    effective_rate,
+    fit_boundary,
+    fit_no_memory_boundary,
+    fit_no_solution_boundary,
+    fit_slow_point_boundary,
+    resample_exponent,
+)
+from .._published import EXPONENTS, Check, missing
+from ._summary import NOT_LEARNED, SLOW_POINT, UNSTABLE, Summary
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """One phase boundary: the published fit and an honest one.
+
+    - `published`: the fit by the published procedure; `low`, `high`: interval of its
+        exponent by resampling seeds.
+    - `likelihood`: the fit by maximum likelihood, with its own interval; `effective`:
+        the same in the learning rates of the toy models.
+    """
+
+    published: BoundaryFit
+    low: float
+    high: float
+    failed: int
+    likelihood: LikelihoodFit | None
+    effective: LikelihoodFit | None
+
+
+def boundary(summary: Summary, which: str, *, draws: int = 200) -> Boundary | None:
+    """The boundary `"no_solution"`, `"slow_point"` or `"no_memory"` of a sweep, `None`
+    where it has too few points."""
+    try:
+        return _boundary(summary, which, draws)
+    except (ValueError, RuntimeError):
+        return None
+
+
+def _boundary(summary, which, draws):
+    post = summary.config["post_reaction"] > 0
+    rows = np.all(summary.code >= 0, axis=(1, 2))
+    code, rates, x = summary.code[rows], summary.rates[rows], summary.x
+    options: dict[str, Any] = {}
+    fit: Callable[..., Any]
+    if which == "slow_point":
+        outcomes, fit, curve = code == SLOW_POINT, fit_slow_point_boundary, Decline()
+        honest: dict[str, Any] = {"min_rate": 0.0049}
+    else:
+        outcomes = np.isin(code, (NOT_LEARNED, UNSTABLE))
+        fit, curve, honest = fit_no_solution_boundary, Onset(), {}
+        if post:
+            options = {"start": (0.5, 0.1), "at_least": 0.2}
+    if which == "no_memory":
+        fit = fit_no_memory_boundary
+    found = fit(x, outcomes.mean(axis=2), rates, **options)
+    drawn = resample_exponent(fit, x, outcomes, rates, draws=draws, **options)
+    likelihood = effective = None
+    if which != "no_memory":
+        periods = {k: 1000 * summary.config[k] for k in ("cue", "reaction")}
+        factor = lambda delay: effective_rate(
+            1.0,
+            delay,
+            cue=periods["cue"],
+            response=periods["reaction"],
+            post=1000 * summary.config["post_reaction"],
+        )
+        given: dict[str, Any] = {"curve": curve, **honest}
+        likelihood = fit_boundary(x, outcomes, rates, **given)
+        effective = fit_boundary(x, outcomes, rates, factor=factor, **given)
+    return Boundary(found, drawn.low, drawn.high, drawn.failed, likelihood, effective)
+
+
+def exponent_checks(
+    sweeps: Mapping[str, Summary], boundaries: Mapping[str, Boundary | None]
+) -> list[Check]:
+    """Published exponents against ours, judged only where the grid is large enough."""
+    checks = []
+    for name, (sweep, text) in _LINES.items():
+        published = EXPONENTS[name]
+        said = f"{published.value:.2f} +- {published.stderr:.2f}"
+        label = f"exponent, {text}"
+        found = boundaries.get(name)
+        if found is None:
+            checks.append(missing(label, said))
+            continue
+        fit = found.published
+        ours = f"{fit.exponent:.2f} [{found.low:.2f}, {found.high:.2f}]"
+        if found.likelihood is not None:
+            b = found.likelihood
+            ours += f", likelihood {b.exponent:.2f} [{b.low:.2f}, {b.high:.2f}]"
+        if not _large(sweeps[sweep]):
+            verdict = "too few cells"
+        else:
+            inside = published.low <= fit.exponent <= published.high
+            verdict = "holds" if inside else "fails"
+        checks.append(Check(label, said, ours, verdict))
+    first, second = boundaries.get("nopost"), boundaries.get("slow_point")
+    label, said = "slow points fall more steeply than learning", "4.05 > 2.72"
+    if first is None or second is None:
+        checks.append(missing(label, said))
+    else:
+        a, b = second.published.exponent, first.published.exponent
+        verdict = "holds" if a > b else "fails"
+        if not _large(sweeps["nopost"]):
+            verdict = "too few cells"
+        checks.append(Check(label, said, f"{a:.2f} > {b:.2f}", verdict))
+    return [*checks, _no_memory_ratio(boundaries.get("nomemory"))]
+
+
+_LINES = {
+    "nopost": ("nopost", "not learned"),
+    "slow_point": ("nopost", "slow points"),
+    "post": ("post", "not learned, post"),
+    "nomemory": ("nomemory", "without memory"),
+}
+
+
+def _large(summary: Summary) -> bool:
+    """Smaller grids bias the exponents by more than what is compared."""
+    rates, x = summary.code.shape[:2]
+    return rates >= 10 and x >= 20
+
+
+def _no_memory_ratio(found: Boundary | None) -> Check:
+    label, said = "without memory, critical rates at 20 and 400 ms", "2.9 (2 to 4)"
+    if found is None:
+        return missing(label, said)
+    # Of this fit `delays` are the windows, `rates` the critical learning rates.
+    fit = found.published
+    windows, rates = fit.delays[fit.used], fit.rates[fit.used]
+    if windows.min() > 20 or windows.max() < 400:
+        return missing(label, said, "windows do not reach from 20 to 400 ms")
+    ratio = float(rates[np.argmin(windows)] / rates[np.argmax(windows)])
+    verdict = "holds" if 2 <= ratio <= 4 else "fails"
+    return Check(label, said, f"{ratio:.1f}", verdict)

@@ -1,0 +1,1 @@
+"""Delayed activation in rank-2 networks."""

@@ -1,0 +1,158 @@
+"""Folders that are either there, whole, or not there; checksums; checkpoints."""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import uuid
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ..._core._store import named_leaves, read_arrays, write_arrays
+
+
+_PACKAGES = ("rnndyn", "jax", "jaxlib", "equinox", "optax", "numpy", "xarray", "zarr")
+
+
+def publish(folder: Path, fill: Callable[[Path], Mapping[str, Any]]) -> bool:
+    """Make `folder` with everything that `fill(path)` writes and a `manifest.json` of
+    what it returns, in one step: nobody ever sees a part of it.
+
+    **Returns:** whether it was this call that made it. If another process was faster,
+    its folder stands and this one's work is dropped.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    partial.mkdir()
+    try:
+        manifest = dict(fill(partial))
+        manifest["files"] = checksums(partial)
+        write_json(partial / "manifest.json", manifest)
+        for path in [*partial.rglob("*"), partial]:
+            _sync(path)
+        try:
+            os.rename(partial, folder)
+        except OSError:
+            if not (folder / "manifest.json").exists():
+                raise
+            return False
+        _sync(folder.parent)
+        return True
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def is_published(folder: Path) -> bool:
+    """Whether a folder was published; looks at its name only."""
+    return (folder / "manifest.json").is_file()
+
+
+def discard(folder: Path) -> None:
+    """Remove a published folder: out of sight in one step, then file by file."""
+    grave = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    folder.rename(grave)
+    shutil.rmtree(grave, ignore_errors=True)
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file in a folder but its manifest, by relative path."""
+    paths = [p for p in sorted(folder.rglob("*")) if p.is_file()]
+    return {
+        p.relative_to(folder).as_posix(): sha256(p)
+        for p in paths
+        if p.name != "manifest.json"
+    }
+
+
+def sha256(path: Path) -> str:
+    """Digest of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically, also if several processes do so at once."""
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    partial.write_text(json.dumps(value, indent=1))
+    _sync(partial)
+    os.replace(partial, path)
+
+
+def read_json(path: Path) -> Any:
+    """The JSON of a file.
+
+    **Raises:** a `ValueError` if there is none, or no JSON in it.
+    """
+    try:
+        return json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} cannot be read as JSON ({error}).") from error
+
+
+def write_checkpoint(path: Path, tree: Any, header: Mapping[str, Any]) -> None:
+    """The arrays of a pytree, atomically and safe against another writer."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    own = path.with_name(f".{uuid.uuid4().hex}")
+    write_arrays(own, named_leaves(tree), header)
+    _sync(own)
+    os.replace(own, path)
+
+
+def read_checkpoint(path: Path, like: Any, header: Mapping[str, Any]) -> Any | None:
+    """The pytree of a checkpoint as NumPy arrays, or `None` if there is none that fits:
+    no file, another header, other names or shapes."""
+    if not path.is_file():
+        return None
+    try:
+        arrays, found = read_arrays(path)
+    except ValueError:
+        return None
+    wanted = named_leaves(like)
+    fits = found == dict(header) and set(arrays) == set(wanted)
+    for name, leaf in wanted.items() if fits else ():
+        fits &= arrays[name].shape == leaf.shape and arrays[name].dtype == leaf.dtype
+    if not fits:
+        return None
+    # A copy: what was read may be a view of the file, and training writes to it.
+    leaves = iter([np.array(arrays[name]) for name in wanted])
+    is_array = lambda a: isinstance(a, np.ndarray | jax.Array)
+    return jax.tree.map(lambda a: next(leaves) if is_array(a) else a, like)
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that results depend on."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def machine() -> str:
+    """What the results were computed on."""
+    device = jax.devices()[0]
+    return f"{platform.machine()}, {jax.device_count()} x {device.device_kind}"
+
+
+def _sync(path: Path) -> None:
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:  # folders cannot be opened on Windows
+        return
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass
+    finally:
+        os.close(handle)

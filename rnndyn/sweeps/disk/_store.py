@@ -1,0 +1,280 @@
+"""Where a sweep lies on disk.
+
+OUT/sweep.json                      configuration, its hash, number of shards
+OUT/shards/00000/weights.safetensors     stacked networks
+                /curves.zarr             members, outcome, curves
+                /manifest.json           hash, versions, device, checksums
+OUT/labels/00000/labels.zarr
+                /manifest.json
+OUT/work/00000.safetensors          a shard in the middle of its training
+OUT/claims/00000.json               who works on it
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ..._core._store import named_leaves, read_arrays, write_arrays
+from .._config import SCHEMA, SweepConfig, differences
+from .._grid import Members
+from .._labels import CODES, DIMS, EVIDENCE, unpack
+from .._shard import Shard, Trained, plan, untrained
+from ._files import (
+    discard,
+    is_published,
+    machine,
+    publish,
+    read_json,
+    versions,
+    write_json,
+)
+
+
+class Store:
+    """The folder of one sweep."""
+
+    def __init__(self, out: str | Path, config: SweepConfig):
+        self.out = Path(out)
+        self.config = config
+        self.members: Members = config.members()
+        self.shards: list[Shard] = plan(config, self.members)
+
+    @classmethod
+    def open(cls, out: str | Path) -> "Store":
+        """The folder of an existing sweep.
+
+        **Raises:** a `ValueError` if there is none.
+        """
+        path = Path(out) / "sweep.json"
+        if not path.is_file():
+            raise ValueError(f"{out} holds no sweep.json. Pass the folder of a sweep.")
+        return cls(out, SweepConfig.from_dict(_checked(read_json(path), path)))
+
+    def create(self) -> None:
+        """Write `sweep.json`, or check that it is there and says the same.
+
+        **Raises:** a `ValueError` with the differences if it says something else.
+        """
+        path = self.out / "sweep.json"
+        new = self.config.to_dict()
+        if path.is_file():
+            table = read_json(path)
+            old = _checked(table, path)
+            if table["config_hash"] != self.config.hash:
+                lines = differences(old, new) or ["the rules for the hash"]
+                raise ValueError(
+                    f"{self.out} holds another sweep than the one asked for:\n  "
+                    + "\n  ".join(lines)
+                    + "\nPass another folder, or the configuration in sweep.json."
+                )
+            if old["labels"] == new["labels"] and old["name"] == new["name"]:
+                return
+        self.out.mkdir(parents=True, exist_ok=True)
+        about = {"schema": SCHEMA, "config_hash": self.config.hash, "config": new}
+        write_json(path, {**about, "shards": len(self.shards)})
+
+    def folder(self, kind: str, index: int) -> Path:
+        """The folder of a shard's results (`shards`) or labels (`labels`)."""
+        return self.out / kind / f"{index:05d}"
+
+    def checkpoint(self, index: int) -> Path:
+        """The file of a shard in training."""
+        return self.out / "work" / f"{index:05d}.safetensors"
+
+    def claim(self, index: int) -> Path:
+        """The file that says who works on a shard."""
+        return self.out / "claims" / f"{index:05d}.json"
+
+    def is_trained(self, index: int) -> bool:
+        """Whether the networks of a shard are there."""
+        return is_published(self.folder("shards", index))
+
+    def is_labelled(self, index: int) -> bool:
+        """Whether the labels that the configuration wants are there."""
+        folder = self.folder("labels", index)
+        if not is_published(folder):
+            return False
+        have = read_json(folder / "manifest.json").get("labels", [])
+        return set(self.config.labels) <= set(have)
+
+    def header(self, index: int) -> dict[str, Any]:
+        """What a file of a shard says about itself."""
+        return {"schema": SCHEMA, "config_hash": self.config.hash, "index": index}
+
+    def write_shard(self, shard: Shard, trained: Trained, seconds: float) -> bool:
+        """Publish a trained shard; whether it was this call that did."""
+        arrays, dims = shard_arrays(self.config, self.members, shard, trained)
+
+        def fill(path):
+            model = trained.state.model
+            header = network_header(model, self.config, self.header(shard.index))
+            write_arrays(path / "weights.safetensors", named_leaves(model), header)
+            write_zarr(path / "curves.zarr", arrays, dims)
+            return self._manifest(shard, seconds)
+
+        return publish(self.folder("shards", shard.index), fill)
+
+    def write_labels(
+        self, shard: Shard, labels: Mapping[str, np.ndarray], seconds: float
+    ) -> bool:
+        """Publish the labels of a shard, in place of fewer ones if need be."""
+        folder = self.folder("labels", shard.index)
+
+        def fill(path):
+            write_zarr(path / "labels.zarr", labels, DIMS)
+            made = {"labels": list(self.config.labels)}
+            return {**self._manifest(shard, seconds), **made}
+
+        if is_published(folder) and not self.is_labelled(shard.index):
+            discard(folder)
+        return publish(folder, fill)
+
+    def _manifest(self, shard, seconds):
+        about = {
+            "members": len(shard.rows),
+            "num_steps": shard.shape.num_steps,
+            "ids": [int(self.members.id[r]) for r in shard.rows],
+            "seconds": round(seconds, 3),
+            "machine": machine(),
+            "versions": versions(),
+        }
+        return {**self.header(shard.index), **about}
+
+    def read_shard(self, index: int, curves: bool = False) -> dict[str, np.ndarray]:
+        """Arrays of a trained shard, with its labels if there are any."""
+        path = self.folder("shards", index)
+        skip = () if curves else ("last_", "history_")
+        arrays = read_zarr(path / "curves.zarr", skip)
+        labels = self.folder("labels", index)
+        if is_published(labels):
+            arrays |= unpack(read_zarr(labels / "labels.zarr"))
+        rows = self.members.rows(arrays["row"])
+        return {**rows.values, **arrays}
+
+    def read_networks(self, index: int) -> tuple[Any, Any]:
+        """Networks and tasks of a trained shard."""
+        shard = self.shards[index]
+        networks, tasks = untrained(self.config, shard, self.members)
+        path = self.folder("shards", index) / "weights.safetensors"
+        arrays, _ = read_arrays(path)
+        return place(arrays, networks, path), tasks
+
+
+def load_config(out: str | Path) -> SweepConfig:
+    """The configuration of the sweep in a folder.
+
+    **Raises:** a `ValueError` if there is none.
+    """
+    return Store.open(out).config
+
+
+def shard_arrays(
+    config: SweepConfig, members: Members, shard: Shard, trained: Trained
+) -> tuple[dict[str, np.ndarray], dict[str, tuple[str, ...]]]:
+    """What is stored of a trained shard besides weights, and its dimensions."""
+    rows = members.rows(shard.rows)
+    state, log = trained
+    last = log.last()
+    arrays = {
+        "id": rows.id,
+        "row": shard.rows.astype(np.int64),
+        "epochs": rows.epochs,
+        **{k: rows.values[k] for k in config.grid.names},
+        "steps": np.asarray(state.step),
+        "outcome": np.asarray(config.rules.outcome(state, log), np.int8),
+        "diverged": np.asarray(state.diverged),
+        "stopped": np.asarray(state.stopped),
+        "final_loss": last["loss"][:, -1],
+        "final_accuracy": last["accuracy"][:, -1],
+        "final_reliability": last["reliability"][:, -1],
+    }
+    dims: dict[str, tuple[str, ...]] = {k: ("member",) for k in arrays}
+    for name, values in last.items():
+        arrays[f"last_{name}"] = values
+        dims[f"last_{name}"] = ("member", "last")
+    for name in ("loss", "accuracy", "reliability", "grad_norm"):
+        arrays[f"history_{name}"] = np.asarray(getattr(log.history, name))
+        dims[f"history_{name}"] = ("member", "record")
+    return arrays, dims
+
+
+def network_header(
+    model: Any, config: SweepConfig, about: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What `rnndyn.load_network` needs to know about a file of networks."""
+    header = {
+        "class": type(model).__name__,
+        "form": getattr(model, "form", "rate"),
+        "activation": model.activation,
+        "readout": model.readout_activation,
+        "dt": config.dt,
+        "config": {**about, "sweep": config.to_dict()},
+    }
+    if hasattr(model, "scale"):
+        header["scale"] = model.scale
+    return header
+
+
+def place(arrays: Mapping[str, np.ndarray], like: Any, path: Any) -> Any:
+    """Named arrays in a pytree of their names.
+
+    **Raises:** a `ValueError` if names or shapes differ.
+    """
+    wanted = named_leaves(like)
+    have = {k: a.shape for k, a in arrays.items()}
+    want = {k: a.shape for k, a in wanted.items()}
+    if have != want:
+        raise ValueError(f"{path} holds {have}, expected {want}.")
+    leaves = iter([np.asarray(arrays[k]) for k in wanted])
+    is_array = lambda a: isinstance(a, np.ndarray | jax.Array)
+    return jax.tree.map(lambda a: next(leaves) if is_array(a) else a, like)
+
+
+def write_zarr(
+    path: Path, arrays: Mapping[str, np.ndarray], dims: Mapping[str, tuple[str, ...]]
+) -> None:
+    """Arrays to a zarr store (format 3), one chunk each, codes with their names."""
+    xarray = need("xarray", "zarr")
+    variables = {}
+    for name, values in arrays.items():
+        names = CODES.get(name) or EVIDENCE.get(name)
+        attrs = {"names": ", ".join(names)} if names else {}
+        variables[name] = (dims[name], np.asarray(values), attrs)
+    data = xarray.Dataset(variables)
+    chunks = {k: {"chunks": v.shape} for k, v in data.variables.items() if v.size}
+    data.to_zarr(path, zarr_format=3, consolidated=False, encoding=chunks)
+
+
+def read_zarr(path: Path, skip: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
+    """Arrays of a zarr store, without those whose name starts with one of `skip`."""
+    group = need("zarr", "xarray").open_group(path, mode="r")
+    names = [k for k in sorted(group.array_keys()) if not k.startswith(skip or "?")]
+    return {k: np.asarray(group[k][...]) for k in names}
+
+
+def need(*packages: str) -> Any:
+    """The first of the packages, all of which must be there.
+
+    **Raises:** an `ImportError` that says what to install.
+    """
+    import importlib
+
+    try:
+        return [importlib.import_module(p) for p in packages][0]
+    except ImportError as error:
+        raise ImportError(
+            f"sweeps are stored by xarray and zarr ({error}): "
+            'pip install "rnndyn[data]"'
+        ) from error
+
+
+def _checked(table, path):
+    if table.get("schema") != SCHEMA:
+        raise ValueError(
+            f"{path} has schema {table.get('schema')!r}, expected {SCHEMA!r}. It was "
+            "written by another version; use that one."
+        )
+    return table["config"]
