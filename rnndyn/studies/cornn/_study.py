@@ -88,7 +88,7 @@ SIZES: dict[str, dict[str, dict[str, Any]]] = {
         "3b": {},
         "4": {"neurons": 5000, "networks": 10, "jitter_observed": 500}
         | {"observed": (101, 175, 306, 535, 936, 1636, 2860, 5000)},
-        "5": {"neurons": 1000, "learning_rate": 1e-3}
+        "5": {"neurons": 1000, "learning_rate": 6e-4, "updates": 3000}
         | {"trials": (25, 50, 100, 200, 400, 1000, 2000)},
         "6": {"neurons": 5000, "networks": 10, "levels": (1e-3, 1e-2, 0.05, 0.1)},
         "7": {"networks": 7},
