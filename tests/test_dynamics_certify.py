@@ -199,3 +199,24 @@ def test_verdicts_without_spectra_are_the_same():
     assert (np.asarray(plain.stability) == 0).all()
     # Without a step, points are judged as they stand.
     assert len(rdd.certify(points, max_steps=0).roots()) == 3
+
+
+def test_a_closure_over_a_batch_is_refused_with_advice():
+    def search(W):
+        return rdd.fixed_points(lambda t, x, a: -x + W @ x, jnp.ones((2, 2)))
+
+    points = eqx.filter_vmap(search)(jnp.stack([jnp.zeros((2, 2))] * 2))
+    with pytest.raises(ValueError, match="through `args`"):
+        rdd.certify(points)
+
+
+def test_one_line_says_what_was_found():
+    points = rdd.fixed_points(lambda t, x, a: x - x**3, jnp.array([[0.9], [0.1]]))
+    certified = rdd.certify(points)
+    assert "3 roots (2 stable), 0 slow points" in repr(certified)
+    assert "not certified" in repr(points) and "certified" in repr(certified)
+
+
+def test_a_wrong_width_says_so():
+    with pytest.raises(ValueError, match="transpose"):
+        rdd.fixed_points(lambda t, x, a: -x + jnp.eye(2) @ x, jnp.ones((4, 3)))

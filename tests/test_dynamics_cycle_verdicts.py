@@ -141,3 +141,13 @@ def test_bad_guesses():
             rdd.limit_cycle(van_der_pol, start, args=1.0, **options)
     with pytest.raises(ValueError, match="64 bits"):
         rdd.limit_cycle(van_der_pol, start.astype(jnp.bfloat16), 6.6)
+
+
+def test_networks_without_outputs_are_certified_too():
+    W = np.array([[2.0, -2.0], [2.0, 2.0]])
+    model = rd.models.RateRNN.from_arrays(W, tau=0.1)
+    x0s = jnp.array([[1.0, 0.0], [0.0, 0.5]])
+    found = rd.certify(rd.limit_cycles(model, x0s))
+    assert found.mask.sum() == 1 and "1 distinct limit cycles" in repr(found)
+    one = rd.certify(rd.limit_cycle(model, found.cycles.x0[0], found.cycles.period[0]))
+    np.testing.assert_allclose(one.period, found.cycles.period[0], rtol=1e-10)

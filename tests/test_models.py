@@ -237,3 +237,15 @@ def test_bad_input(getkey):
     for call, message in cases:
         with pytest.raises(ValueError, match=message):
             call()
+
+
+def test_stack_makes_an_ensemble_of_equal_kinds():
+    nets = [rd.models.RateRNN.from_arrays(k * np.eye(2), tau=0.1) for k in (1.0, 2.0)]
+    both = rd.models.stack(nets)
+    assert rd.models.num_members(both) == 2
+    np.testing.assert_array_equal(rd.models.member(both, 1).W, nets[1].W)
+    other = rd.models.RateRNN.from_arrays(np.eye(3), tau=0.1)
+    with pytest.raises(ValueError, match="network 1 differs"):
+        rd.models.stack([nets[0], other])
+    with pytest.raises(ValueError, match="at least one"):
+        rd.models.stack([])

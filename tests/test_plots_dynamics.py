@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
+import rnndyn.dynamics as rdd
 from rnndyn import Map, Verdict, plots
 from rnndyn.plots._style import STABLE, UNSTABLE
 
@@ -194,3 +195,11 @@ def test_basins(ax, by):
     assert ax.get_xlim() == (0, 1) and "95 %" in ax.get_xlabel()
     with pytest.raises(ValueError, match="3 kinds"):
         plots.basins(ax, SimpleNamespace(**(vars(table) | {"share": share[:2]})))
+
+
+def test_fixed_points_draws_a_search(ax):
+    x0s = np.random.default_rng(0).standard_normal((8, 2))
+    found = rdd.certify(rdd.fixed_points(lambda t, x, a: x - x**3, jnp.asarray(x0s)))
+    assert plots.fixed_points(found, ax=ax) is ax
+    assert ax.get_xlabel().startswith("PC1") and len(ax.collections) >= 2
+    assert plots.fixed_points(found) is not ax

@@ -33,7 +33,7 @@ def test_python_blocks_run(tmp_path, monkeypatch, capsys):
         activation="tanh",
     )
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.S)
-    assert len(blocks) == 6
+    assert len(blocks) == 7
     names: dict = {}
     for block in blocks:
         for old, new in SMALLER:

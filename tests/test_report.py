@@ -82,6 +82,17 @@ def test_cycle_of_the_map_beside_rest_of_the_flow():
     assert report.attractors.names == ["root"]
     assert report.map_attractors.names == ["invariant_circle"]
     assert report.stability.tolist() == [-1] and report.map_radius[0] > 1
+    # The label is that of the map, which was trained; the flow is named beside it.
+    assert report.mechanism == "limit_cycle"
+    told = "\n".join(report.evidence)
+    assert "runs of the flow end in 1 root(s)" in told
+    assert "Euler map end in 1 invariant_circle(s)" in told
+    assert "label is the map's" in told and "only its phase" in told
+
+
+def test_what_is_no_network_is_refused():
+    with pytest.raises(ValueError, match="expected a network"):
+        rd.analyse("network.npz", key=jax.random.key(0))
 
 
 def run_cli(*args, **kwargs):

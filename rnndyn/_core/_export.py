@@ -37,6 +37,17 @@ class Result(eqx.Module):
         """Arrays as NumPy, scalars, and nested dictionaries; see `to_dict`."""
         return to_dict(self)
 
+    def headline(self) -> str | None:
+        """What was found in one line, for `repr`; `None` shows all fields."""
+        return None
+
+    def __repr__(self) -> str:
+        leaves = jax.tree.leaves(self)
+        traced = any(isinstance(a, jax.core.Tracer) for a in leaves)
+        arrays = all(_is_array(a) or not eqx.is_array_like(a) for a in leaves)
+        line = self.headline() if arrays and not traced else None
+        return super().__repr__() if line is None else f"{type(self).__name__}({line})"
+
     def to_xarray(self, batch: Sequence[str] | None = None) -> Any:
         """An `xarray.Dataset` that netCDF and zarr can store; see `to_xarray`."""
         return to_xarray(self, batch)

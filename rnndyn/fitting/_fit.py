@@ -3,9 +3,11 @@
 from typing import Any
 
 import equinox as eqx
+import numpy as np
 from jaxtyping import Float
 
 from .._core._export import Result
+from .._core._verdicts import Verdict
 from ..models import RateRNN
 from ._problem import Real
 
@@ -16,7 +18,15 @@ class AbstractFit(Result):
 
     theta: eqx.AbstractVar[Any]
     alpha: eqx.AbstractVar[Any]
+    verdict: eqx.AbstractVar[Any]
     dt: eqx.AbstractVar[Any]
+
+    def headline(self) -> str:
+        """Sizes, and how many neurons ended with which verdict."""
+        codes = np.asarray(self.verdict)
+        kinds = [f"{int(np.sum(codes == v))} {v.name}" for v in Verdict if v in codes]
+        p, n = self.theta.shape[-2:]
+        return f"{n} neurons, {p - n} inputs: " + ", ".join(kinds)
 
     @property
     def W(self) -> Float[Real, "neuron presynaptic"]:

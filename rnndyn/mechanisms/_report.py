@@ -48,7 +48,8 @@ class Report(eqx.Module):
     - `attractors`: of the flow (seconds); `map_attractors`: of the Euler map (steps),
       if `dt` is known.
     - `pulses`: responses to short inputs, see `Pulses`.
-    - `mechanism`, `evidence`: the label, and the sentences that justify it.
+    - `mechanism`, `evidence`: the label, and the sentences that justify it. With `dt`
+      the label is that of the Euler map, without it of the flow.
     - `task_report`: the labels per cue, if a task was given.
     """
 
@@ -145,7 +146,7 @@ class Pulses(eqx.Module):
 
 
 def analyse(
-    model: AbstractRNN,
+    model: Any,
     task: AbstractTask | None = None,
     *,
     dt: float | None = None,
@@ -158,11 +159,13 @@ def analyse(
     starts from random states, from states along the responses to input pulses, and
     (low rank) from random states in the column space of `m`; low-rank networks
     without a random part are also searched exhaustively in their latent space, and
-    the two answers compared.
+    the two answers compared. The label says what kind of attractors the network has
+    (`mixed`: of several kinds); which of them holds which cue of a task only
+    `classify` can say.
 
     **Arguments:**
 
-    - `model`: any network.
+    - `model`: any network (`AbstractRNN`).
     - `task`: if given, the network is also labelled cue by cue (`classify`).
     - `dt`: step of the Euler map it was trained as (seconds), if it was; the task's
         by default.
@@ -180,6 +183,12 @@ def analyse(
         print(report.mechanism, *report.evidence, sep="\\n")
         ```
     """
+    if not isinstance(model, AbstractRNN):
+        raise ValueError(
+            f"`model` is a {type(model).__name__}, expected a network: see "
+            "rnndyn.load_network and rnndyn.models.RateRNN.from_arrays. For any other "
+            "flow or map use fixed_points and attractors of rnndyn.dynamics."
+        )
     if task is not None and dt is None:
         dt = task.dt
     keys = jr.split(key, 4)
@@ -219,7 +228,9 @@ def analyse(
     if task is not None:
         one = jax.tree.map(lambda a: a[None] if eqx.is_array(a) else a, model)
         task_report = classify(one, task, dt=dt, key=keys[3])
-    name, evidence = _decide(unit, points, found_ends, pulses, latent_roots, mismatch)
+    name, evidence = _decide(
+        unit, points, found_ends, map_attractors, radius, pulses, latent_roots, mismatch
+    )
     if task_report is not None:
         name = task_report.names[0]
         evidence = [*task_report.evidence(0), *evidence]
@@ -320,40 +331,60 @@ def _attractors(system, x0s, model) -> Attractors:
     return attractors(system, x0s, u, steps=1024, rounds=3)
 
 
-def _decide(unit, points, attractors, pulses, latent_roots, mismatch):
+_MOVES = {"limit_cycle", "invariant_circle", "k_cycle"}
+
+
+def _ends(attractors: Attractors) -> tuple[list[str], list[str], str]:
+    """Kinds of the attractors, verdicts of the runs that reached none, and both in
+    words."""
+    names = attractors.names
+    lost = [
+        Verdict(int(v)).name for v in attractors.start_verdict[attractors.label < 0]
+    ]
+    seen = [f"{names.count(k)} {k}(s)" for k in dict.fromkeys(names)]
+    seen += [f"{lost.count(k)} run(s) {k}" for k in dict.fromkeys(lost)]
+    return names, lost, ", ".join(seen)
+
+
+def _decide(unit, points, flow_ends, map_ends, radius, pulses, latent_roots, mismatch):
     """The label of a network without a task, and what speaks for it."""
     evidence = []
     stable = int(np.sum(points["stability"] == -1))
+    of_map = "" if map_ends is None else f", {int(np.sum(radius < 1))} in the Euler map"
     evidence.append(
-        f"{len(points['x'])} certified fixed points, {stable} stable, largest residual "
-        f"{points['speed'].max(initial=0):.1e}"
+        f"{len(points['x'])} certified fixed points, {stable} stable in the flow"
+        f"{of_map}, largest residual {points['speed'].max(initial=0):.1e}"
     )
     if latent_roots is not None:
         evidence.append(
             f"exact latent search: {len(latent_roots)} fixed points, largest distance "
             f"from the full-space ones {mismatch:.1e}"
         )
-    ends = attractors.names
-    lost = [
-        Verdict(int(v)).name for v in attractors.start_verdict[attractors.label < 0]
-    ]
-    seen = [f"{ends.count(k)} {k}(s)" for k in dict.fromkeys(ends)]
-    seen += [f"{lost.count(k)} run(s) {k}" for k in dict.fromkeys(lost)]
-    evidence.append(f"{len(attractors.label)} free runs end in " + ", ".join(seen))
+    ends, lost, words = _ends(flow_ends)
+    evidence.append(f"{len(flow_ends.label)} free runs of the flow end in {words}")
+    if map_ends is not None:
+        of_flow = {k in _MOVES for k in ends}
+        # The network was trained as a map: what that does is what it does.
+        ends, lost, words = _ends(map_ends)
+        evidence.append(
+            f"{len(map_ends.label)} free runs of the Euler map end in {words}"
+        )
+        if {k in _MOVES for k in ends} != of_flow:
+            evidence.append("flow and map differ in kind: the label is the map's")
     slow = _slowness(points, unit)
     if slow is not None:
         leading, gap = slow
         evidence.append(
-            f"slowest direction of each point: |eigenvalue| up to {leading:.3f}/tau, "
-            f"the next one at least {gap:.1f} times as fast"
+            f"slowest direction of each point (flow): |eigenvalue| up to {leading:.3f}"
+            f"/tau, the next one at least {gap:.1f} times as fast"
         )
     graded = (
         pulses is not None and pulses.graded > 0.1 and pulses.left < pulses.graded / 2
     )
     if pulses is not None:
         evidence.append(
-            f"pulses of amplitude {AMPLITUDES[0]} to {AMPLITUDES[-1]}: responses "
-            f"differ by {100 * pulses.graded:.0f} % after 20 tau, "
+            f"amplitude of pulses ({AMPLITUDES[0]} to {AMPLITUDES[-1]}, flow): "
+            f"{100 * pulses.graded:.0f} % of the response tells it after 20 tau, "
             f"{100 * pulses.left:.0f} % after 120 tau"
         )
     is_slow = slow is not None and slow[0] < 0.1 and slow[1] >= 5
@@ -366,9 +397,10 @@ def _decide(unit, points, attractors, pulses, latent_roots, mismatch):
         label = Mechanism.undetermined
     elif "chaotic" in ends:
         label = Mechanism.chaotic
-    elif "limit_cycle" in ends:
-        only = all(k == "limit_cycle" for k in ends)
-        label = Mechanism.limit_cycle if only else Mechanism.mixed
+    elif _MOVES & set(ends):
+        label = Mechanism.limit_cycle if set(ends) <= _MOVES else Mechanism.mixed
+        if len(ends) == 1:
+            evidence.append("a single cycle: only its phase could hold a memory")
     elif is_slow and graded:
         label = Mechanism.slow_manifold
     elif ends.count("root") >= 2:

@@ -7,6 +7,7 @@ from ._base import (
     ensemble as ensemble,
     member as member,
     num_members as num_members,
+    stack as stack,
 )
 from ._constraints import (
     AbstractConstraint as AbstractConstraint,

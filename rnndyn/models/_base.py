@@ -1,6 +1,7 @@
 """What every recurrent network is: a vector field with a current and a read-out."""
 
 import abc
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
@@ -125,6 +126,30 @@ def ensemble(build: Any, keys: Any, *args: Any) -> Any:
     return eqx.filter_vmap(build)(keys, *args)
 
 
+def stack(models: Sequence[Any]) -> Any:
+    """One ensemble of several networks of the same kind and sizes.
+
+    ```python
+    nets = rd.models.stack([rd.load_network(p) for p in paths])
+    ```
+
+    **Raises:** a `ValueError` if they differ in anything but the values of arrays.
+    """
+    models = list(models)
+    if not models:
+        raise ValueError("no networks, expected at least one.")
+    parts = [eqx.partition(m, eqx.is_array) for m in models]
+    shapes = [jax.tree.map(lambda a: (a.shape, a.dtype), arrays) for arrays, _ in parts]
+    for i, (_, static) in enumerate(parts):
+        if shapes[i] != shapes[0] or not eqx.tree_equal(static, parts[0][1]):
+            raise ValueError(
+                f"network {i} differs from network 0 in kind, size, dtype or static "
+                "fields, expected the same for all. Analyse them one by one."
+            )
+    arrays = jax.tree.map(lambda *a: jnp.stack(a), *(arrays for arrays, _ in parts))
+    return eqx.combine(arrays, parts[0][1])
+
+
 def num_members(models: Any) -> int:
     """Length of the leading axis of an ensemble.
 
@@ -137,7 +162,8 @@ def num_members(models: Any) -> int:
     if len(sizes) != 1 or None in sizes:
         raise ValueError(
             f"the arrays of the ensemble have leading axes {sizes}, expected one "
-            "common size. Build it with rnndyn.models.ensemble or eqx.filter_vmap."
+            "common size. Build it with rnndyn.models.ensemble, or make one of several "
+            "networks with rnndyn.models.stack([a, b]); one alone is stack([a])."
         )
     return int(sizes.pop() or 0)
 

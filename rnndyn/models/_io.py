@@ -174,9 +174,9 @@ def _fields(path, overrides, member=None):
 
 def _need(fields, name, path, meaning):
     if name not in fields:
+        flag = f" (on the command line --{name})" if name in ("form", "tau") else ""
         raise ValueError(
-            f"{path} has no {name!r} ({meaning}); it holds {sorted(fields)}. "
-            f"Pass it: load_network(path, {name}=...) or, on the command line, "
-            f"--{name.replace(chr(95), chr(45))}."
+            f"{path} has no {name!r} ({meaning}); it holds {sorted(fields)}. Rename an "
+            f"array to {name!r}, or pass load_network(path, {name}=...){flag}."
         )
     return fields[name]

@@ -18,6 +18,7 @@ from ._latent import (
 )
 from ._planes import (
     Plane as Plane,
+    fixed_points as fixed_points,
     latent_plane as latent_plane,
     pca_plane as pca_plane,
     points as points,

@@ -4,7 +4,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._style import PATH, SLOW, STABLE, UNSTABLE, tidy
+from .._core._verdicts import Verdict
+from ._style import PATH, SLOW, STABLE, UNSTABLE, figure, tidy
 
 
 class Plane(NamedTuple):
@@ -67,6 +68,28 @@ def points(ax: Any, plane: Plane, x: Any, stability: Any, slow: Any = ()) -> Any
     if ax.get_legend_handles_labels()[0]:
         ax.legend(fontsize=7, frameon=False)
     return ax
+
+
+def fixed_points(found: Any, *, ax: Any = None, plane: Plane | None = None) -> Any:
+    """What a search found, in a plane: by default that of the points' own principal
+    components (of the starts', where there are fewer than two points).
+
+    ```python
+    ax = rd.plots.fixed_points(rd.certify(rd.slow_points(model, x0s)))
+    ```
+
+    `found`: `FixedPoints` of one network. Returns the axes, new ones if none are given.
+    """
+    mask, verdict = np.asarray(found.mask), np.asarray(found.verdict)
+    x, slow = np.asarray(found.x), np.isin(verdict, (Verdict.slow_point, Verdict.ghost))
+    if ax is None:
+        ax = figure(1, 1)[1][0, 0]
+    if plane is None:
+        plane = pca_plane(x[mask] if mask.sum() > 1 else np.asarray(found.x_init))
+    roots = mask & ~slow
+    stability = np.asarray(found.stability)[roots]
+    points(ax, plane, x[roots], stability, x[mask & slow])
+    return tidy(ax, x=plane.labels[0], y=plane.labels[1])
 
 
 def speed_field(ax: Any, plane: Plane, field: Any, *, num: int = 24) -> Any:

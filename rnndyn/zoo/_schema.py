@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .._core._annotations import documentation
 from ..mechanisms import COMPAT, MECHANISMS, Features
 from ..training import OUTCOMES
 
@@ -111,8 +112,10 @@ def field(name: str) -> Field | None:
         if name in group:
             return group[name]
     if name.startswith(EVIDENCE) and name.removeprefix(EVIDENCE) in _EVIDENCE_NAMES:
-        dims = ("network", "cue")
-        meaning = "see rnndyn.mechanisms.Features"
+        own = name.removeprefix(EVIDENCE)
+        of_cue = "cue" in str(Features.__annotations__[own].dim_str)
+        dims = ("network", "cue") if of_cue else ("network",)
+        meaning = documentation(Features).get(own, "see rnndyn.mechanisms.Features")
         return Field(dims, _NUMBER, "", meaning)
     return None
 

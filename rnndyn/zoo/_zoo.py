@@ -137,7 +137,7 @@ class Zoo:
         return xarray.Dataset(variables, attrs={"title": self.about["title"]})
 
     def _one_kind(self, rows):
-        rows = np.arange(len(self))[rows]
+        rows = np.atleast_1d(np.arange(len(self))[rows])
         if not len(rows):
             raise ValueError("no networks were chosen, expected at least one.")
         kinds = [

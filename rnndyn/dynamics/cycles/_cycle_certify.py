@@ -210,7 +210,9 @@ def _program(problem, mesh, nodes, period, shares):
 
 def _rows(a, outer):
     """Arrays of the problem with one leading axis for the networks."""
-    return np.asarray(a).reshape(-1, *np.shape(a)[len(outer) :])
+    # Not -1: a network without inputs or outputs has empty arrays.
+    count = int(np.prod(outer, dtype=int))
+    return np.asarray(a).reshape(count, *np.shape(a)[len(outer) :])
 
 
 def _double(a):

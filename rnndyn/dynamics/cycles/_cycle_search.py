@@ -56,6 +56,15 @@ class LimitCycles(Result):
     overflow: Bool[Values, "*batch"]
     kind: str = eqx.field(static=True, default="flow")
 
+    def headline(self) -> str:
+        """Distinct cycles and stable ones."""
+        mask, verdict = np.asarray(self.mask), np.asarray(self.verdict)
+        stable = mask & (np.asarray(self.cycles.stability) == -1)
+        return (
+            f"{mask.sum()} distinct limit cycles ({stable.sum()} stable) from "
+            f"{verdict.size} guesses"
+        )
+
     def cycle(self, i: Any) -> LimitCycle:
         """One cycle of an unbatched result."""
         numbers, rest = eqx.partition(self.cycles, eqx.is_array_like)

@@ -384,7 +384,14 @@ def _check_starts(x0s: Array) -> Array:
 
 
 def _check_residual(residual: Callable, x: Array) -> None:
-    out = jax.eval_shape(residual, x)
+    try:
+        out = jax.eval_shape(residual, x)
+    except TypeError as error:
+        raise ValueError(
+            f"the system failed on a state of shape {x.shape}, the width of `x0s` "
+            f"({error}). Expected a flow f(t, x, args) or Map(F) with F(x, args), and "
+            "`x0s` of shape (starts, state): transpose it?"
+        ) from error
     if not isinstance(out, jax.ShapeDtypeStruct) or out.shape != x.shape:
         got = jax.tree.map(lambda a: a.shape, out)
         raise ValueError(

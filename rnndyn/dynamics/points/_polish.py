@@ -1,5 +1,7 @@
 """Candidates of many networks through two compiled programs, in float64."""
 
+import contextlib
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -73,7 +75,7 @@ class Polish:
                 return _nothing(x.shape[1])
             arrays = [a[nets[i : i + CHUNK]] for a in self.problem.arrays]
             chunk = eqx.tree_at(lambda p: p.arrays, self.problem, arrays)
-            with in_double():
+            with in_double(), _no_leaks():
                 out = program(
                     chunk,
                     self.scale[nets[i : i + CHUNK]],
@@ -84,6 +86,18 @@ class Polish:
                 )
                 pieces.append({k: np.array(v) for k, v in out.items()})
         return {k: np.concatenate([p[k] for p in pieces])[: len(x)] for k in pieces[0]}
+
+
+@contextlib.contextmanager
+def _no_leaks():
+    try:
+        yield
+    except jax.errors.UnexpectedTracerError as error:
+        raise ValueError(
+            "the system closes over arrays of a transformation that has ended (a "
+            "closure under vmap or grad), expected one that holds them. Pass them "
+            "through `args`, or make the system an equinox.Module."
+        ) from error
 
 
 def _is_singular_root(jac, f, x):
