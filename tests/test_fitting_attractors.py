@@ -2,6 +2,7 @@
 
 import itertools
 
+import equinox as eqx
 import jax
 import numpy as np
 import pytest
@@ -124,6 +125,26 @@ def test_what_is_not_decided_is_said():
     )
     assert np.all(check.true_code != Match.missing)
     assert np.all(check.fitted_code != Match.spurious) and check.caveats
+
+
+def test_read_outs_at_the_origin_have_no_sign():
+    """Two silent networks; what their read-outs are is rounding noise."""
+    true, fitted = flip_flop(gains=(0.5,) * 3), flip_flop(gains=(0.45,) * 3)
+    for readout in (true.readout, -np.asarray(true.W_out)):
+        check = attractor_check(
+            fitted.map(ALPHA), true.map(ALPHA), starts(12), readout=readout,
+            points=False, **FAST,
+        )  # fmt: skip
+        assert check.true_sign.tolist() == check.fitted_sign.tolist() == [[0, 0, 0]]
+        assert check.complete
+    nothing = attractor_check(
+        fitted.map(ALPHA), true.map(ALPHA), starts(12), readout=np.zeros((0, 12)),
+        points=False, **FAST,
+    )  # fmt: skip
+    assert nothing.true_sign.shape == (1, 0) and nothing.complete
+    where = lambda c: (c.fitted_sign, c.fitted_code, c.partner)
+    none = (np.zeros((0, 3), int), np.zeros(0, int), np.array([-1]))
+    assert not eqx.tree_at(where, check, none).complete
 
 
 def test_hausdorff():

@@ -53,6 +53,21 @@ def test_inputs():
     assert model.simulate(rates, 7, inputs=u[:7]).shape == (7, 16)
     with pytest.raises(ValueError, match="columns"):
         model.predict(rates)
+    with pytest.raises(ValueError, match="network with 2 inputs, expected none"):
+        model.simulate(rates, 7, inputs=u[:7], noisy=True)
+
+
+def test_the_last_input_may_be_missing():
+    _, rates, u = recording(np.random.default_rng(1), inputs=2, time=400)
+    model = CORNN(alpha=ALPHA, max_steps=5).fit(rates, inputs=u[:-1])
+    full, short = model.predict(rates, inputs=u), model.predict(rates, inputs=u[:-1])
+    assert short.shape == rates.shape and np.array_equal(full[:-1], short[:-1])
+    trials, v = rates.reshape(4, 100, 16), u.reshape(4, 100, 2)
+    short = model.predict(trials, inputs=v[:, :-1])
+    assert np.allclose(short[:, :-1], model.predict(trials, inputs=v)[:, :-1])
+    for wrong in (u[:-2], v, u[:, 0]):
+        with pytest.raises(ValueError, match=r"inputs have shape .*399 rows"):
+            model.predict(rates, inputs=wrong)
 
 
 def test_scaling_is_undone():
@@ -119,3 +134,20 @@ def test_scikit_learn_takes_it():
     trials = rates.reshape(4, 100, 16)
     scores = cross_val_score(CORNN(alpha=ALPHA, max_steps=5), trials, cv=2)
     assert scores.shape == (2,) and np.all(np.isfinite(scores))
+
+
+def test_scikit_learn_passes_inputs_on():
+    sklearn = pytest.importorskip("sklearn")
+    from sklearn.model_selection import GridSearchCV, TimeSeriesSplit, cross_val_score
+
+    _, rates, u = recording(np.random.default_rng(5), time=400, inputs=2)
+    model, cv = CORNN(alpha=ALPHA, max_steps=5), TimeSeriesSplit(2)
+    with sklearn.config_context(enable_metadata_routing=True):
+        search = GridSearchCV(model, {"ridge": [1e-4, 1e3]}, cv=cv)
+        search.fit(rates, inputs=u)
+        scores = cross_val_score(model, rates, cv=cv, params={"inputs": u})
+        assert search.score(rates, inputs=u) > 0.3
+    assert search.best_params_ == {"ridge": 1e-4}
+    first, last = list(cv.split(rates))[1]
+    alone = model.fit(rates[first], inputs=u[first]).score(rates[last], inputs=u[last])
+    assert scores[1] == pytest.approx(alone)

@@ -49,6 +49,19 @@ def test_poisson_probabilities(getkey):
         PoissonNoise(-1.0)
 
 
+@pytest.mark.parametrize("rate", [0.0, 0.2, 3.0, 8.0])
+def test_poisson_in_float32(rate):
+    draws = PoissonNoise(rate)(2000, 1000, jnp.float32, key=jax.random.key(1))
+    assert draws.dtype == jnp.float32
+    draws = np.asarray(draws, np.float64)
+    # The rounded sum of probabilities once let a few uniforms count to 40.
+    assert draws.max() < (20 if rate <= 3 else 32)
+    assert abs(draws.mean() - rate) <= 4 * (rate / draws.size) ** 0.5
+    # Of the sample variance: fourth moment r + 3 r^2 less the variance squared.
+    error = ((rate + 2 * rate**2) / draws.size) ** 0.5
+    assert abs(draws.var() - rate) <= 4 * error
+
+
 def test_correlated_noise(getkey):
     draws = np.asarray(CorrelatedNoise(0.1)(4000, 60, jnp.float64, key=getkey()))
     assert np.isclose(draws.std(), 0.1)
@@ -137,6 +150,8 @@ def test_record_refuses(getkey):
         record(net, 10, dt=1.0, inputs=jnp.zeros((11, 1)), key=getkey())
     with pytest.raises(ValueError, match="dt/tau"):
         record(net, 10, dt=20.0, key=getkey())
+    with pytest.raises(ValueError, match=r"r0 has shape \(3,\), expected \(4\)"):
+        record(net, 10, dt=1.0, r0=jnp.zeros(3), key=getkey())
 
 
 def test_restrict_and_jitter(getkey):
@@ -144,6 +159,21 @@ def test_restrict_and_jitter(getkey):
     part = restrict(net, slice(0, 3))
     assert np.array_equal(part.W, net.W[:3, :3])
     assert np.array_equal(part.W_in, net.W_in[:3])
+    mask = [True, False, True, False, False, False]
+    for units in (
+        [0, 2],
+        (0, 2),
+        range(0, 3, 2),
+        mask,
+        np.array(mask),
+        jnp.arange(3)[::2],
+    ):
+        part = restrict(net, units)
+        assert np.array_equal(part.W, net.W[jnp.array([0, 2])][:, jnp.array([0, 2])])
+    pick = jax.jit(lambda units: restrict(net, units).W)
+    assert np.array_equal(pick(jnp.array([0, 2])), part.W)
+    with pytest.raises(IndexError, match="out of bounds"):
+        restrict(net, [0, 6])
     alpha = np.asarray(jittered_alpha(0.1, 0.2, 500, key=getkey()))
     assert alpha.min() == 1e-3 and alpha.max() <= 1 and len(set(alpha)) > 300
     assert np.allclose(jittered_alpha(0.1, 0.0, 5, key=getkey()), 0.1)

@@ -177,6 +177,35 @@ def test_windows_are_smoothed_with_what_lies_around(files):
     )
 
 
+def test_unobserved_time_is_not_silence(tmp_path):
+    pynwb = pytest.importorskip("pynwb")
+    file = new_file(pynwb)
+    train = np.arange(0.01, 10, 0.02)  # 50 Hz
+    seen = train[(train < 5) | (train > 7)]
+    file.add_unit(spike_times=seen, obs_intervals=[[7.0, 10.0], [0.0, 5.0]])
+    file.add_unit(spike_times=train, obs_intervals=[[0.0, 10.0]])
+    path = write(pynwb, file, tmp_path / "gap.nwb")
+    align = Events([4.5, 6.5, 7.5], 0.5, 0.5)
+    kernel = GaussianKernel(0.2)
+    found = read_nwb(path, align=align, bin_width=0.1, smoothing=kernel)
+    assert list(found.dropped) == [1]
+    assert np.allclose(found.rates, 50, atol=1e-9)
+    # One unit's gap is no gap of the others.
+    alone = read_nwb(path, align=align, bin_width=0.1, smoothing=kernel, units=[1])
+    assert np.array_equal(alone.rates[[0, 2], :, 0], found.rates[:, :, 1])
+
+
+def test_windows_in_observed_intervals():
+    rng = np.random.default_rng(8)
+    low = rng.uniform(0, 10, (20, 6))
+    high = low + rng.uniform(0.1, 2, low.shape)
+    spans = rng.uniform(0, 8, (5, 1)) + [0.0, 2.0]
+    spans[0] = 1.0, 9.0  # holds others
+    inside = [(a <= low) & (high <= b) for a, b in spans]
+    assert np.array_equal(_nwb._covered(spans, low, high), np.any(inside, axis=0))
+    assert _nwb._covered(None, low, high).all()
+
+
 def test_fluorescence_as_it_is(files, monkeypatch):
     _, _, path, data = files
     monkeypatch.setattr(_nwb, "BLOCK", 7)
@@ -304,6 +333,24 @@ def test_smoothing_known_answers():
     for causal in (GaussianKernel(0.25, causal=True), ExponentialKernel(0.3)):
         late = smooth(values, valid, causal, dt)
         assert np.all(late[0, :30, 0] == 0) and late[0, 30, 0] > 0
+    # A kernel longer than the recording.
+    for wide in (
+        GaussianKernel(5.0),
+        ExponentialKernel(5.0),
+        GaussianKernel(2.0, True),
+    ):
+        out = smooth(values, valid, wide, dt)
+        assert np.allclose(out[0, :, 1], 3.0)
+    lags = (np.arange(time)[:, None] - np.arange(time)) * dt
+    weights = np.exp(-0.5 * (lags / 5.0) ** 2)
+    out = smooth(values, valid, GaussianKernel(5.0), dt)
+    assert np.allclose(out[0, :, 0], weights[:, 30] / weights.sum(axis=1))
+    # Validity neuron by neuron is that of each neuron alone.
+    each = np.stack([valid, valid & (np.arange(time) % 3 > 0)], axis=-1)
+    out = smooth(values, each, kernel, dt)
+    for i in range(2):
+        alone = smooth(values[..., [i]], each[..., i], kernel, dt)
+        assert np.allclose(out[..., [i]], alone)
     with pytest.raises(ValueError, match="width"):
         GaussianKernel(0.0)
 
@@ -427,6 +474,41 @@ def test_held_out_known_answers():
         held_out(theta, np.full_like(rates, np.nan), inputs, alpha=alpha)
 
 
+def test_trials_of_unequal_lengths():
+    rng = np.random.default_rng(9)
+    theta, alpha = network(rng, 10, 2), 0.4
+    lengths = (60, 45, 80)
+    inputs = [rng.normal(size=(n, 2)) for n in lengths]
+    rates = [
+        free_run(theta, rng.uniform(-0.5, 0.5, 10), len(u), u, alpha=alpha)
+        for u in inputs
+    ]
+    guess = theta + 0.1 * rng.normal(size=theta.shape)
+    scores = held_out(
+        guess, rates, inputs, alpha=alpha, train=rates[:2], train_inputs=inputs[:2]
+    )
+    errors = one_step_residuals(guess, rates, inputs, alpha=alpha)
+    parts = [
+        one_step_residuals(guess, r, u[:-1], alpha=alpha)
+        for r, u in zip(rates, inputs, strict=True)
+    ]
+    assert np.allclose(errors, np.concatenate(parts), atol=1e-12)
+    d = np.concatenate([(r[1:] - 0.6 * r[:-1]) / 0.4 for r in rates])
+    share = 1 - (errors**2).sum() / ((d - d.mean(axis=0)) ** 2).sum()
+    assert scores["model"]["r2_d"] == pytest.approx(share)
+    assert np.isfinite(scores["ridge"]["r2_d"])
+    # Single precision is cast before anything is computed.
+    single = [r.astype(np.float32) for r in rates]
+    low = one_step_residuals(guess, single, inputs, alpha=alpha)
+    back = [r.astype(np.float64) for r in single]
+    assert np.array_equal(low, one_step_residuals(guess, back, inputs, alpha=alpha))
+    single[1][3, 0] = np.nan
+    with pytest.raises(ValueError, match="`rates` has 1 non-finite"):
+        held_out(theta, single, inputs, alpha=alpha)
+    with pytest.raises(ValueError, match="alpha"):
+        held_out(theta, rates[:1], inputs[:1], alpha=7.0)
+
+
 def test_free_runs():
     rng = np.random.default_rng(4)
     theta, x0 = network(rng), rng.uniform(-0.5, 0.5, 20)
@@ -451,6 +533,22 @@ def test_free_runs():
         free_run(theta, x0, 5, alpha=0.3, residuals=errors)
     with pytest.raises(ValueError, match="inputs"):
         free_run(network(rng, 20, 1), x0, 5, alpha=0.3)
+    with pytest.raises(ValueError, match="alpha = 7"):
+        free_run(theta, x0, 5, alpha=7.0)
+    for wrong in (errors[:, :7], errors[:, :1], errors[:0], errors[0]):
+        with pytest.raises(ValueError, match=r"residuals have shape .*\(row, 20\)"):
+            free_run(theta, x0, 5, alpha=0.3, residuals=wrong, key=key)
+
+
+@pytest.mark.parametrize("segment", [64, 63, 2])
+def test_power_spectrum_is_welch(segment):
+    signal = pytest.importorskip("scipy.signal")
+    rates = np.random.default_rng(10).normal(size=(1000, 3))
+    _, power = signal.welch(
+        rates, nperseg=segment, noverlap=segment - segment // 2, axis=0
+    )
+    expected = power[1:] / power[1:].sum(axis=0)
+    assert np.allclose(power_spectrum(rates, segment), expected, rtol=1e-9)
 
 
 def test_activity_distances():

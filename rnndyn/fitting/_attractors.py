@@ -89,6 +89,8 @@ class AttractorCheck(Result):
 
     @property
     def sign_agrees(self) -> Bool[np.ndarray, " true"]:
+        if not len(self.fitted_sign):
+            return np.zeros(len(self.partner), bool)
         fitted = self.fitted_sign[np.maximum(self.partner, 0)]
         same = (fitted == self.true_sign).all(axis=1)
         return same & (self.partner >= 0)
@@ -157,7 +159,8 @@ def attractor_check(
       outputs by default.
     - `tol_match`: in units of the spacing. Below 0.5 a match is unambiguous; that it is
       good is another matter: look at `relative`.
-    - `tol_sign`: read-outs within it of 0, relative to the largest, have sign 0.
+    - `tol_sign`: read-outs within it of 0, relative to the largest of both networks'
+      attractors and of the starts, have sign 0.
     - `points`: whether to search for all fixed points as well.
     - `key`: for samplers and searches.
     - `options`: passed to `attractors` (`steps`, `rounds`, `chunk`, ...).
@@ -221,6 +224,7 @@ def attractor_check(
     if len(fitted_sets):
         distance = gaps[np.arange(len(kinds)), nearest]
     first = ours.label[:given]
+    signs = _signs(readout, true_sets, fitted_sets, x0s, tol_sign)
     found = (None, None)
     if points:
         starts = np.concatenate([x0s, states, ours.state])
@@ -234,8 +238,8 @@ def attractor_check(
         fitted_share=np.array(
             [np.mean(first == i) for i in range(len(fitted_sets))], np.float64
         ),
-        true_sign=_signs(readout, true_sets, tol_sign),
-        fitted_sign=_signs(readout, fitted_sets, tol_sign),
+        true_sign=signs[0],
+        fitted_sign=signs[1],
         true_code=true_code,
         fitted_code=fitted_code,
         partner=partner,
@@ -315,22 +319,30 @@ def _spacing(sets, spread):
     return (gaps + np.diag(np.full(len(sets), np.inf))).min(axis=1)
 
 
-def _signs(readout, sets, tol):
+def _signs(readout, true_sets, fitted_sets, x0s, tol):
+    """Signs of the mean read-outs of both sides, on one scale."""
+    sides = true_sets, fitted_sets
     if readout is None:
-        return np.zeros((len(sets), 0), int)
+        return tuple(np.zeros((len(sets), 0), int) for sets in sides)
     if not callable(readout):
         weights = np.asarray(readout, np.float64)
         function = lambda x: jnp.asarray(weights) @ x
     else:
         function = readout
     with in_double():
-        out = [
-            np.asarray(jax.vmap(function)(jnp.asarray(s))).mean(axis=0) for s in sets
+        read = lambda states: np.asarray(jax.vmap(function)(jnp.asarray(states)))
+        # The starts say what is large where every attractor lies at the origin.
+        large = read(x0s)
+        means = [
+            np.reshape(
+                [read(s).mean(axis=0) for s in sets], (len(sets), *large.shape[1:])
+            )
+            for sets in sides
         ]
-        if not sets:
-            return np.zeros((0, 0), int)
-    out = np.stack(out)
-    return np.where(np.abs(out) <= tol * np.abs(out).max(), 0, np.sign(out)).astype(int)
+    floor = tol * max(np.abs(out).max(initial=0.0) for out in (large, *means))
+    return tuple(
+        np.where(np.abs(out) <= floor, 0, np.sign(out)).astype(int) for out in means
+    )
 
 
 def _points(system, starts, args, key):

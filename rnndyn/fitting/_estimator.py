@@ -21,7 +21,10 @@ class CORNN:
 
     A thin wrapper of `cornn`; scikit-learn is not needed, but its `clone` and model
     selection take it. Samples are frames in order: split them without shuffling
-    (`TimeSeriesSplit`), or pass trials `(trial, time, neuron)` and split those.
+    (`TimeSeriesSplit`), or pass trials `(trial, time, neuron)` and split those. With
+    `inputs`, a row a frame, model selection needs scikit-learn's metadata routing,
+    `sklearn.set_config(enable_metadata_routing=True)`: without it `score` gets none
+    and fails. `fit`, `predict` and `score` always request them.
 
     ```python
     model = CORNN(alpha=0.5, ridge=1e-3, scale_limit=0.95).fit(train)
@@ -105,12 +108,13 @@ class CORNN:
 
     def predict(self, X: Any, *, inputs: Any = None) -> np.ndarray:
         """The frame after each frame of `X`, in the units of `X` and of its shape: row
-        t is the prediction of frame t + 1. `inputs` as in `fit`, a row a frame."""
+        t is the prediction of frame t + 1. `inputs` as in `fit`, a row a frame; a
+        missing last one is taken to be as the one before."""
         theta = np.asarray(self._fitted().theta)
         r = self._scale(X)
         x = r
         if inputs is not None:
-            x = np.concatenate([r, np.asarray(inputs, np.float64)], axis=-1)
+            x = np.concatenate([r, _row_a_frame(inputs, r)], axis=-1)
         if x.shape[-1] != theta.shape[0]:
             raise ValueError(
                 f"X and inputs have {x.shape[-1]} columns, expected {theta.shape[0]}: "
@@ -141,9 +145,17 @@ class CORNN:
 
         With `noisy=True` the one-step errors on `X` are drawn as noise, with `key`.
         `inputs`: a row for each of the `steps`; noise is for networks without inputs.
+
+        **Raises:** a `ValueError` for `noisy=True` on a network with inputs.
         """
         fit, r = self._fitted(), self._scale(X)
         errors = None
+        if noisy and np.shape(fit.theta)[0] > self.n_features_in_:
+            raise ValueError(
+                f"noisy=True on a network with {np.shape(fit.theta)[0] - r.shape[-1]} "
+                "inputs, expected none: its errors on X need the inputs of X. Take "
+                "them from `one_step_residuals` and pass them to `free_run`."
+            )
         if noisy:
             errors = one_step_residuals(fit.theta, r, alpha=fit.alpha)
             key = jax.random.key(0) if key is None else key
@@ -192,6 +204,15 @@ class CORNN:
             input_tags=InputTags(three_d_array=True),
         )
 
+    def get_metadata_routing(self) -> Any:
+        """What scikit-learn may pass on: `inputs`, wherever they are taken."""
+        from sklearn.utils.metadata_routing import MetadataRequest
+
+        request = MetadataRequest(owner=self)
+        for method in ("fit", "predict", "score"):
+            getattr(request, method).add_request(param="inputs", alias=True)
+        return request
+
     def _fitted(self) -> CornnFit:
         if not hasattr(self, "fit_"):
             raise ValueError("this CORNN is not fitted yet. Call fit(X) first.")
@@ -206,6 +227,20 @@ class CORNN:
                 f"(trial, time, {self.n_features_in_}), as in `fit`."
             )
         return X if self.scaling_ is None else self.scaling_(X)
+
+
+def _row_a_frame(inputs: Any, r: np.ndarray) -> np.ndarray:
+    """Inputs for every frame of `r`; the last one of a trial may be missing."""
+    u = np.asarray(inputs, np.float64)
+    time = r.shape[-2]
+    if u.ndim == r.ndim and u.shape[-2] == time - 1 > 0:
+        u = np.concatenate([u, u[..., -1:, :]], axis=-2)
+    if u.shape[:-1] != r.shape[:-1]:
+        raise ValueError(
+            f"inputs have shape {np.shape(inputs)}, expected {(*r.shape[:-1], 'input')}"
+            f" as X has, or {time - 1} rows a trial without the last one."
+        )
+    return u
 
 
 def _parameters() -> list[str]:

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from .._core._batch import in_double
 from .._core._export import Result
 from .._core._types import KeyLike
-from ._problem import Rows, regression_rows
+from ._problem import Rows, _check_values, check_alpha, regression_rows
 
 
 class HeldOut(Result):
@@ -159,12 +159,17 @@ def free_run(
     - `steps`: frames to return, the first of which is `x0` unless there is a
       `transient`, which is run before and not returned.
     - `inputs`: `(transient + steps, input)`, where the network has inputs.
-    - `residuals`: e_t is drawn from their rows with replacement, whole frames at a
-      time, so that their correlations between neurons stay; none by default.
+    - `residuals`: `(row, neuron)`; e_t is drawn from their rows with replacement, whole
+      frames at a time, so that their correlations between neurons stay; none by
+      default.
+    - `alpha`: `dt / tau` in (0, 1], a number or one a neuron.
     - `key`: needed with `residuals`.
 
     **Returns:** rates `(time, neuron)`, float64 NumPy. Host level.
+
+    **Raises:** a `ValueError` for shapes that do not match, or `alpha` outside (0, 1].
     """
+    check_alpha(np.asarray(alpha))
     with in_double():
         x0 = jnp.asarray(np.asarray(x0), jnp.float64)
         theta = jnp.asarray(np.asarray(theta), jnp.float64)
@@ -187,6 +192,11 @@ def free_run(
             raise ValueError("`residuals` are drawn at random: pass key=.")
         else:
             pool = np.asarray(residuals, np.float64)
+            if pool.ndim != 2 or pool.shape[1] != neurons or not len(pool):
+                raise ValueError(
+                    f"residuals have shape {pool.shape}, expected (row, {neurons}) "
+                    "with at least one row: pass what `one_step_residuals` returns."
+                )
             rows = np.asarray(jax.random.randint(key, (total,), 0, len(pool)))
         a = jnp.broadcast_to(jnp.asarray(np.asarray(alpha), jnp.float64), (neurons,))
         run = _run(theta, a, x0, jnp.asarray(u, jnp.float64), jnp.asarray(pool), rows)
@@ -315,6 +325,9 @@ def power_spectrum(
         piece = rates[s : s + size]
         piece = (piece - piece.mean(axis=0)) * window[:, None]
         power += np.abs(np.fft.rfft(piece, axis=0)) ** 2
+    if size % 2 == 0:
+        # Every other frequency has a negative twin of the same power.
+        power[-1] /= 2
     power = power[1:]
     return power / power.sum(axis=0)
 
@@ -331,14 +344,19 @@ def _share(missed, total):
 
 
 def _rows(name, rates, inputs, alpha) -> Rows:
-    rates = np.asarray(rates, np.float64)
-    if not np.isfinite(rates).all():
+    # Trial by trial: they may differ in length.
+    listed = isinstance(rates, list | tuple)
+    double = lambda r: np.asarray(r, np.float64)
+    rates = [double(r) for r in rates] if listed else double(rates)
+    rows = regression_rows(rates, inputs, alpha=double(alpha), check=False)
+    bad = int(np.sum(~np.isfinite(rows.rates)))
+    if bad:
         raise ValueError(
-            f"`{name}` has {int(np.sum(~np.isfinite(rates)))} non-finite entries, "
+            f"`{name}` has {bad} non-finite entries, "
             "expected none: leave those neurons or frames out of the scores."
         )
-    inputs = None if inputs is None else np.asarray(inputs, np.float64)
-    return regression_rows(rates, inputs, alpha=np.asarray(alpha, np.float64))
+    _check_values(rows)
+    return rows
 
 
 def _weights(name, theta, rows):

@@ -7,9 +7,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from jaxtyping import Array, Float, Num
 
-from .._core._checks import check_step_ratio, is_concrete
+from .._core._checks import check_shape, check_step_ratio, is_concrete
 from .._core._types import KeyLike
 from ..models import CurrentRNN, RateRNN
 
@@ -56,14 +57,15 @@ class PoissonNoise(AbstractNoise):
         rate = self.rate.astype(dtype)
 
         def count(k, state):
-            total, term, cumulative = state
-            total = total + (uniform >= cumulative)
+            total, term, cumulative, before = state
+            # The rounded sum ends below the largest uniforms: do not count on there.
+            total = total + ((uniform >= cumulative) & (cumulative > before))
             term = term * rate / (k + 1)
-            return total, term, cumulative + term
+            return total, term, cumulative + term, cumulative
 
         start = jnp.exp(-rate)
         # Counts above 40 have probability < 1e-16 for rates up to 8.
-        state = (jnp.zeros_like(uniform), start, start)
+        state = (jnp.zeros_like(uniform), start, start, jnp.zeros_like(start))
         return jax.lax.fori_loop(0, 40, count, state)[0]
 
     def __check_init__(self):
@@ -206,8 +208,8 @@ def record(
 
     **Returns:** rates, shape `(num_steps + 1, neurons)`.
 
-    **Raises:** a `ValueError` if `inputs` has another length than `num_steps`, or if
-    `dt/tau` lies outside (0, 1].
+    **Raises:** a `ValueError` if `inputs` has another length than `num_steps`, if `r0`
+    has another shape than `(neurons,)`, or if `dt/tau` lies outside (0, 1].
 
     **Reference:** Dinc et al. 2023, arXiv:2311.10200.
     """
@@ -217,6 +219,9 @@ def record(
             f"inputs has {inputs.shape[0]} rows, expected num_steps = {num_steps}: one "
             "for each step, that is one fewer than frames."
         )
+    if r0 is not None:
+        remedy = "Pass one rate a neuron; `vmap` over trials."
+        check_shape("r0", r0, (model.state_size,), remedy)
     dt = jnp.asarray(dt, model.x0.dtype)
     noises = (input_noise, conversion_noise)
     return _record(model, num_steps, dt, inputs, r0, noises, key)
@@ -263,12 +268,15 @@ def restrict(model: RateRNN | CurrentRNN, units: Any) -> Any:
     **Arguments:**
 
     - `model`: the network; its biases and read-outs are restricted too.
-    - `units`: indices, or a slice.
+    - `units`: indices, a mask, or a slice.
 
     **Returns:** a network of the same class. Not guaranteed: that it does what the
     whole one does; the current from the other units is missing.
     """
-    units = jnp.arange(model.state_size)[units]
+    if is_concrete(units):
+        # NumPy refuses indices out of range, which JAX would clamp.
+        chosen = units if isinstance(units, slice) else np.asarray(units)
+        units = np.arange(model.state_size)[chosen]
     tau = model.tau[units] if model.tau.ndim else model.tau
     return type(model).from_arrays(
         model.W[units[:, None], units[None, :]],

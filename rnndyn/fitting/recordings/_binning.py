@@ -75,22 +75,26 @@ def smooth(
 ) -> Float[np.ndarray, "trial time neuron"]:
     """Weighted means over the valid bins within the kernel; NaN where there are none.
 
-    **Arguments:** `values` `(trial, time, neuron)`; `valid` `(trial, time)`.
+    **Arguments:** `values` `(trial, time, neuron)`; `valid` `(trial, time)`, or with
+    an axis of neurons.
     """
     weights, _, ahead = kernel_weights(kernel, dt)
+    valid = valid[..., None] if valid.ndim == 2 else valid
     mask = valid.astype(np.float64)
     total = np.zeros_like(values)
     norm = np.zeros_like(mask)
-    filled = np.where(valid[..., None], values, 0)
+    filled = np.where(valid, values, 0)
     time = values.shape[1]
     for i, weight in enumerate(weights):
         lag = i - ahead
+        if abs(lag) >= time:  # no two bins are that far apart
+            continue
         here = slice(max(0, lag), min(time, time + lag))
         there = slice(max(0, -lag), min(time, time - lag))
         total[:, here] += weight * filled[:, there]
         norm[:, here] += weight * mask[:, there]
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(norm[..., None] > 0, total / norm[..., None], np.nan)
+        return np.where(norm > 0, total / norm, np.nan)
 
 
 def spike_counts(spikes: Any, edges: Any) -> Float[np.ndarray, "trial time"]:

@@ -100,6 +100,12 @@ def read_spikes(file: Any, window: Window, units: Any) -> dict[str, Any]:
     if window.events is None and not full.all():
         caveats.append("some units were not observed all the time: their rates are 0")
         full[:] = True
+    if window.events is not None and window.kernel is not None:
+        # What was not observed beside a window is unknown, not silent.
+        ends = grid.edges[:, :-1], grid.edges[:, 1:]
+        seen = np.stack([_covered(o, *ends) for o in observed], axis=-1)
+        if not seen.all():
+            grid = grid._replace(valid=grid.valid[..., None] & seen)
     return _finish(
         counts / width, grid, window, full, width, ids[rows], caveats, "Hz", "units"
     )
@@ -168,7 +174,7 @@ def read_fluorescence(
 
 class _Grid(NamedTuple):
     edges: Any  # (trial, padded time + 1)
-    valid: Any  # (trial, padded time): bins inside the recording
+    valid: Any  # (trial, padded time[, neuron]): bins inside the recording
     cut: slice  # of the padded bins
     times: Any
     low: Any  # (trial,) ends of the window, without padding
@@ -287,10 +293,12 @@ def _whole(duration: float, width: float, exact: bool = True) -> int:
 def _covered(intervals, low, high):
     """Whether one observed interval holds the whole window; yes if none are given."""
     if intervals is None or not len(intervals):
-        return np.ones(len(low), bool)
+        return np.ones(low.shape, bool)
     slack = 1e-9 * max(1.0, float(np.abs(intervals).max()))
-    a, b = intervals[:, 0] - slack, intervals[:, 1] + slack
-    return ((a <= low[:, None]) & (high[:, None] <= b)).any(axis=1)
+    a, b = intervals[np.argsort(intervals[:, 0])].T
+    # The latest end of all intervals that begin before the window does.
+    latest = np.append(-np.inf, np.maximum.accumulate(b + slack))
+    return high <= latest[np.searchsorted(a - slack, low, side="right")]
 
 
 def _select(units, ids, columns, what):

@@ -186,8 +186,9 @@ def read_nwb(
     - `bin_width`: in seconds. Must be given for spikes. For fluorescence the default is
       the frames as they are, which then must be evenly spaced (to within 1 %).
     - `smoothing`: a kernel such as `GaussianKernel(0.05)`; none by default. Windows are
-      smoothed with what lies around them; at the ends of the recording the weights are
-      renormalised. Acausal kernels leak the future into the present.
+      smoothed with what lies around them; at the ends of the recording, and (windows
+      of spikes) of a unit's observed intervals, the weights are renormalised.
+      Acausal kernels leak the future into the present.
     - `align`: an `Events`; without it the recording is one stretch. Spike bins start
       exactly at event - before; unbinned frames are aligned to the nearest frame.
       Events whose window leaves the recording, or has a bin without frames, or (spikes)
