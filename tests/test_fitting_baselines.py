@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rnndyn import Verdict
 from rnndyn.fitting import (
     Clip,
     Keep,
@@ -344,6 +345,7 @@ def test_a_bad_neuron_spoils_no_other(data, name):
     fit = SOLVERS[name](bad, u)
     assert np.flatnonzero(fit.diverged).tolist() == [2]
     assert not fit.converged[2]
+    assert fit.verdict[2] == Verdict.constant
     assert np.isfinite(fit.theta).all()
     without = SOLVERS[name](np.delete(rates, 2, axis=1), u)
     found = np.asarray(fit.theta)[others][:, others[:-1]]
@@ -370,3 +372,68 @@ def test_bad_input(data):
         teacher_forced_bptt(trials, inputs, alpha=ALPHA, key=jax.random.key(0))
     with pytest.raises(ValueError, match="True where a weight must be zero"):
         newton(rates, u, alpha=ALPHA, mask=np.eye(N, dtype=bool))
+
+
+def test_counts_and_rows_are_checked(data):
+    _, rates, u = data
+    with pytest.raises(ValueError, match="num_steps = 0, expected at least 1"):
+        newton(rates, u, alpha=ALPHA, num_steps=0)
+    with pytest.raises(ValueError, match="epochs = 0, expected at least 1"):
+        force(rates, u, alpha=ALPHA, epochs=0)
+    with pytest.raises(ValueError, match="4 rows for 7 predictors without a ridge"):
+        newton(rates[:5], u[:4], alpha=ALPHA, ridge=0.0)
+
+
+def test_bptt_without_inputs(data):
+    _, rates, _ = data
+    solve = lambda *u: teacher_forced_bptt(
+        rates[:40], *u, alpha=ALPHA, num_steps=2, key=jax.random.key(0)
+    )
+    fit = solve()
+    assert fit.theta.shape == (N, N) and np.isfinite(fit.loss).all()
+    # Silent inputs change nothing but the draw of their own weights.
+    start = GivenWeights(0.1 * np.ones((N, N)))
+    driven = GivenWeights(0.1 * np.ones((N + 1, N)))
+    options = dict(alpha=ALPHA, num_steps=2, key=jax.random.key(0))
+    alone = teacher_forced_bptt(rates[:40], start=start, **options)
+    beside = teacher_forced_bptt(
+        rates[:40], np.zeros((39, 1)), start=driven, weight_decay=0.0, **options
+    )
+    assert np.allclose(alone.theta, beside.theta[:N], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["adam", "force", "lbfgs", "bptt", "newton"])
+def test_a_neuron_left_out_has_no_weights(data, name):
+    _, rates, u = data
+    bad = rates[:60].copy()
+    bad[17, 2] = np.nan
+    options = dict(alpha=ALPHA, start=RandomWeights(jax.random.key(3)))
+    solve = {
+        "adam": lambda: adam(bad, u[:59], num_steps=3, **options),
+        "force": lambda: force(bad, u[:59], epochs=1, **options),
+        "lbfgs": lambda: lbfgs(bad, u[:59], num_steps=3, **options),
+        "newton": lambda: newton(bad, u[:59], num_steps=3, **options),
+        "bptt": lambda: teacher_forced_bptt(
+            bad, u[:59], num_steps=3, key=jax.random.key(9), **options
+        ),
+    }[name]
+    theta = np.asarray(solve().theta)
+    assert np.all(theta[2] == 0) and np.all(theta[:, 2] == 0)
+    assert np.all(np.delete(theta, 2, axis=1)[N] != 0)
+
+
+def test_adams_gradient_is_what_it_brings_to_zero(data):
+    _, rates, u = data
+    decay = 0.1
+    options = dict(alpha=ALPHA, loss=MeanSquare(), weight_decay=decay)
+    fit = adam(rates, u, num_steps=5, **options)
+    rows = regression_rows(rates, u, alpha=ALPHA)
+
+    def lowered(theta):
+        miss = jnp.mean((jnp.tanh(rows.x @ theta) - rows.d) ** 2) / 4
+        return miss + decay / 2 * jnp.sum(theta**2)
+
+    slope = N * jax.grad(lowered)(fit.theta)
+    assert np.allclose(fit.gradient_norm, np.sqrt(np.mean(slope**2, axis=0)))
+    rest = adam(rates, u, num_steps=4000, learning_rate=1e-3, **options)
+    assert np.max(rest.gradient_norm) < 1e-3 * np.max(fit.gradient_norm)

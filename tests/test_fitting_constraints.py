@@ -95,6 +95,7 @@ def test_known_zeros_help():
     assert accuracy[1] > accuracy[0]
 
 
+@pytest.mark.filterwarnings("ignore:.*were clipped")
 def test_optimality_under_signs():
     """Converged: no gradient on free weights, and an outward one at bounds."""
     n = 12

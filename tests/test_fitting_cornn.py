@@ -9,6 +9,7 @@ import rnndyn.fitting as fi
 from rnndyn import Verdict
 from rnndyn.fitting.convex._blocks import Blocks
 from rnndyn.fitting.convex._iteration import Normal, sweep
+from rnndyn.fitting.convex._outliers import check_outliers
 
 
 def record(seed, n, frames, std, *, gain=3.0, alpha=0.1, poisson=False):
@@ -266,6 +267,7 @@ def test_trials_inputs_and_time_scales():
     np.testing.assert_array_equal(a.theta, b.theta)
 
 
+@pytest.mark.filterwarnings("ignore:.*left out")
 def test_one_bad_neuron_does_not_spoil_the_others():
     _, r = record(4, 60, 900, (0.1, 1e-3))
     spoilt = r.copy()
@@ -295,6 +297,7 @@ def test_divergence_is_a_verdict():
     assert np.all(np.isfinite(fit.theta))
 
 
+@pytest.mark.filterwarnings("ignore:.*left out")
 def test_jit_and_vmap_change_nothing(getkey):
     rs = np.stack([record(s, 10, 120, (0.1, 1e-2))[1] for s in range(3)])
     rs[1, 50, 2] = np.nan
@@ -385,6 +388,19 @@ BAD = {
     "steps": (dict(max_steps=-1), "expected 0 or more"),
     "dt": (dict(dt=0.0), "dt = 0"),
     "words": (dict(rates=np.array([["a", "b"]])), "expected real numbers"),
+    "threshold": (dict(outliers=fi.Reject(-0.1)), "threshold of Reject = -0.1"),
+    "nan threshold": (dict(outliers=fi.Clip(np.nan)), "threshold of Clip = nan"),
+    "freeze": (dict(outliers=fi.Reject(freeze_after=-1)), "freeze_after = -1"),
+    "damping": (dict(damping=0.0), "damping = 0"),
+    "nan damping": (dict(damping=np.nan), "damping = nan"),
+    "shrink": (dict(damping=fi.Backtrack(1.0)), "shrink of Backtrack = 1"),
+    "beta": (dict(damping=fi.Momentum(1.0)), "beta of Momentum = 1"),
+    "tol": (dict(tol=-1.0), "tol = -1"),
+    "nan tol": (dict(tol=np.nan), "tol = nan"),
+    "nan start": (dict(init=np.full((4, 4), np.nan)), "init holds NaN"),
+    "block": (dict(block_size=0), "block_size = 0"),
+    "part steps": (dict(max_steps=2.5), "max_steps = 2.5, expected one whole"),
+    "rho": (dict(sign=np.ones(4), splitting=fi.Admm(0.0)), "rho of Admm = 0"),
 }
 
 
@@ -394,6 +410,12 @@ def test_bad_input(name):
     rates = np.random.default_rng(0).uniform(-0.5, 0.5, (41, 4))
     with pytest.raises(ValueError, match=message):
         fi.cornn(**(dict(rates=rates, alpha=0.1) | changed))
+
+
+def test_a_rule_is_no_word():
+    # The type checker of the tests stops a word before cornn does.
+    with pytest.raises(ValueError, match=r"'reject'.*pass Reject\(0.2\)"):
+        check_outliers("reject")
 
 
 def test_out_of_range_rates_are_flagged():
@@ -488,3 +510,41 @@ def test_double_precision_does_not_decay():
     gain = fi.weight_correlation(W, late.W) - fi.weight_correlation(W, early.W)
     assert gain > -1e-3
     assert fi.rmse(W, late.W) < 1.02 * fi.rmse(W, early.W)
+
+
+@pytest.mark.filterwarnings("ignore:.*left out")
+@pytest.mark.parametrize("rank", [None, 3])
+def test_neurons_left_out_have_no_weights_whatever_the_start(rank):
+    _, r = record(0, 12, 300, (0.1, 1e-2))
+    r[7, 3], r[:, 5] = np.nan, 0.2
+    inputs = np.random.default_rng(0).normal(size=(301, 1))
+    init = np.ones((13, 12))
+    for steps in (0, 4):
+        fit = fi.cornn(r, inputs, alpha=0.1, init=init, max_steps=steps, rank=rank)
+        assert np.all(fit.theta[[3, 5]] == 0) and np.all(fit.theta[:, [3, 5]] == 0)
+        assert np.all(np.delete(fit.theta, [3, 5], axis=1)[12] != 0)
+        assert np.all(fit.kept[[3, 5]] == 0) and np.all(np.delete(fit.kept, [3, 5]) > 0)
+
+
+def test_suspicious_data_are_warned_of():
+    _, r = record(0, 12, 300, (0.1, 1e-2))
+    with pytest.warns(UserWarning, match="301 neurons and only 12 frames.*transpose"):
+        fi.cornn(r.T, alpha=1.0, max_steps=0)
+    spoilt = r.copy()
+    spoilt[3, [1, 4]] = np.nan
+    with pytest.warns(UserWarning, match="2 of 12 neurons.*weights are zero"):
+        fi.cornn(spoilt, alpha=0.1, max_steps=0)
+    with pytest.warns(UserWarning, match="clipped: scale the rates down") as found:
+        fi.cornn(r, alpha=0.01, max_steps=0)
+    assert len(found) == 1
+    # Traced data are not looked at.
+    jax.jit(lambda r: fi.cornn(r, alpha=0.01, max_steps=0).theta)(jnp.asarray(r))
+
+
+def test_single_precision_rates_keep_alpha_and_inputs():
+    _, r = record(0, 12, 300, (0.1, 1e-2))
+    r, inputs = np.float32(r), np.random.default_rng(0).normal(size=(301, 1))
+    single = fi.cornn(r, inputs, alpha=0.1, max_steps=3, tol=0.0)
+    double = fi.cornn(np.float64(r), inputs, alpha=0.1, max_steps=3, tol=0.0)
+    assert np.all(single.alpha == 0.1)
+    np.testing.assert_array_equal(single.theta, double.theta)

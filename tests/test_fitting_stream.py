@@ -105,3 +105,37 @@ def test_bad_input():
         fi.update(state, np.zeros((5, 4)), np.zeros((5, 1)))
     with pytest.raises(ValueError, match="new_trial=True"):
         fi.update(state, np.full((5, 4), np.nan))
+
+
+def test_a_chunk_longer_than_the_window_is_like_short_ones():
+    W, r = record(0, 10, 3000, (0.3, 0.1), alpha=0.3, gain=1.5)
+    found = []
+    for chunk in (100, 3000):
+        state = fi.stream(10, alpha=0.3, load=0.03)
+        for k in range(0, 3000, chunk):
+            state = fi.update(state, r[k : k + chunk], steps=20)
+        found.append((fi.weight_correlation(W, state.W), state))
+    assert found[0][0] > 0.9 and found[1][0] > found[0][0] - 0.02
+    assert found[0][1].num_rows == found[1][1].num_rows == 2999
+    np.testing.assert_allclose(found[1][1].gram, found[0][1].gram, rtol=1e-9)
+    state = fi.stream(10, alpha=0.3, load=0.03)
+    traced = jax.jit(lambda s, f: fi.update(s, f, steps=20))(
+        jax.tree.map(jnp.asarray, state), jnp.asarray(r[:700])
+    )
+    whole = fi.update(state, r[:700], steps=20)
+    np.testing.assert_allclose(traced.theta, whole.theta, atol=1e-9)
+
+
+def test_first_chunks():
+    _, r = record(0, 4, 50)
+    empty = fi.stream(4, 1, alpha=0.1, load=1e-2)
+    with pytest.raises(ValueError, match="frames has 0 frames"):
+        fi.update(empty, np.zeros((0, 4)), np.zeros((0, 1)))
+    one = fi.update(empty, r[:1], np.zeros((1, 1)))
+    assert one.num_rows == 0 and np.all(one.gradient_norm == 0)
+    assert np.all(one.theta == 0)
+    both = fi.update(one, r[1:].tolist(), np.zeros((50, 1)).tolist())
+    whole = fi.update(empty, r, np.zeros((51, 1)))
+    np.testing.assert_allclose(both.fixed_point, whole.fixed_point, atol=1e-9)
+    with pytest.raises(ValueError, match="threshold of Reject = -1"):
+        fi.stream(4, alpha=0.1, load=1e-2, outliers=fi.Reject(-1.0))

@@ -122,7 +122,12 @@ def targets(r: Any, r_next: Any, alpha: Any) -> Any:
 
 
 def regression_rows(
-    rates: Any, inputs: Any = None, *, alpha: Any, check: bool = True
+    rates: Any,
+    inputs: Any = None,
+    *,
+    alpha: Any,
+    check: bool = True,
+    dtype: Any = None,
 ) -> Rows:
     """Rows of the regression from rates and inputs, checked.
 
@@ -139,6 +144,8 @@ def regression_rows(
       trial is not used and may be missing.
     - `alpha`: `dt / tau` in (0, 1], a number or one a neuron.
     - `check`: whether to look at values; traced values are never looked at.
+    - `dtype`: precision of `alpha` and inputs, that of the rates by default; traced
+      data all have that of the rates.
 
     **Returns:** `Rows`, of NumPy arrays unless an argument is traced. A neuron with
     NaN is not an error here.
@@ -164,7 +171,8 @@ def regression_rows(
         alpha = np.asarray(alpha, np.float64)
     module = _module(frames, driven, alpha)
     frames = module.asarray(frames)
-    alpha = module.asarray(alpha, frames.dtype)
+    dtype = frames.dtype if dtype is None or module is jnp else dtype
+    alpha = module.asarray(alpha, dtype)
     if alpha.ndim > 1 or (alpha.ndim == 1 and alpha.shape[0] != neurons):
         raise ValueError(
             f"alpha has shape {alpha.shape}, expected a number or ({neurons},), one a "
@@ -172,7 +180,7 @@ def regression_rows(
         )
     rows = Rows(
         rates=frames,
-        inputs=module.asarray(driven, frames.dtype),
+        inputs=module.asarray(driven, dtype),
         alpha=module.broadcast_to(alpha, (neurons,)),
         lengths=lengths,
     )

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ..._core._checks import check_shape, is_concrete
 from ..._core._types import KeyLike
+from ..._core._verdicts import Verdict
 from .._fit import AbstractFit
 from .._problem import Rows, regression_rows, targets
 
@@ -49,6 +50,14 @@ class BaselineFit(AbstractFit):
     snapshots: Float[Array, "snapshots predictor neuron"]
     alpha: Float[Array, " neuron"]
     dt: Float[Array, ""]
+
+    @property
+    def verdict(self) -> Int[Any, " neuron"]:
+        """Codes of `Verdict` as in `CornnFit`, `constant` for neurons left out."""
+        left_out = self.diverged & jnp.all(jnp.isfinite(self.theta), axis=-2)
+        verdict = jnp.where(self.converged, Verdict.root, Verdict.undetermined)
+        verdict = jnp.where(self.diverged, Verdict.diverged, verdict)
+        return jnp.where(left_out, Verdict.constant, verdict)
 
 
 class AbstractWeightStart(eqx.Module):
@@ -152,9 +161,15 @@ def problem(rates: Any, inputs: Any, alpha: Any) -> tuple[Rows, Problem]:
 
 
 @eqx.filter_jit
-def first_weights(start: AbstractWeightStart, x: Array, d: Array) -> Array:
+def first_weights(start: AbstractWeightStart, given: Problem) -> Array:
     """Where to start, as a program of its own: the solvers' do not depend on it."""
-    return start(x, d)
+    return jnp.where(linked(given), start(given.x, given.d), 0)
+
+
+def linked(given: Problem) -> Bool[Array, "predictor neuron"]:
+    """Weights between good neurons or from inputs to them; all others are zero."""
+    inputs = jnp.ones(given.x.shape[1] - given.d.shape[1], bool)
+    return jnp.concatenate([given.good, inputs])[:, None] & given.good[None, :]
 
 
 @contextlib.contextmanager
@@ -191,12 +206,16 @@ def repeat(
     num_steps: int,
     record_every: int | None,
     theta_of: Callable,
+    *,
+    name: str = "num_steps",
 ) -> tuple[Any, Array, Array]:
     """`state, loss = step(state)` many times: the last state, losses, snapshots."""
+    if num_steps < 1:
+        raise ValueError(f"{name} = {num_steps}, expected at least 1.")
     every = num_steps if record_every is None else record_every
     if every < 1 or num_steps % every:
         raise ValueError(
-            f"record_every = {record_every}, expected a divisor of num_steps = "
+            f"record_every = {record_every}, expected a divisor of {name} = "
             f"{num_steps}."
         )
 

@@ -86,7 +86,7 @@ def force(
         theta, losses, change, kept = _force(
             given,
             first,
-            first_weights(start, given.x, given.d),
+            first_weights(start, given),
             ridge,
             jnp.asarray(input_ridge, dtype),
             isinstance(error, CurrentError),
@@ -150,5 +150,7 @@ def _force(given, first, theta, ridge, input_ridge, currents, epochs, every):
         return (new, change), jnp.mean(errors)
 
     state = (theta, jnp.full(n, jnp.inf, x.dtype))
-    (theta, change), losses, kept = repeat(epoch, state, epochs, every, lambda s: s[0])
+    (theta, change), losses, kept = repeat(
+        epoch, state, epochs, every, lambda s: s[0], name="epochs"
+    )
     return theta, losses, change, kept

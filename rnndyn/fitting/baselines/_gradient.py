@@ -88,7 +88,7 @@ def lbfgs(
         start = FixedPointStart(ridge) if start is None else start
         found = _lbfgs(
             given,
-            first_weights(start, given.x, given.d),
+            first_weights(start, given),
             free,
             jnp.asarray(ridge, dtype),
             jnp.asarray(tol_gradient, dtype),
@@ -200,8 +200,9 @@ def adam(
     - `learning_rate`, `weight_decay`: of Adam.
     - `start`: `FixedPointStart(1e4 weight_decay)` by default, as published.
     - `num_steps`: number of updates, all of them made.
-    - `tol_gradient`: root mean square gradient, of the mean over rows, at which a
-      neuron counts as converged; nothing stops there.
+    - `tol_gradient`: root mean square gradient, of the mean over rows and with the
+      decay's part, times the number of neurons, at which a neuron counts as converged;
+      nothing stops there.
 
     **Returns:** a `BaselineFit`. Not guaranteed: convergence, or even a loss that
     falls.
@@ -219,7 +220,7 @@ def adam(
         start = FixedPointStart(1e4 * weight_decay) if start is None else start
         found = _adam(
             given,
-            first_weights(start, given.x, given.d),
+            first_weights(start, given),
             free,
             jnp.asarray(learning_rate, dtype),
             jnp.asarray(weight_decay, dtype),
@@ -263,8 +264,9 @@ def _adam(given, theta, free, rate, decay, tol, entropy, num_steps, every):
     carry = (theta, solver.init(theta))
     (theta, _), losses, kept = repeat(step, carry, num_steps, every, lambda c: c[0])
     last, grad = gradient(theta)
-    # Per neuron, of the mean over rows.
-    norm = jnp.sqrt(jnp.mean((grad * d.shape[1] + decay * theta) ** 2, axis=0))
+    # Per neuron, of the mean over rows; zero where the optimiser would rest.
+    slope = d.shape[1] * (grad + decay * theta)
+    norm = jnp.sqrt(jnp.mean(slope**2, axis=0))
     losses = jnp.concatenate([losses, last[None]])
     return theta, losses, norm, norm <= tol, jnp.asarray(num_steps, jnp.int32), kept
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..._core._checks import is_concrete
 from ..convex._outliers import Keep, Plain, Reject
 from ._baseline import (
     AbstractWeightStart,
@@ -74,7 +75,8 @@ def newton(
     **Returns:** a `BaselineFit`. With a finite threshold no convergence is guaranteed,
     and the loss may rise when the kept rows change.
 
-    **Raises:** a `ValueError` for bad data, or outlier rules other than these three.
+    **Raises:** a `ValueError` for bad data, outlier rules other than these three, or
+    fewer rows than predictors without a ridge.
 
     **Reference:** Dinc et al. 2023, arXiv:2311.10200 (a baseline; the line search
     there tests another loss than the one that is lowered).
@@ -97,12 +99,18 @@ def newton(
     with precision(rates):
         _, given = problem(rates, inputs, alpha)
         dtype = given.x.dtype
+        num_rows, p = given.x.shape
+        if num_rows < p and is_concrete(ridge) and np.all(np.asarray(ridge) == 0):
+            raise ValueError(
+                f"{num_rows} rows for {p} predictors without a ridge: infinitely many "
+                "weights fit perfectly. Pass ridge > 0, or a longer recording."
+            )
         ridge = jnp.asarray(ridge, dtype)
         free = free_entries(mask, (given.x.shape[1], given.d.shape[1]))
         start = FixedPointStart(ridge) if start is None else start
         theta, end, losses, kept, steps, gradient = _newton(
             given,
-            first_weights(start, given.x, given.d),
+            first_weights(start, given),
             free,
             ridge,
             outliers,

@@ -18,6 +18,7 @@ from ._baseline import (
     MeanSquare,
     XavierWeights,
     first_weights,
+    linked,
     precision,
     problem,
     repeat,
@@ -84,7 +85,9 @@ def teacher_forced_bptt(
             )
         dtype = given.x.dtype
         trials = len(rows.lengths)
-        by_trial = lambda a: jnp.moveaxis(a.reshape(trials, -1, a.shape[-1]), 0, 1)
+        # Explicit sizes: without inputs there is nothing that -1 could be told from.
+        cut = lambda a: a.reshape(trials, a.shape[0] // trials, a.shape[1])
+        by_trial = lambda a: jnp.moveaxis(cut(a), 0, 1)
         frames = jnp.where(given.good[None, :], jnp.asarray(rows.rates), 0)
         k_start, k_run = jr.split(key)
         start = XavierWeights(k_start) if start is None else start
@@ -92,7 +95,7 @@ def teacher_forced_bptt(
             given,
             by_trial(jnp.clip(frames, -1 + CLIP, 1 - CLIP)),
             by_trial(given.x[:, rows.num_neurons :]),
-            first_weights(start, given.x, given.d),
+            first_weights(start, given),
             jnp.asarray(share, dtype),
             jnp.asarray(learning_rate, dtype),
             jnp.asarray(weight_decay, dtype),
@@ -156,7 +159,7 @@ def forced_loss(
 
     zero = jnp.zeros_like(rates[0])
     _, d_z = jax.lax.scan(backward, zero, (d_own, predicted, forced), reverse=True)
-    flat = lambda a: a.reshape(-1, a.shape[-1])
+    flat = lambda a: a.reshape(a.shape[0] * a.shape[1], a.shape[2])
     x = jnp.concatenate([flat(states), flat(inputs)], axis=1)
     return value, x.T @ flat(d_z)
 
@@ -167,6 +170,7 @@ def _descend(
 ):
     n = rates.shape[-1]
     off = 1 - jnp.eye(theta.shape[0], n, dtype=theta.dtype)
+    off = off * linked(given)
     solver = optax.chain(
         optax.clip_by_global_norm(clip),
         optax.add_decayed_weights(decay),

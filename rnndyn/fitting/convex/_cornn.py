@@ -1,6 +1,8 @@
 """Data-constrained recurrent networks from recordings, by convex regression."""
 
+import contextlib
 import enum
+import warnings
 from typing import Any
 
 import equinox as eqx
@@ -20,11 +22,13 @@ from ._blocks import Blocks, clipped_share, survey
 from ._constraints import build_constraint
 from ._implicit import attach
 from ._iteration import Admm, Backtrack, Momentum, Normal, Solver, rms
-from ._outliers import AbstractOutliers, Reject
+from ._outliers import AbstractOutliers, Reject, check_outliers
 
 
 SATURATED = 0.5
 """Share of clipped targets from which a neuron counts as saturated."""
+MANY_CLIPPED = 0.2
+"""Share of all clipped targets above which `cornn` warns."""
 
 
 class NeuronFlag(enum.IntEnum):
@@ -48,7 +52,8 @@ class CornnFit(AbstractFit):
     - `gradient_norm`: root mean square of every neuron's gradient of the mean loss, at
       `theta`; under a constraint with the multipliers of ADMM added (the residual of
       the optimality conditions).
-    - `kept`: share of every neuron's samples that were no outliers.
+    - `kept`: share of every neuron's samples that were no outliers; 0 for neurons
+      left out.
     - `kept_changed`: samples that became or ceased to be outliers in the last step.
     - `clipped`: share of targets outside (-1, 1), which were clipped.
     - `flag`: what is wrong with a neuron, codes of `NeuronFlag`. Those that are not
@@ -176,16 +181,23 @@ def cornn(
     `differentiable`. Nothing is said about how well the network runs freely.
 
     **Raises:** a `ValueError` for what `regression_rows` refuses, for wrong shapes of
-    constraints and starts, and for fewer rows than predictors without a ridge.
+    constraints and starts, for options outside their range, and for fewer rows than
+    predictors without a ridge. Warns, unless traced, of more neurons than frames, of
+    neurons left out because they are not finite, and if over 20 % of all targets were
+    clipped.
 
     **Reference:** Dinc, Shai, Schnitzer & Tanaka 2023, arXiv:2311.10200.
     """
-    rows = regression_rows(rates, inputs, alpha=alpha)
+    single = np.dtype(dtype) == np.float32
+    rows = regression_rows(
+        rates, inputs, alpha=alpha, dtype=None if single else np.float64
+    )
     constraint = build_constraint(rows.num_neurons, rows.num_inputs, mask, sign, rank)
-    _check(rows, constraint, ridge, init, damping, max_steps)
     dt = 1.0 if dt is None else dt
     outliers = Reject() if outliers is None else outliers
     splitting = Admm() if splitting is None else splitting
+    _check(rows, constraint, ridge, init, damping, max_steps)
+    _check_options(constraint, outliers, damping, tol, splitting, block_size)
     check_positive("dt", dt)
     args = {
         "rows": rows,
@@ -206,10 +218,36 @@ def cornn(
     }
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(args)):
         return _fit(**_arrays(args, rows.rates.dtype), **static)
-    if np.dtype(dtype) == np.float32:
-        return to_host(_fit(**_arrays(args, jnp.float32), **static))
-    with jax.enable_x64(True):
-        return to_host(_fit(**_arrays(args, jnp.float64), **static))
+    frames, neurons = rows.rates.shape
+    if neurons > frames:
+        warnings.warn(
+            f"rates have {neurons} neurons and only {frames} frames: rates are (time, "
+            "neuron); transpose them?",
+            stacklevel=2,
+        )
+    with contextlib.nullcontext() if single else jax.enable_x64(True):
+        arrays = _arrays(args, jnp.float32 if single else jnp.float64)
+        fit = to_host(_fit(**arrays, **static))
+    for message in _remarks(fit):
+        warnings.warn(message, stacklevel=2)
+    return fit
+
+
+def _remarks(fit):
+    """What to warn of once the data were looked at."""
+    lost = int(np.sum(fit.flag == NeuronFlag.not_finite))
+    if lost:
+        yield (
+            f"{lost} of {len(fit.flag)} neurons have NaN or infinite rates and were "
+            "left out: their weights are zero. Cut out those frames or neurons."
+        )
+    used = fit.verdict != Verdict.constant
+    share = float(np.mean(fit.clipped[used])) if used.any() else 0.0
+    if share > MANY_CLIPPED:
+        yield (
+            f"{share:.0%} of all targets lay outside (-1, 1) and were clipped: scale "
+            "the rates down, or check that alpha = dt / tau is not too small."
+        )
 
 
 def _keep_kind(value):
@@ -222,8 +260,16 @@ def _check(rows, constraint, ridge, init, damping, max_steps):
     p, n = rows.num_predictors, rows.num_neurons
     if init is not None:
         check_shape("init", init, (p, n), "Predictor first, as fit.theta.")
-    if is_concrete(max_steps) and max_steps < 0:
-        raise ValueError(f"max_steps = {max_steps}, expected 0 or more.")
+        if is_concrete(init) and not np.all(np.isfinite(np.asarray(init))):
+            raise ValueError(
+                "init holds NaN or infinite entries, expected finite weights. Leave it "
+                "out to start at the fixed point."
+            )
+    if is_concrete(max_steps):
+        if np.ndim(max_steps) or np.asarray(max_steps).dtype.kind not in "iu":
+            raise ValueError(f"max_steps = {max_steps}, expected one whole number.")
+        if max_steps < 0:
+            raise ValueError(f"max_steps = {max_steps}, expected 0 or more.")
     if constraint is not None and isinstance(damping, (Backtrack, Momentum)):
         raise ValueError(
             f"damping is {type(damping).__name__} together with a constraint, expected "
@@ -245,6 +291,43 @@ def _check(rows, constraint, ridge, init, damping, max_steps):
                 "ridge = 0 together with a constraint, expected > 0: ADMM's penalty is "
                 "relative to the ridge."
             )
+
+
+def _check_options(constraint, outliers, damping, tol, splitting, block_size):
+    """Numbers that would be taken silently, and spoil the fit."""
+    check_outliers(outliers)
+    _check_number("tol", tol, lambda a: a >= 0, "a gradient >= 0, such as 1e-9")
+    if isinstance(damping, Backtrack):
+        inside = lambda a: (a > 0) & (a < 1)
+        what = "a factor in (0, 1), such as 0.5"
+        _check_number("shrink of Backtrack", damping.shrink, inside, what)
+    elif isinstance(damping, Momentum):
+        inside = lambda a: (a >= 0) & (a < 1)
+        what = "a share in [0, 1), such as 0.3"
+        _check_number("beta of Momentum", damping.beta, inside, what)
+    else:
+        inside = lambda a: (a > 0) & np.isfinite(a)
+        what = "a length > 0, such as 1.0, Backtrack() or Momentum()"
+        _check_number("damping", damping, inside, what)
+    if constraint is not None:
+        inside = lambda a: (a > 0) & np.isfinite(a)
+        what = "a penalty > 0, such as 100.0"
+        _check_number("rho of Admm", splitting.rho, inside, what)
+    if block_size is not None:
+        whole = isinstance(block_size, (int, np.integer))
+        if not whole or isinstance(block_size, bool) or block_size < 1:
+            raise ValueError(
+                f"block_size = {block_size}, expected a whole number of rows from 1 "
+                "on. Leave it out for the default."
+            )
+
+
+def _check_number(name, value, inside, expected):
+    """Raise unless concrete numbers satisfy `inside`."""
+    if is_concrete(value):
+        values = np.asarray(value)
+        if values.dtype.kind not in "fiu" or not np.all(inside(values)):
+            raise ValueError(f"{name} = {value}, expected {expected}.")
 
 
 def _arrays(args: Any, dtype: Any) -> Any:
@@ -289,7 +372,11 @@ def _fit(
         penalty = rho * ridge * blocks.num_rows
     normal = Normal(blocks, ridge, penalty)
     solver = Solver(normal, ridge, penalty, outliers, constraint, damping, shifted)
+    inputs = jnp.ones(rows.num_inputs, bool)
+    linked = jnp.concatenate([alive, inputs])[:, None] & alive[None, :]
     theta = normal.start if init is None else jnp.asarray(init, rows.rates.dtype)
+    # No step changes weights of neurons left out: they would stay as they came.
+    theta = jnp.where(linked, theta, 0)
     if mixed:
         quick = Blocks(rows, alive, dtype=sweep_dtype, size=block_size)
         state = solver.begin(quick, theta)
@@ -305,7 +392,7 @@ def _fit(
     theta, norm, kept = state.theta, state.rms, state.sweep.kept
     held, gap = state.sweep.mask, jnp.zeros_like(norm)
     if constraint is not None and state.dual is not None:
-        theta = constraint.project(state.chi)
+        theta = jnp.where(linked, constraint.project(state.chi), 0)
         gap = rms(state.theta - theta)
         swept = solver.look(blocks, theta, held, state.step + 1)
         kept, held = swept.kept, swept.mask
@@ -326,7 +413,7 @@ def _fit(
         dt=dt,
         ridge=given[1],
         gradient_norm=norm,
-        kept=kept,
+        kept=jnp.where(alive, kept, 0),
         kept_changed=state.sweep.changed,
         clipped=clipped,
         flag=flag,

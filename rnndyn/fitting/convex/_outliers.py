@@ -12,7 +12,10 @@ from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
+
+from ..._core._checks import is_concrete
 
 
 class AbstractOutliers(eqx.Module):
@@ -176,3 +179,28 @@ def _weighted_error(d, goal, z):
 
 def _weighted_curvature(d, z):
     return (1 - jnp.tanh(z) ** 2) / (1 - d * d)
+
+
+def check_outliers(outliers: Any) -> None:
+    """Raise a `ValueError` unless `outliers` is a rule with usable concrete numbers."""
+    if not isinstance(outliers, AbstractOutliers):
+        raise ValueError(
+            f"outliers = {outliers!r}, expected a rule: pass Reject(0.2), Clip(0.5), "
+            "Keep() or Plain()."
+        )
+    name = type(outliers).__name__
+    threshold = getattr(outliers, "threshold", None)
+    if threshold is not None and is_concrete(threshold):
+        values = np.asarray(threshold)
+        if values.dtype.kind not in "fiu" or not np.all(values >= 0):
+            raise ValueError(
+                f"threshold of {name} = {threshold}, expected a number >= 0, the "
+                "largest error kept. Pass 0.2 to 1, or np.inf to keep all samples."
+            )
+    freeze = outliers.freeze_after
+    if freeze is not None and is_concrete(freeze):
+        if np.asarray(freeze).dtype.kind not in "fiu" or not np.all(freeze >= 0):
+            raise ValueError(
+                f"freeze_after = {freeze}, expected a number of steps >= 0. Pass None "
+                "to choose anew in every step."
+            )

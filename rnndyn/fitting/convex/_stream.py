@@ -15,7 +15,7 @@ from ..._core._checks import check_shape
 from ...models import RateRNN
 from .._problem import Real, check_alpha, targets
 from ._iteration import rms
-from ._outliers import AbstractOutliers, Reject
+from ._outliers import AbstractOutliers, Reject, check_outliers
 
 
 PANEL = 32
@@ -112,9 +112,10 @@ def stream(
     **Returns:** a `StreamState` with zero weights.
 
     **Raises:** a `ValueError` for sizes below 1, `load` not above 0, `alpha` outside
-    (0, 1], or `freeze_after`.
+    (0, 1], outlier rules that `cornn` refuses, or `freeze_after`.
     """
     outliers = Reject() if outliers is None else outliers
+    check_outliers(outliers)
     if window is None:
         window = 20 * (num_neurons + num_inputs)
     if num_neurons < 1 or num_inputs < 0 or window < 1:
@@ -172,7 +173,9 @@ def update(
     Then come `steps` steps of `cornn` in which rows of the window are looked at afresh,
     and older rows enter with the error that they had when they left. While the window
     holds all rows these are steps of the batch fit, taken from the fixed point of all
-    rows so far. Later they go on from the weights so far and are an approximation: a
+    rows so far, except for neurons of which under two thirds of the samples are kept:
+    with `rescale` their steps are shortened to the kept share, those of `cornn` are
+    not. Later they go on from the weights so far and are an approximation: a
     row that was an outlier when it left goes on to speak for the weights of that time.
     How much that costs depends on how good weights from one window are.
 
@@ -184,7 +187,8 @@ def update(
     **Arguments:**
 
     - `state`: from `stream` or `update`.
-    - `frames`: `(frame, neuron)`, the frames after those that came.
+    - `frames`: `(frame, neuron)`, the frames after those that came. A chunk longer than
+      the window is taken in pieces of its length, with `steps` steps each.
     - `inputs`: `(frame, input)` at those frames.
     - `steps`: steps taken now.
     - `restart`: whether they start at the fixed point, not at the weights so far.
@@ -193,16 +197,23 @@ def update(
     **Returns:** the new `StreamState`, of NumPy arrays unless traced. Chunks of one
     length share a program. A chunk with NaN must not be fed: it would stay.
 
-    **Raises:** a `ValueError` for wrong shapes or non-finite frames.
+    **Raises:** a `ValueError` for wrong shapes, no or non-finite frames.
     """
     n, p = state.theta.shape[1], state.theta.shape[0]
+    as_array = lambda a: a if isinstance(a, jax.Array) else np.asarray(a)
+    frames = as_array(frames)
     check_shape("frames", frames, (None, n), "The neurons of the stream, (frame, ...).")
+    if not frames.shape[0]:
+        raise ValueError(
+            "frames has 0 frames, expected at least 1. Skip the update until one comes."
+        )
     if inputs is None:
         inputs = np.zeros((frames.shape[0], 0), state.theta.dtype)
+    inputs = as_array(inputs)
     check_shape("inputs", inputs, (frames.shape[0], p - n), "One a frame.")
     args = (state, frames, inputs, steps, restart, new_trial)
     if any(isinstance(a, Tracer) for a in jax.tree.leaves(args)):
-        return _update(*args)
+        return _in_pieces(*args)
     if not (np.all(np.isfinite(frames)) and np.all(np.isfinite(inputs))):
         raise ValueError(
             "frames or inputs hold NaN or infinite entries, expected finite numbers. "
@@ -212,7 +223,19 @@ def update(
     with jax.enable_x64(not single):
         arrays = lambda a: jnp.asarray(a, state.theta.dtype)
         args = (state, arrays(frames), arrays(inputs), jnp.asarray(steps))
-        return to_host(_update(*args, jnp.asarray(restart), jnp.asarray(new_trial)))
+        flags = jnp.asarray(restart), jnp.asarray(new_trial)
+        return to_host(_in_pieces(*args, *flags))
+
+
+def _in_pieces(state, frames, inputs, steps, restart, new_trial):
+    """`_update` with no more frames than the window holds: rows that came and left in
+    one update would be judged with weights that never saw them."""
+    window = state.x.shape[0]
+    for k in range(0, frames.shape[0], window):
+        piece = slice(k, k + window)
+        state = _update(state, frames[piece], inputs[piece], steps, restart, new_trial)
+        new_trial = jnp.asarray(False)
+    return state
 
 
 @eqx.filter_jit
@@ -246,6 +269,7 @@ def _update(state, frames, inputs, steps, restart, new_trial):
     num_rows = state.num_rows + jnp.sum(counts)
     # Weights from few rows reject what they should learn from, and never recover.
     first = jnp.asarray(restart) | (num_rows <= state.x.shape[0])
+    first |= state.num_rows == 0
     theta = jnp.where(first, fixed_point, state.theta)
     xs_t = lax.optimization_barrier(xs.T)
 
@@ -259,7 +283,7 @@ def _update(state, frames, inputs, steps, restart, new_trial):
         slope = scale[None, :] * total - state.load * theta
         # With few rows most can be outliers; a full step would then overshoot.
         length = jnp.where(scale > 1.5, 1 / scale, 1)[None, :]
-        return theta + length * solve(slope), rms(slope) / num_rows
+        return theta + length * solve(slope), rms(slope) / jnp.maximum(num_rows, 1)
 
     theta, size = lax.fori_loop(0, steps, step, (theta, state.gradient_norm))
     return StreamState(
