@@ -11,6 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from ._annotations import (
     axis_names,
@@ -43,7 +44,7 @@ class Result(eqx.Module):
 
     def __repr__(self) -> str:
         leaves = jax.tree.leaves(self)
-        traced = any(isinstance(a, jax.core.Tracer) for a in leaves)
+        traced = any(isinstance(a, Tracer) for a in leaves)
         arrays = all(_is_array(a) or not eqx.is_array_like(a) for a in leaves)
         line = self.headline() if arrays and not traced else None
         return super().__repr__() if line is None else f"{type(self).__name__}({line})"

@@ -18,12 +18,11 @@ class AbstractFit(Result):
 
     theta: eqx.AbstractVar[Any]
     alpha: eqx.AbstractVar[Any]
-    verdict: eqx.AbstractVar[Any]
     dt: eqx.AbstractVar[Any]
 
     def headline(self) -> str:
         """Sizes, and how many neurons ended with which verdict."""
-        codes = np.asarray(self.verdict)
+        codes = self.to_dict()["verdict"]
         kinds = [f"{int(np.sum(codes == v))} {v.name}" for v in Verdict if v in codes]
         p, n = self.theta.shape[-2:]
         return f"{n} neurons, {p - n} inputs: " + ", ".join(kinds)
