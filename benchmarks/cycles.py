@@ -177,6 +177,8 @@ def plot(rows):
             (r for r in rows if r[fixed[0]] == fixed[1]), key=lambda r: r[name]
         )
         ax.loglog([r[name] for r in chosen], [r["warm"] for r in chosen], "o-")
+        ax.set_xticks([r[name] for r in chosen], [str(r[name]) for r in chosen])
+        ax.minorticks_off()
         tidy(ax, title=f"{fixed[0]} = {fixed[1]}", x=name, y="CPU-seconds (warm)")
     fig.savefig(HERE / "results" / "cycles_scaling.png", dpi=120)
 

@@ -171,11 +171,13 @@ def same_orbit(
     velocity: Any,
     tol: Any,
     multiples: bool = False,
+    nearest: int | None = None,
 ) -> Bool[Array, ""]:
     """Whether a cycle through `x` is the given orbit (nodes not repeated, each followed
     by its spacing in time): a point of it on the orbit to `tol` times the extent, and
     the same period to `tol` (with `multiples`, a multiple of it to 1 %). `advance`
-    integrates over a time, `roughly` the same at less cost."""
+    integrates over a time, `roughly` the same at less cost. With `nearest` only so many
+    nodes, the nearest ones, are looked at: less cost, and now and then a miss."""
     ratio = period / jnp.sum(spacings)
     turns = jnp.maximum(1, jnp.round(ratio)) if multiples else 1.0
     close = 1e-2 if multiples else tol
@@ -200,12 +202,14 @@ def same_orbit(
         return lax.fori_loop(0, iterations, closer, start)
 
     zero = jnp.zeros((), x.dtype)
-    shifts, distances = jax.vmap(lambda k: closest(k, zero, roughly, 6))(
-        jnp.arange(orbit.shape[0])
-    )
-    k = jnp.argmin(jnp.where(jnp.isfinite(distances), distances, jnp.inf))
-    distance = distances[k]
+    nodes = jnp.arange(orbit.shape[0])
+    if nearest is not None and nearest < nodes.size:
+        apart = jnp.sum((orbit - x[None]) ** 2, axis=1)
+        nodes = lax.top_k(-apart, nearest)[1]
+    shifts, distances = jax.vmap(lambda k: closest(k, zero, roughly, 6))(nodes)
+    best = jnp.argmin(jnp.where(jnp.isfinite(distances), distances, jnp.inf))
+    distance = distances[best]
     if advance is not roughly:
-        distance = closest(k, shifts[k], advance, 4)[1]
+        distance = closest(nodes[best], shifts[best], advance, 4)[1]
     near = distance <= tol * extent
     return near & (jnp.abs(ratio - turns) <= close * turns)

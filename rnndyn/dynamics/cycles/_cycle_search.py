@@ -266,10 +266,11 @@ def _search(
         def on_it(x, period):
             return same_orbit(
                 x, period, states, equal * shot.period, tol=near, multiples=True,
-                **moving_on,
+                nearest=4, **moving_on,
             )  # fmt: skip
 
-        # Only where a cycle was found: the comparison costs as much as a search.
+        # Only where a cycle was found, and at its nearest nodes: compared at all nodes,
+        # hundreds of guesses would cost more than the searches. A miss is searched.
         compare = lambda: jax.vmap(on_it)(flat.x, flat.period)
         on = lax.cond(listed, compare, lambda: jnp.zeros_like(open_)) & open_
         index = jnp.where(on, where, index)
