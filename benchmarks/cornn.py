@@ -326,7 +326,12 @@ def stream(sizes, repeats):
 def scaling(repeats):
     """Exponents of the CPU of ten steps in T and in N."""
     cost = {}
-    for n, frames in ((100, 2000), (100, 8000), (100, 32000), (50, 8000), (200, 8000)):
+    sizes = [
+        (100, 2000),
+        (100, 32000),
+        *((n, 8000) for n in (20, 40, 50, 60, 100, 200)),
+    ]
+    for n, frames in sizes:
         _, r = record(0, n, frames)
         cost[n, frames], _ = least_cpu(functools.partial(ours, r, 10), repeats)
     in_t = np.polyfit(
@@ -334,12 +339,15 @@ def scaling(repeats):
         np.log([cost[100, t] for t in (2000, 8000, 32000)]),
         1,
     )[0]
-    in_n = np.polyfit(
-        np.log([50, 100, 200]), np.log([cost[n, 8000] for n in (50, 100, 200)]), 1
-    )[0]
+
+    def in_n(*sizes):
+        costs = [cost[n, 8000] for n in sizes]
+        return float(np.polyfit(np.log(sizes), np.log(costs), 1)[0])
+
     found = {
         "exponent_in_T": float(in_t),
-        "exponent_in_N": float(in_n),
+        "exponent_in_N_20_to_100": in_n(20, 40, 60, 100),
+        "exponent_in_N_50_to_200": in_n(50, 100, 200),
         "cpu_s": {f"{n}x{t}": v for (n, t), v in cost.items()},
     }
     print(json.dumps(found, indent=1))
