@@ -191,3 +191,10 @@ def test_hash_is_of_what_is_trained():
 def test_impossible_sweeps(make, match):
     with pytest.raises(ValueError, match=match):
         make()
+
+
+def test_periods_must_be_whole_steps_before_anything_runs():
+    with pytest.raises(ValueError, match="Nearest choices: 0.02 or 0.025"):
+        sweeps.SweepConfig(grid=sweeps.Grid(delay=[0.02, 0.021]))
+    with pytest.raises(ValueError, match="reaction"):
+        sweeps.SweepConfig(grid=sweeps.Grid(seed=2), reaction=0.012)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .._core._checks import one_of
+from .._core._checks import one_of, steps_in
 from ._grid import WHOLE, Grid, Members, canonical, member_id
 from ._protocol import MEMBER_FIELDS, PROTOCOLS, AbstractProtocol
 from ._published import PUBLISHED
@@ -112,6 +112,10 @@ class SweepConfig:
         rates = self.grid.axes.get("learning_rate", (self.learning_rate,))
         if min(rates) <= 0:
             raise ValueError(f"learning_rate = {min(rates)}, expected > 0.")
+        if "dt" not in self.grid.names:
+            for name in ("cue", "delay", "reaction", "post_reaction"):
+                for value in self.grid.axes.get(name, (getattr(self, name),)):
+                    steps_in(name, value, self.dt)
 
     @property
     def rules(self) -> AbstractProtocol:
