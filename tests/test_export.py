@@ -290,3 +290,14 @@ def test_bad_input(many, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(ImportError, match=r"rnndyn\[data\]"):
         to_xarray(many)
+
+
+def test_a_repr_never_fails():
+    points = rd.fixed_points(lambda t, x, a: -x, jnp.ones((2, 1)))
+    seen = []
+    jax.jit(lambda p: seen.append(repr(p)))(points)
+    parts = eqx.partition(points, eqx.is_inexact_array)
+    shapes = eqx.filter_eval_shape(lambda: points)
+    for text in (*seen, *map(repr, parts), repr(shapes)):
+        assert text.startswith("FixedPoints(")
+    assert "1 roots (1 stable)" in repr(points)

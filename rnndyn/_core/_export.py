@@ -11,7 +11,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
 from ._annotations import (
     axis_names,
@@ -43,10 +42,10 @@ class Result(eqx.Module):
         return None
 
     def __repr__(self) -> str:
-        leaves = jax.tree.leaves(self)
-        traced = any(isinstance(a, Tracer) for a in leaves)
-        arrays = all(_is_array(a) or not eqx.is_array_like(a) for a in leaves)
-        line = self.headline() if arrays and not traced else None
+        try:
+            line = self.headline()
+        except Exception:  # traced, or a part of a result: a repr never fails
+            line = None
         return super().__repr__() if line is None else f"{type(self).__name__}({line})"
 
     def to_xarray(self, batch: Sequence[str] | None = None) -> Any:
