@@ -9,6 +9,7 @@ here in NumPy from its equations and run in the same process, on the same data.
     python benchmarks/cornn.py memory              # T = 100,000, N = 200
     python benchmarks/cornn.py stream              # latency of 100 new frames
     python benchmarks/cornn.py scaling             # CPU against T and N
+    python benchmarks/cornn.py held-out            # R2 of d on the next 1000 frames
     python benchmarks/cornn.py large               # N = 5,000, T = 30,000
     python benchmarks/cornn.py iterates --threads 2 --sizes 200x2000,500x5000
 
@@ -354,6 +355,27 @@ def scaling(repeats):
     return found
 
 
+def held_out(n=200, frames=3000, seeds=10):
+    """One-step R2 of d on the next 1000 frames, and r, by steps; published, of one
+    network: R2 .962, .991, .994, .996."""
+    rows = {k: [] for k in (0, 5, 10, 30)}
+    for seed in range(seeds):
+        W, r = record(seed, n, frames + 1001)
+        for steps, found in rows.items():
+            fit = ours(r[: frames + 1], steps)
+            scores = fi.held_out(fit.theta, r[frames:], alpha=ALPHA)["model"]
+            found.append((scores["r2_d"], fi.weight_correlation(W, fit.W)))
+    found = {}
+    for steps, values in rows.items():
+        found[steps] = {
+            "median_r2_d": float(np.median([v[0] for v in values])),
+            "mean_r2_d": float(np.mean([v[0] for v in values])),
+            "median_r": float(np.median([v[1] for v in values])),
+        }
+        print(steps, found[steps])
+    return found
+
+
 def large(n, frames, max_steps):
     """Twenty-five million weights, Poisson noise on the rates, ten trials."""
     W, r = record_trials(0, n, frames)
@@ -403,7 +425,7 @@ def save(key, value):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parts = ("iterates", "accuracy", "memory", "stream", "scaling", "large")
+    parts = ("iterates", "accuracy", "memory", "stream", "scaling", "held-out", "large")
     parser.add_argument("part", choices=(*parts, "memory-child"))
     parser.add_argument("rest", nargs="*")
     parser.add_argument("--threads", type=int, default=1)
@@ -429,6 +451,8 @@ def main():
         found = stream(sizes, args.repeats)
     elif args.part == "scaling":
         found = scaling(args.repeats)
+    elif args.part == "held-out":
+        found = held_out()
     else:
         found = large(*sizes[-1], [int(k) for k in args.steps.split(",")])
         key = f"{key}, {args.sizes}"
