@@ -1,3 +1,6 @@
+import functools
+
+
 """CORNN against its equations, the published iteration, and published accuracies."""
 
 import jax
@@ -112,7 +115,7 @@ def test_noise_free_weights_come_back():
             coarse, middle, fine = (fi.rmse(W, fit.W) for fit in fits)
             # Linear in the ridge once it is below the smallest eigenvalue.
             assert coarse > 50 * middle and middle > 1e3 * fine
-            assert coarse < 0.3 and fine < 1e-6
+            assert coarse < 0.2 and fine < 1e-6
             checked += 1
     assert checked == 2
 
@@ -325,7 +328,7 @@ def test_single_and_mixed_precision():
     assert abs(accuracy[1] - accuracy[0]) < 1e-2
     assert abs(accuracy[2] - accuracy[0]) < 1e-3
     # What mixed precision reports is measured in double.
-    kwargs = dict(alpha=0.1, outliers=fi.Clip(0.5), max_steps=1000)
+    kwargs = dict(alpha=0.1, outliers=fi.Clip(0.5), max_steps=1000, tol=1e-11)
     mixed = fi.cornn(r, sweep_dtype=np.float32, **kwargs)
     assert mixed.converged
     double = fi.cornn(r, **kwargs)
@@ -476,14 +479,30 @@ def test_published_accuracy_of_large_networks():
     assert abs(r[2] - r[1]) < 1e-3
 
 
+POISSON = 10, 200, 1500, (1e-2, 0.1)
+
+
+@functools.cache
+def poisson_accuracies():
+    """Correlations of ten networks after 0, 10 and 30 steps."""
+    return accuracies(*POISSON, (0, 10, 30), 0.5, poisson=True)[..., 0]
+
+
 @pytest.mark.slow
 def test_rejection_is_what_poisson_noise_needs():
-    args = 10, 200, 1500, (1e-2, 0.1)
-    run = lambda steps, **kw: accuracies(*args, steps, 0.5, poisson=True, **kw)[..., 0]
-    # Medians, as published: one network in ten is far below.
-    r = np.median(run((0, 10, 30)), axis=0)
+    # Medians, as the paper's figure has them.
+    r = np.median(poisson_accuracies(), axis=0)
     np.testing.assert_allclose(r, [0.323, 0.945, 0.993], atol=0.01)
-    assert np.median(run((30,), outliers=fi.Plain())) <= 0.45
+    assert r[1] >= 0.94 and r[2] >= 0.99
+    assert np.mean(poisson_accuracies()[:, 2]) >= 0.99
+    plain = accuracies(*POISSON, (30,), 0.5, poisson=True, outliers=fi.Plain())
+    assert np.median(plain[..., 0]) <= 0.45
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(strict=True, reason="mean 0.930: 3 of 10 networks lie below 0.94")
+def test_rejection_in_the_mean_after_ten_steps():
+    assert np.mean(poisson_accuracies()[:, 1]) >= 0.94
 
 
 @pytest.mark.slow

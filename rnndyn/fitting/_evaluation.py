@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from .._core._batch import in_double
 from .._core._export import Result
 from .._core._types import KeyLike
-from ._problem import Rows, _check_values, check_alpha, regression_rows
+from ._problem import Rows, check_alpha, check_values, regression_rows
 
 
 class HeldOut(Result):
@@ -355,7 +355,7 @@ def _rows(name, rates, inputs, alpha) -> Rows:
             f"`{name}` has {bad} non-finite entries, "
             "expected none: leave those neurons or frames out of the scores."
         )
-    _check_values(rows)
+    check_values(rows)
     return rows
 
 

@@ -12,20 +12,10 @@ from ..models import RateRNN
 from ._problem import Real
 
 
-class AbstractFit(Result):
-    """Weights `theta` `(predictor, neuron)`, recurrent ones first, with `alpha` and
-    `dt`; the network is derived."""
+class AbstractWeights(eqx.Module):
+    """Weights `theta` `(predictor, neuron)`, recurrent ones first."""
 
     theta: eqx.AbstractVar[Any]
-    alpha: eqx.AbstractVar[Any]
-    dt: eqx.AbstractVar[Any]
-
-    def headline(self) -> str:
-        """Sizes, and how many neurons ended with which verdict."""
-        codes = self.to_dict()["verdict"]
-        kinds = [f"{int(np.sum(codes == v))} {v.name}" for v in Verdict if v in codes]
-        p, n = self.theta.shape[-2:]
-        return f"{n} neurons, {p - n} inputs: " + ", ".join(kinds)
 
     @property
     def W(self) -> Float[Real, "neuron presynaptic"]:
@@ -37,6 +27,13 @@ class AbstractFit(Result):
         """Input weights."""
         return self.theta[self.theta.shape[1] :].T
 
+
+class AbstractFit(AbstractWeights, Result):
+    """Weights with `alpha` and `dt`; the network is derived."""
+
+    alpha: eqx.AbstractVar[Any]
+    dt: eqx.AbstractVar[Any]
+
     @property
     def network(self) -> RateRNN:
         """The fitted `RateRNN`, `tau = dt / alpha`, in JAX's default precision; its
@@ -44,3 +41,11 @@ class AbstractFit(Result):
         return RateRNN.from_arrays(
             self.W, self.W_in, tau=self.dt / self.alpha, activation="tanh"
         )
+
+
+def verdicts_in_words(theta: Any, verdict: Any) -> str:
+    """Sizes, and how many neurons ended with which verdict."""
+    codes = np.asarray(verdict)
+    kinds = [f"{int(np.sum(codes == v))} {v.name}" for v in Verdict if v in codes]
+    p, n = theta.shape[-2:]
+    return f"{n} neurons, {p - n} inputs: " + ", ".join(kinds)

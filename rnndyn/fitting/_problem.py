@@ -185,7 +185,7 @@ def regression_rows(
         lengths=lengths,
     )
     if check:
-        _check_values(rows)
+        check_values(rows)
     return rows
 
 
@@ -270,7 +270,7 @@ def _module(*arrays):
     return jnp if any(isinstance(a, jax.Array) for a in arrays) else np
 
 
-def _check_values(rows):
+def check_values(rows):
     """What can only be said of concrete values."""
     check_alpha(rows.alpha)
     if is_concrete(rows.inputs) and not np.all(np.isfinite(np.asarray(rows.inputs))):

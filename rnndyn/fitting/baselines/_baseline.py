@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from ..._core._checks import check_shape, is_concrete
 from ..._core._types import KeyLike
 from ..._core._verdicts import Verdict
-from .._fit import AbstractFit
+from .._fit import AbstractFit, verdicts_in_words
 from .._problem import Rows, regression_rows, targets
 
 
@@ -50,6 +50,10 @@ class BaselineFit(AbstractFit):
     snapshots: Float[Array, "snapshots predictor neuron"]
     alpha: Float[Array, " neuron"]
     dt: Float[Array, ""]
+
+    def headline(self) -> str:
+        """Sizes, and how many neurons ended with which verdict."""
+        return verdicts_in_words(self.theta, self.verdict)
 
     @property
     def verdict(self) -> Int[Any, " neuron"]:

@@ -16,7 +16,7 @@ from ..._core._batch import to_host
 from ..._core._checks import check_positive, check_shape, is_concrete
 from ..._core._verdicts import Verdict
 from ...models import RateRNN
-from .._fit import AbstractFit
+from .._fit import AbstractFit, verdicts_in_words
 from .._problem import Real, regression_rows
 from ._blocks import Blocks, clipped_share, survey
 from ._constraints import build_constraint
@@ -82,6 +82,10 @@ class CornnFit(AbstractFit):
     differentiable: Bool[Real, " neuron"]
     gap: Float[Real, " neuron"]
     num_steps: Int[Real, ""]
+
+    def headline(self) -> str:
+        """Sizes, and how many neurons ended with which verdict."""
+        return verdicts_in_words(self.theta, self.verdict)
 
     @property
     def weights(self) -> Float[Real, "predictor neuron"]:

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 from ..._core._batch import to_host
 from ..._core._checks import check_shape
 from ...models import RateRNN
+from .._fit import AbstractWeights
 from .._problem import Real, check_alpha, targets
 from ._iteration import rms
 from ._outliers import AbstractOutliers, Reject, check_outliers
@@ -24,7 +25,7 @@ REFACTOR = 24
 """Predictors a new row from which updating the factor beats making it anew."""
 
 
-class StreamState(eqx.Module):
+class StreamState(AbstractWeights):
     r"""What a stream keeps of the frames that have passed.
 
     **Attributes:**
@@ -63,16 +64,6 @@ class StreamState(eqx.Module):
     load: Float[Real, ""]
     alpha: Float[Real, " neuron"]
     outliers: AbstractOutliers
-
-    @property
-    def W(self) -> Float[Real, "neuron neuron"]:
-        """Recurrent weights, postsynaptic neuron first."""
-        return self.theta[: self.theta.shape[1]].T
-
-    @property
-    def W_in(self) -> Float[Real, "neuron input"]:
-        """Input weights."""
-        return self.theta[self.theta.shape[1] :].T
 
     @property
     def network(self) -> RateRNN:
