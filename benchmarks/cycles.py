@@ -159,7 +159,7 @@ def scaling(rows, sizes=SIZES):
         run = lambda W, x0s=x0s: rdd.limit_cycles(network, x0s, W)
         once = timed(lambda run=run, W=W: run(W))
         first = once[1]
-        # Compilation takes about 5 CPU-seconds: long runs are not repeated.
+        # Compilation takes about 12 CPU-seconds: long runs are not repeated.
         result, seconds = timed(lambda run=run, W=W: run(W)) if first < 300 else once
         row = {"N": size, "K": starts, "cold": first, "warm": seconds}
         row |= {"cycles": int(result.mask.sum()), "memory_gib": peak_memory()}
