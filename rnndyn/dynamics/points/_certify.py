@@ -60,7 +60,8 @@ def certify(
     - `tol_unique`: relative distance below which two points are one; default 1e-6.
     - `tol_margin`: margins within it, relative to max(1, |J|), count as undecided;
         default sqrt(eps).
-    - `max_steps`: polishing steps per candidate.
+    - `max_steps`: polishing steps per candidate; at most 8 for starts that a search in
+        float64 left undetermined.
     - `spectrum`: whether to compute eigenvalues, most of the cost where points are many
         and large. Without them `eigenvalues`, `margin` and `condition` of the points
         found are NaN, `stability` is 0 and `num_marginal` 0: verdicts are the same.
@@ -108,7 +109,9 @@ def certify(
     chosen &= verdict != Verdict.diverged
     net, slot = np.nonzero(chosen)
     old = x[net, slot]
-    new = polish.roots(net, old)
+    # What a search in float64 gave up is not searched again at length.
+    given_up = (verdict[net, slot] == Verdict.undetermined) & ~single
+    new = polish.roots(net, old, given_up)
     near = length(new["x"] - old) <= reach * size_of(new["x"])
     good = polish.is_root(new) & near
     verdict[net, slot] = np.where(good, int(Verdict.root), int(Verdict.undetermined))
@@ -263,16 +266,25 @@ def _unique(x, speed, candidates, tol):
 
 def _inherit(x, chosen, kept, *values):
     """Duplicates take the values of the nearest point that was kept."""
-    for n, s in zip(*np.nonzero(chosen & ~kept), strict=True):
-        (index,) = np.nonzero(chosen[n] & kept[n])
-        if len(index):
-            nearest = index[np.argmin(length(x[n, index] - x[n, s]))]
+    for n in range(len(x)):
+        (rows,), (index,) = np.nonzero(chosen[n] & ~kept[n]), np.nonzero(kept[n])
+        index = index[chosen[n, index]]
+        if len(rows) and len(index):
+            nearest = index[np.argmin(_distances(x[n, rows], x[n, index]), axis=1)]
             for value in values:
-                value[n, s] = value[n, nearest]
+                value[n, rows] = value[n, nearest]
 
 
 def _demote(x, verdict, code, kept, certified, reach):
     """Duplicates share the fate of what they were duplicates of."""
-    for n, s in zip(*np.nonzero((verdict == code) & ~certified), strict=True):
-        if not close(x[n, kept[n]], x[n, s], reach).any():
-            verdict[n, s] = Verdict.undetermined
+    for n in range(len(x)):
+        (rows,) = np.nonzero((verdict[n] == code) & ~certified[n])
+        apart = _distances(x[n, rows], x[n, kept[n]])
+        alone = ~(apart <= reach * size_of(x[n, rows])[:, None]).any(axis=1)
+        verdict[n, rows[alone]] = Verdict.undetermined
+
+
+def _distances(a, b):
+    """Of every row of `a` from every row of `b`, one row of `b` at a time."""
+    apart = [length(a - row) for row in b]
+    return np.stack(apart, axis=1) if apart else np.zeros((len(a), 0))

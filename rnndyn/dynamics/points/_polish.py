@@ -17,6 +17,7 @@ from ._solver import LevenbergMarquardt
 
 
 CHUNK = 32
+"""Points a program takes; fewer large ones, since chunks are filled up."""
 
 
 class Polish:
@@ -26,8 +27,23 @@ class Polish:
         self.problem, self.scale, self.max_steps = problem, scale, max_steps
         self.tol, self.tol_unique = np.float64(tol), np.float64(tol_unique)
 
-    def roots(self, net, x):
-        return self._chunks(_polish_roots, net, x)
+    def roots(self, net, x, short=False):
+        """Where Levenberg-Marquardt leads from `x`; a point that no step would move by
+        more than rounding stays as it is. Where `short`, at most 8 steps."""
+        new = self._chunks(_polish_roots, net, x, np.asarray(0, np.int32))
+        eps = np.finfo(np.float64).eps
+        exact = self.is_root(new) & (new["newton"] <= 64 * eps * size_of(x))
+        short = np.broadcast_to(short, exact.shape)
+        for steps, wanted in (
+            (self.max_steps, ~exact & ~short),
+            (np.minimum(self.max_steps, 8), ~exact & short),
+        ):
+            (rest,) = np.nonzero(wanted)
+            if len(rest):
+                moved = self._chunks(_polish_roots, net[rest], x[rest], steps)
+                for name, rows in moved.items():
+                    new[name][rest] = rows
+        return new
 
     def minima(self, net, x):
         return self._chunks(_polish_minima, net, x)
@@ -66,20 +82,21 @@ class Polish:
     def _chunks(self, program, net, x, max_steps=None):
         max_steps = self.max_steps if max_steps is None else max_steps
         # Also with nothing to do: one padded chunk gives the shapes of the result.
-        pad = -len(x) % CHUNK if len(x) else CHUNK
+        size = max(4, min(CHUNK, 2048 // x.shape[1]))
+        pad = -len(x) % size if len(x) else size
         rows = np.concatenate([x, np.zeros((pad, x.shape[1]))])
         nets = np.concatenate([net, np.zeros(pad, int)])
         pieces = []
-        for i in range(0, len(rows), CHUNK):
+        for i in range(0, len(rows), size):
             if len(x) == 0:
                 return _nothing(x.shape[1])
-            arrays = [a[nets[i : i + CHUNK]] for a in self.problem.arrays]
+            arrays = [a[nets[i : i + size]] for a in self.problem.arrays]
             chunk = eqx.tree_at(lambda p: p.arrays, self.problem, arrays)
             with in_double(), _no_leaks():
                 out = program(
                     chunk,
-                    self.scale[nets[i : i + CHUNK]],
-                    rows[i : i + CHUNK],
+                    self.scale[nets[i : i + size]],
+                    rows[i : i + size],
                     self.tol,
                     self.tol_unique,
                     max_steps,
@@ -205,9 +222,15 @@ def _polish_minima(problem, scale, x, tol, tol_unique, max_steps):
 
 def _is_kink(fn, x):
     """Whether the Jacobian jumps at `x`, so that it says nothing about stability."""
-    direction = np.random.default_rng(0).standard_normal(x.size)
+    rng = np.random.default_rng(0)
+    direction, *probes = rng.standard_normal((5, x.size))
     step = 1e-7 * jnp.maximum(1, norm(x)) * direction / np.linalg.norm(direction)
-    above, below = jax.jacfwd(fn)(x + step), jax.jacfwd(fn)(x - step)
+
+    def slopes(y):
+        _, tangent_of = jax.linearize(fn, y)
+        return jax.vmap(tangent_of)(jnp.asarray(np.array(probes)))
+
+    above, below = slopes(x + step), slopes(x - step)
     return jnp.max(jnp.abs(above - below)) > 1e-3 * jnp.max(jnp.abs(above))
 
 
