@@ -157,7 +157,7 @@ def limit_cycles(
         )
     if max_cycles < 1:
         raise ValueError(f"`max_cycles` = {max_cycles}, expected at least 1.")
-    mesh = make_mesh(flow, segments, floquet_segments)
+    mesh = make_mesh(flow, segments, floquet_segments, x0s.shape[1])
     coarse = mesh
     if flow is None:
         coarse = Mesh(ScanFlow(num_steps=4, method=RK4()), mesh.segments, mesh.pieces)
@@ -240,10 +240,7 @@ def _search(
             )  # fmt: skip
 
         entries = jnp.arange(max_cycles)
-        compare = lambda: jax.vmap(known)(entries)
-        worth_it = good & (table.count > 0)
-        same = lax.cond(worth_it, compare, lambda: jnp.zeros(max_cycles, bool))
-        same = same & (entries < table.count)
+        same = _where_worth(known, good & (entries < table.count), entries)
         is_known = jnp.any(same)
         first = jnp.argmax(same).astype(jnp.int32)
         where = jnp.where(is_known, first, table.count)
@@ -336,14 +333,23 @@ def _distinct(cycles, moving_on, tol):
     spacings = jnp.diff(times, axis=1)
     num = period.shape[0]
 
-    def one(i):
-        compare = lambda j: same_orbit(
+    def compare(pair):
+        i, j = pair
+        return same_orbit(
             x0[i], period[i], orbits[j], spacings[j], tol=tol, **moving_on
         )
-        return jax.vmap(compare)(jnp.arange(num))
 
-    same = jax.vmap(one)(jnp.arange(num))
-    same = same & cycles.mask[None, :] & cycles.mask[:, None]
+    pairs = [m.ravel() for m in jnp.meshgrid(*[jnp.arange(num)] * 2, indexing="ij")]
+    worth = cycles.mask[pairs[0]] & cycles.mask[pairs[1]] & (pairs[1] < pairs[0])
+    same = _where_worth(compare, worth, tuple(pairs)).reshape(num, num)
     same = same | jnp.eye(num, dtype=bool)
     first = jnp.argmax(same, axis=1).astype(jnp.int32)
     return cycles.mask & (first == jnp.arange(num)), first
+
+
+def _where_worth(compare, worth, entries):
+    """`compare` of each entry, one after the other; False without a run where it is
+    not `worth` it."""
+    no = lambda _: jnp.zeros((), bool)
+    one = lambda pair: lax.cond(pair[0], compare, no, pair[1])
+    return lax.map(one, (worth, entries))

@@ -55,9 +55,10 @@ def limit_cycle(
         segments, `(segments, state)`.
     - `period`: a guess for the period.
     - `flow`: how to integrate over a given time, traced times allowed. By default
-        order 8 with 16 steps for each of the 60 pieces of an orbit, which are made
-        shorter where the flow is stiffer; `certify` halves the steps where that does
-        not suffice (van der Pol up to mu = 20). Stiffer systems:
+        order 8 with 16 steps (above 64 states 8, above 128 states 4) for each of the
+        60 pieces of an orbit, which are made shorter where the flow is stiffer;
+        `certify` halves the steps where that does not suffice (van der Pol up to
+        mu = 20). Stiffer systems:
         `DiffraxFlow(diffrax.Kvaerno5(), adjoint=diffrax.DirectAdjoint(),
         max_steps=4096)`; multipliers below exp(-10) a piece are then lost in the
         tolerance of the solver, unless `floquet_segments` is raised (see
@@ -106,7 +107,7 @@ def limit_cycle(
             f"`x0` has {x0.shape[0]} rows, expected {segments}, one a segment. Pass "
             f"segments={x0.shape[0]}."
         )
-    mesh = make_mesh(flow, segments, floquet_segments)
+    mesh = make_mesh(flow, segments, floquet_segments, x0.shape[-1])
     return _limit_cycle(
         f,
         x0,
@@ -125,15 +126,18 @@ ADAPT = 4
 
 
 def make_mesh(
-    flow: AbstractFlow | None, segments: int, floquet_segments: int, steps: int = 16
+    flow: AbstractFlow | None, segments: int, floquet_segments: int, size: int
 ) -> Mesh:
-    """The mesh of `limit_cycle`; `steps` of order 8 a piece if `flow` is `None`."""
+    """The mesh of `limit_cycle` for states of `size`. Small systems may be stiff, and
+    their steps cost little; those of large ones cost the cube of their size."""
     if segments < 1 or floquet_segments < 1:
         raise ValueError(
             f"`segments` = {segments} and `floquet_segments` = {floquet_segments}, "
             "expected at least 1."
         )
-    flow = ScanFlow(num_steps=steps, method=Dopri8()) if flow is None else flow
+    if flow is None:
+        steps = 16 if size <= 64 else 8 if size <= 128 else 4
+        flow = ScanFlow(num_steps=steps, method=Dopri8())
     if isinstance(flow, DiffraxFlow):  # a failed solve is a verdict, not an exception
         flow = dataclasses.replace(flow, throw=False)
     return Mesh(flow, segments, -(-floquet_segments // segments))

@@ -16,6 +16,9 @@ from ...flows import AbstractFlow, DiffraxFlow
 STIFFNESS = 3.0
 """Largest |df/dx| x duration of a piece for which the mesh stays uniform."""
 
+JACOBIANS_LATER = 32
+"""State size from which a step is first tried without Jacobians."""
+
 
 class Mesh(eqx.Module):
     """How an orbit is cut: `segments` with an unknown state at the start of each, of
@@ -193,7 +196,16 @@ def shoot(
         nodes = shot.nodes - factor * step
         period = shot.period - factor * dt
         inside = (period >= bounds[0]) & (period <= bounds[1])
-        orbit = trace_orbit(mesh, velocity, nodes, period, shot.orbit.shares)
+        trace = lambda: trace_orbit(mesh, velocity, nodes, period, shot.orbit.shares)
+        if nodes.shape[1] < JACOBIANS_LATER:
+            orbit = trace()
+        else:
+            gap = gaps(mesh, velocity, nodes, period, shot.orbit.shares)
+            promising = (norm(gap) < size) & inside
+            nothing = eqx.tree_at(
+                lambda o: o.ends, shot.orbit, gap + jnp.roll(nodes, -1, 0)
+            )
+            orbit = lax.cond(promising, trace, lambda: nothing)
         gap = orbit.ends - jnp.roll(nodes, -1, axis=0)
         new = norm(gap)
         better = (new < size) & inside
