@@ -325,30 +325,31 @@ def stream(sizes, repeats):
 
 
 def scaling(repeats):
-    """Exponents of the CPU of ten steps in T and in N."""
+    """Exponents of the CPU of ten steps in T, in N at the published 20,000 frames, and
+    in N for one trial of 100 frames; published: .9 to 1, 1.36 up to N = 3000, 2.17."""
+    frames, neurons = (2000, 8000, 32000), (101, 306, 936, 1636)
+    short = (306, 936, 1636)
+    sizes = [(100, t) for t in frames] + [(n, 20_000) for n in neurons]
+    sizes += [(n, 100) for n in short]
     cost = {}
-    sizes = [
-        (100, 2000),
-        (100, 32000),
-        *((n, 8000) for n in (20, 40, 50, 60, 100, 200)),
-    ]
-    for n, frames in sizes:
-        _, r = record(0, n, frames)
-        cost[n, frames], _ = least_cpu(functools.partial(ours, r, 10), repeats)
-    in_t = np.polyfit(
-        np.log([2000, 8000, 32000]),
-        np.log([cost[100, t] for t in (2000, 8000, 32000)]),
-        1,
-    )[0]
+    for n, t in sizes:
+        _, r = record(0, n, t)
+        cost[n, t], _ = least_cpu(functools.partial(ours, r, 10), repeats)
+        print(n, t, cost[n, t], flush=True)
 
-    def in_n(*sizes):
-        costs = [cost[n, 8000] for n in sizes]
-        return float(np.polyfit(np.log(sizes), np.log(costs), 1)[0])
+    def exponent(sizes, varied):
+        x = np.log([size[varied] for size in sizes])
+        y = np.log([cost[size] for size in sizes])
+        return float(np.polyfit(x, y, 1)[0])
 
+    long = [(n, 20_000) for n in neurons]
     found = {
-        "exponent_in_T": float(in_t),
-        "exponent_in_N_20_to_100": in_n(20, 40, 60, 100),
-        "exponent_in_N_50_to_200": in_n(50, 100, 200),
+        "exponent_in_T": exponent([(100, t) for t in frames], 1),
+        "exponent_in_N": exponent(long, 0),
+        "between_neighbours": [
+            exponent(pair, 0) for pair in zip(long, long[1:], strict=False)
+        ],
+        "exponent_in_N_one_trial": exponent([(n, 100) for n in short], 0),
         "cpu_s": {f"{n}x{t}": v for (n, t), v in cost.items()},
     }
     print(json.dumps(found, indent=1))

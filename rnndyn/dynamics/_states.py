@@ -1,6 +1,7 @@
 """Nested and multi-dimensional states as flat vectors, and back."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -128,3 +129,39 @@ def states(points: Any) -> PyTree:
     if isinstance(system, (FlatFlow, FlatField, FlatStep)):
         return system.layout.unravel(points.x)
     return points.x
+
+
+def check_starts(x0s: Array) -> Array:
+    """The starts, or a `ValueError`."""
+    if x0s.ndim != 2 or x0s.shape[0] == 0 or x0s.shape[1] == 0:
+        raise ValueError(
+            f"`x0s` has shape {x0s.shape}, expected (starts, state). Pass one start as "
+            "x0[None]; batch over networks with `equinox.filter_vmap`."
+        )
+    if not jnp.issubdtype(x0s.dtype, jnp.floating):
+        raise ValueError(f"`x0s` has dtype {x0s.dtype}, expected a floating-point one.")
+    return x0s
+
+
+def check_residual(residual: Callable, x: Array) -> None:
+    """`ValueError` unless the residual returns what it was given in shape and dtype."""
+    try:
+        out = jax.eval_shape(residual, x)
+    except TypeError as error:
+        raise ValueError(
+            f"the system failed on a state of shape {x.shape}, the width of `x0s` "
+            f"({error}). Expected a flow f(t, x, args) or Map(F) with F(x, args), and "
+            "`x0s` of shape (starts, state): transpose it?"
+        ) from error
+    if not isinstance(out, jax.ShapeDtypeStruct) or out.shape != x.shape:
+        got = jax.tree.map(lambda a: a.shape, out)
+        raise ValueError(
+            f"The system returns {got} for a state of shape {x.shape}, expected the "
+            "same shape. For nested states pass `x0s` in the same nested form."
+        )
+    if out.dtype != x.dtype:
+        raise ValueError(
+            f"The system returns {out.dtype} for a state of {x.dtype}. Cast the starts "
+            f"with x0s.astype(jnp.{out.dtype}), or the system's arrays: one dtype "
+            "throughout."
+        )

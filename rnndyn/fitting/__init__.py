@@ -68,11 +68,8 @@ from .baselines._gradient import adam as adam, lbfgs as lbfgs
 from .baselines._newton import newton as newton
 from .baselines._teacher_forcing import teacher_forced_bptt as teacher_forced_bptt
 from .convex._constraints import no_self_connections as no_self_connections
-from .convex._cornn import (
-    CornnFit as CornnFit,
-    NeuronFlag as NeuronFlag,
-    cornn as cornn,
-)
+from .convex._cornn import cornn as cornn
+from .convex._cornn_fit import CornnFit as CornnFit, NeuronFlag as NeuronFlag
 from .convex._iteration import (
     Admm as Admm,
     Backtrack as Backtrack,

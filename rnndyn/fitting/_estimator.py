@@ -8,7 +8,8 @@ import numpy as np
 
 from .._core._types import KeyLike
 from ._evaluation import free_run, held_out, one_step_residuals
-from .convex._cornn import CornnFit, cornn
+from .convex._cornn import cornn
+from .convex._cornn_fit import CornnFit
 from .convex._outliers import AbstractOutliers, Reject
 from .recordings._scaling import Scaling, z_scale
 

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
 from ..._core._closures import capture, freeze
 from ..._core._masks import first_indices, norm, unique_mask
@@ -16,7 +16,7 @@ from ..._core._types import KeyLike
 from ..._core._verdicts import Verdict
 from .._implicit import SpeedSlope, attach
 from .._linear import linearise, stability
-from .._states import flatten_states
+from .._states import check_residual, check_starts, flatten_states
 from ._points import FixedPoints, Frozen
 from ._search import Found, Tolerances, huge, most_lanes, run_lanes
 from ._solver import LevenbergMarquardt
@@ -163,13 +163,13 @@ def _search(
     if isinstance(x0s, AbstractSampler):
         x0s = x0s(system, args, key=k_sample)
     system, x0s = flatten_states(system, x0s)
-    x0s = lax.stop_gradient(_check_starts(x0s))
+    x0s = lax.stop_gradient(check_starts(x0s))
     size = x0s.shape[1]
     kind = "map" if is_map(system) else "flow"
     scale = time_scale_of(system) if time_scale is None else jnp.asarray(time_scale)
 
     residual = residual_fn(system, args, time_scale)
-    _check_residual(residual, x0s[0])
+    check_residual(residual, x0s[0])
     # The derivative lives in `fn` only; the search sees constants and is never
     # differentiated, even where the system closes over traced arrays.
     fn = capture(residual, x0s[0])
@@ -370,37 +370,3 @@ def _speed(fn, found, is_root):
     live = jax.vmap(lambda y: norm(fn(y)))(found.x)
     moving = ~is_root & (found.verdict != Verdict.lost) & jnp.isfinite(live)
     return jnp.where(moving, jnp.where(moving, live, 0), found.speed)
-
-
-def _check_starts(x0s: Array) -> Array:
-    if x0s.ndim != 2 or x0s.shape[0] == 0 or x0s.shape[1] == 0:
-        raise ValueError(
-            f"`x0s` has shape {x0s.shape}, expected (starts, state). Pass one start as "
-            "x0[None]; batch over networks with `equinox.filter_vmap`."
-        )
-    if not jnp.issubdtype(x0s.dtype, jnp.floating):
-        raise ValueError(f"`x0s` has dtype {x0s.dtype}, expected a floating-point one.")
-    return x0s
-
-
-def _check_residual(residual: Callable, x: Array) -> None:
-    try:
-        out = jax.eval_shape(residual, x)
-    except TypeError as error:
-        raise ValueError(
-            f"the system failed on a state of shape {x.shape}, the width of `x0s` "
-            f"({error}). Expected a flow f(t, x, args) or Map(F) with F(x, args), and "
-            "`x0s` of shape (starts, state): transpose it?"
-        ) from error
-    if not isinstance(out, jax.ShapeDtypeStruct) or out.shape != x.shape:
-        got = jax.tree.map(lambda a: a.shape, out)
-        raise ValueError(
-            f"The system returns {got} for a state of shape {x.shape}, expected the "
-            "same shape. For nested states pass `x0s` in the same nested form."
-        )
-    if out.dtype != x.dtype:
-        raise ValueError(
-            f"The system returns {out.dtype} for a state of {x.dtype}. Cast the starts "
-            f"with x0s.astype(jnp.{out.dtype}), or the system's arrays: one dtype "
-            "throughout."
-        )

@@ -1,7 +1,6 @@
 """Data-constrained recurrent networks from recordings, by convex regression."""
 
 import contextlib
-import enum
 import warnings
 from typing import Any
 
@@ -10,16 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Bool, Float, Int
 
 from ..._core._batch import to_host
 from ..._core._checks import check_positive, check_shape, is_concrete
 from ..._core._verdicts import Verdict
-from ...models import RateRNN
-from .._fit import AbstractFit, verdicts_in_words
-from .._problem import Real, regression_rows
+from .._problem import regression_rows
 from ._blocks import Blocks, clipped_share, survey
 from ._constraints import build_constraint
+from ._cornn_fit import CornnFit, NeuronFlag, remarks
 from ._implicit import attach
 from ._iteration import Admm, Backtrack, Momentum, Normal, Solver, rms
 from ._outliers import AbstractOutliers, Reject, check_outliers
@@ -27,88 +24,6 @@ from ._outliers import AbstractOutliers, Reject, check_outliers
 
 SATURATED = 0.5
 """Share of clipped targets from which a neuron counts as saturated."""
-MANY_CLIPPED = 0.2
-"""Share of all clipped targets above which `cornn` warns."""
-
-
-class NeuronFlag(enum.IntEnum):
-    """What is wrong with a neuron's recording."""
-
-    fine = 0
-    not_finite = 1
-    constant = 2
-    saturated = 3
-
-
-class CornnFit(AbstractFit):
-    r"""A network fitted to rates.
-
-    **Attributes:**
-
-    - `theta`: weights, recurrent ones first, `(predictor, neuron)`; column `i` holds
-      what comes into neuron `i`. `W` and `W_in` are its parts, postsynaptic first.
-    - `alpha`: `dt / tau` of every neuron; `dt` in seconds (1 if none was given).
-    - `ridge`: as given.
-    - `gradient_norm`: root mean square of every neuron's gradient of the mean loss, at
-      `theta`; under a constraint with the multipliers of ADMM added (the residual of
-      the optimality conditions).
-    - `kept`: share of every neuron's samples that were no outliers; 0 for neurons
-      left out.
-    - `kept_changed`: samples that became or ceased to be outliers in the last step.
-    - `clipped`: share of targets outside (-1, 1), which were clipped.
-    - `flag`: what is wrong with a neuron, codes of `NeuronFlag`. Those that are not
-      finite or constant are left out: their weights, in and out, are zero.
-    - `verdict`: `root` where the gradient is below the tolerance, `diverged` where it
-      or the weights grew without bound, `constant` for neurons left out, otherwise
-      `undetermined`.
-    - `differentiable`: whether a neuron's weights have the derivatives that the
-      implicit function theorem promises: converged, and no sample changed sides in the
-      last step. Elsewhere derivatives of `theta` exist but are wrong.
-    - `gap`: root mean square distance of a neuron's unconfined weights from `theta`;
-      0 without a constraint.
-    - `num_steps`: steps taken.
-    """
-
-    theta: Float[Real, "predictor neuron"]
-    alpha: Float[Real, " neuron"]
-    dt: Float[Real, ""]
-    ridge: Float[Real, ""]
-    gradient_norm: Float[Real, " neuron"]
-    kept: Float[Real, " neuron"]
-    kept_changed: Int[Real, " neuron"]
-    clipped: Float[Real, " neuron"]
-    flag: Int[Real, " neuron"] = eqx.field(metadata={"flags": NeuronFlag})
-    verdict: Int[Real, " neuron"]
-    differentiable: Bool[Real, " neuron"]
-    gap: Float[Real, " neuron"]
-    num_steps: Int[Real, ""]
-
-    def headline(self) -> str:
-        """Sizes, and how many neurons ended with which verdict."""
-        return verdicts_in_words(self.theta, self.verdict)
-
-    @property
-    def weights(self) -> Float[Real, "predictor neuron"]:
-        """`theta`."""
-        return self.theta
-
-    @property
-    def converged(self) -> Bool[Real, ""]:
-        """Whether every neuron that was fitted has a gradient below the tolerance."""
-        root, left_out = Verdict.root, Verdict.constant
-        settled = (self.verdict == root) | (self.verdict == left_out)
-        return _keep_kind(settled.all(axis=-1))
-
-    @property
-    def diverged(self) -> Bool[Real, ""]:
-        """Whether any neuron's fit diverged."""
-        grown = self.verdict == Verdict.diverged
-        return _keep_kind(grown.any(axis=-1))
-
-    @property
-    def model(self) -> RateRNN:
-        """`network`."""
-        return self.network
 
 
 def cornn(
@@ -232,31 +147,9 @@ def cornn(
     with contextlib.nullcontext() if single else jax.enable_x64(True):
         arrays = _arrays(args, jnp.float32 if single else jnp.float64)
         fit = to_host(_fit(**arrays, **static))
-    for message in _remarks(fit):
+    for message in remarks(fit):
         warnings.warn(message, stacklevel=2)
     return fit
-
-
-def _remarks(fit):
-    """What to warn of once the data were looked at."""
-    lost = int(np.sum(fit.flag == NeuronFlag.not_finite))
-    if lost:
-        yield (
-            f"{lost} of {len(fit.flag)} neurons have NaN or infinite rates and were "
-            "left out: their weights are zero. Cut out those frames or neurons."
-        )
-    used = fit.verdict != Verdict.constant
-    share = float(np.mean(fit.clipped[used])) if used.any() else 0.0
-    if share > MANY_CLIPPED:
-        yield (
-            f"{share:.0%} of all targets lay outside (-1, 1) and were clipped: scale "
-            "the rates down, or check that alpha = dt / tau is not too small."
-        )
-
-
-def _keep_kind(value):
-    """NumPy's scalars as arrays, which is what the other fields are."""
-    return value if isinstance(value, jax.Array) else np.asarray(value)
 
 
 def _check(rows, constraint, ridge, init, damping, max_steps):
