@@ -275,3 +275,9 @@ def test_samplers_and_bad_input():
         attractors(logistic, np.zeros((2, 1)), 3.2, rounds=0)
     with pytest.raises(ValueError, match="`dt` = None"):
         settle(network, jnp.zeros(2), jnp.eye(2), transient=10, window=10)
+
+
+def test_maps_are_not_integrated():
+    halve = Map(lambda x, args: 0.5 * x)
+    with pytest.raises(ValueError, match="a map is not integrated"):
+        attractors(halve, np.ones((2, 1)), dt=0.1)

@@ -124,7 +124,7 @@ def attractors(
     itself is tested for points and cycles only: in a system that keeps a volume, or
     has a neutral family of circles, motion may be called `chaotic` or `torus`.
 
-    **Raises:** a `ValueError` for starts of the wrong shape.
+    **Raises:** a `ValueError` for starts of the wrong shape, or a `Map` with `dt`.
     """
     is_map = isinstance(system, Map)
     if isinstance(x0s, AbstractSampler):
@@ -140,6 +140,11 @@ def attractors(
             raise ValueError(f"`{name}` = {value}, expected at least 1.")
     if dt is not None and not dt > 0:
         raise ValueError(f"`dt` = {dt}, expected the step of the integration, > 0.")
+    if is_map and not (dt is None and method is None):
+        raise ValueError(
+            f"`dt` = {dt} and `method` = {method} with a Map, expected neither: a map "
+            "is not integrated. Leave them out; times of the result are steps."
+        )
     x0s = x0s.astype(np.float64)
     with in_double():
         problem = Frozen(*Frozen(system, args).thaw(np.float64))
