@@ -225,3 +225,25 @@ def test_floquet_over_three_hundred_orders_of_magnitude():
     result = rdd.floquet(jnp.asarray(np.stack(A)))
     expected = 40 * np.log([1.6, 1.0, 1e-8])  # down to 1e-320
     np.testing.assert_allclose(result.log_multipliers.real, expected, atol=1e-6)
+
+
+def test_multipliers_of_many_states_are_found_in_groups_of_segments():
+    # Segments that are diagonal in turning bases: the logarithms are sums.
+    size, count = 60, 60
+    rng = np.random.default_rng(0)
+    bases = [np.linalg.qr(rng.standard_normal((size, size)))[0] for _ in range(count)]
+    rates = np.linspace(0.02, -2.5, size) + 0.3 * rng.standard_normal((count, size))
+    skew = np.eye(size) + 0.1 * np.triu(rng.standard_normal((size, size)), 1)
+    inside = lambda k: skew @ np.diag(np.exp(rates[k])) @ np.linalg.inv(skew)
+    turn = lambda k: bases[(k + 1) % count] @ inside(k) @ bases[k].T
+    segments = jnp.asarray(np.stack([turn(k) for k in range(count)]))
+    found = rdd.floquet(segments)
+    logs = np.sort(rates.sum(axis=0))[::-1]
+    error = np.abs(found.log_multipliers.real - logs) / np.maximum(1, np.abs(logs))
+    assert error.max() < 1e-9
+    assert found.uncertainty < 1e-8 and found.defect < 1e-6
+    # One of the rates raised, its logarithm grows by as much.
+    total = lambda c: jnp.sum(
+        rdd.floquet(segments.at[7].multiply(c)).log_multipliers.real
+    )
+    np.testing.assert_allclose(jax.grad(total)(1.0), size, rtol=1e-8)

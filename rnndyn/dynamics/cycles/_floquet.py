@@ -117,7 +117,7 @@ def _grouped(jacobians):
     size = lambda a: jnp.max(jnp.sum(jnp.abs(a), axis=1), axis=1)
     condition = size(groups) * size(jnp.linalg.inv(groups))
     eps = jnp.finfo(jacobians.dtype).eps
-    return groups, eps * jnp.sum(jnp.where(condition > 0, condition, jnp.inf))
+    return groups, eps * jnp.max(jnp.where(condition > 0, condition, jnp.inf))
 
 
 def _carried(jacobians, vectors):
