@@ -220,3 +220,22 @@ def test_one_line_says_what_was_found():
 def test_a_wrong_width_says_so():
     with pytest.raises(ValueError, match="transpose"):
         rdd.fixed_points(lambda t, x, a: -x + jnp.eye(2) @ x, jnp.ones((4, 3)))
+
+
+@pytest.mark.parametrize("gap", [1e-13, 1e-18, 1e-30])
+def test_a_fold_that_has_just_vanished_is_no_root(gap):
+    # The second equation makes the Jacobian regular by any other measure.
+    fold = lambda t, x, args: jnp.stack([x[0] ** 2 + gap, 1 - x[1]])
+    points = rdd.fixed_points(fold, jnp.array([[0.3, 0.0], [0.31, 2.0]]))
+    assert not np.any(points.verdict == Verdict.root)
+    assert not np.any(rdd.certify(points).mask)
+
+
+@pytest.mark.parametrize(("dtype", "far"), [(jnp.float32, 1e3), (jnp.float64, 1e6)])
+def test_the_way_to_a_root_far_out_is_no_slow_point(dtype, far):
+    field = lambda t, x, far: jnp.stack([far - x[0], 1 - x[1]])
+    starts = jnp.array([[0.0, 0.0], [1.0, -2.0]], dtype)
+    points = rdd.slow_points(field, starts, jnp.asarray(far, dtype))
+    assert not np.any(points.verdict == Verdict.slow_point)
+    assert np.all(points.verdict[points.mask] == Verdict.root)
+    np.testing.assert_allclose(rdd.certify(points).roots(), [[far, 1.0]], rtol=1e-10)

@@ -151,3 +151,31 @@ def test_networks_without_outputs_are_certified_too():
     assert found.mask.sum() == 1 and "1 distinct limit cycles" in repr(found)
     one = rd.certify(rd.limit_cycle(model, found.cycles.x0[0], found.cycles.period[0]))
     np.testing.assert_allclose(one.period, found.cycles.period[0], rtol=1e-10)
+
+
+@pytest.mark.parametrize("gap", [1e-6, 1e-12])
+def test_a_pair_of_cycles_that_has_vanished_is_not_found(gap):
+    def field(t, x, sign):
+        r = jnp.sqrt(x @ x)
+        growth = (1 - r) ** 2 + sign * gap
+        return growth * x / r + jnp.stack([-x[1], x[0]])
+
+    start = jnp.array([1.0, 0.0])
+    for sign, verdict in ((1.0, Verdict.undetermined), (-1.0, Verdict.limit_cycle)):
+        cycle = rdd.certify(rdd.limit_cycle(field, start, 6.2, sign))
+        assert cycle.verdict == verdict
+
+
+def test_bounds_and_guesses_of_periods_are_checked():
+    start = jnp.array([1.0, 0.0])
+    search = lambda period, bounds=None: rdd.limit_cycle(
+        lambda t, x, args: -x, start, period, period_bounds=bounds
+    )
+    with pytest.raises(ValueError, match="expected one number"):
+        search(jnp.ones(3))
+    with pytest.raises(ValueError, match="lowest and the highest"):
+        search(6.0, (1.0,))
+    with pytest.raises(ValueError, match="lies outside"):
+        search(6.0, (7.0, 8.0))
+    with pytest.raises(ValueError, match="max_steps"):
+        rdd.limit_cycles(lambda t, x, args: -x, start[None], max_steps=0)

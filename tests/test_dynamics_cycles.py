@@ -247,3 +247,16 @@ def test_multipliers_of_many_states_are_found_in_groups_of_segments():
         rdd.floquet(segments.at[7].multiply(c)).log_multipliers.real
     )
     np.testing.assert_allclose(jax.grad(total)(1.0), size, rtol=1e-8)
+
+
+def test_strong_contraction_of_many_states_is_not_grouped():
+    size, count = 48, 60
+    rng = np.random.default_rng(0)
+    logs = np.concatenate([[0.0], np.linspace(20, -300, size - 1)])
+    bases = [np.linalg.qr(rng.standard_normal((size, size)))[0] for _ in range(count)]
+    bases.append(bases[0])
+    growth = np.diag(np.exp(logs / count))
+    turn = lambda k: bases[k + 1] @ growth @ bases[k].T
+    found = rdd.floquet(jnp.asarray(np.stack([turn(k) for k in range(count)])))
+    error = np.abs(found.log_multipliers.real - np.sort(logs)[::-1])
+    assert error.max() < 1e-10 and found.uncertainty < 1e-9

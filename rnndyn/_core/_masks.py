@@ -42,6 +42,22 @@ def unique_mask(
     return kept & candidates
 
 
+def near_kept(
+    x: Float[Array, "slots state"], kept: Bool[Array, " slots"], tol: Any
+) -> Bool[Array, " slots"]:
+    """Which slots lie within `tol` of a kept one, in the sense of `unique_mask`."""
+
+    def body(carry):
+        open_, near = carry
+        i = jnp.argmax(open_)
+        reach = jnp.asarray(tol, x.dtype) * jnp.maximum(1, norm(x[i]))
+        here = jax.vmap(lambda other: norm(other - x[i]))(x) <= reach
+        return open_ & ~_one_hot(i, open_.size), near | here
+
+    start = (kept, jnp.zeros_like(kept))
+    return lax.while_loop(lambda carry: jnp.any(carry[0]), body, start)[1]
+
+
 def first_indices(
     mask: Bool[Array, " slots"], size: int
 ) -> tuple[Array, Bool[Array, " size"]]:

@@ -20,6 +20,7 @@ from ._cycle_guess import CloseReturns, same_orbit
 from ._cycles import (
     ADAPT,
     as_arrays,
+    check_bounds,
     default_tol,
     describe,
     make_mesh,
@@ -101,7 +102,7 @@ def limit_cycles(
     tol_unique: float | None = None,
     max_steps: int = 30,
     max_cycles: int = 8,
-    period_bounds: tuple[Any, Any] | None = None,
+    period_bounds: Any = None,
     time_scale: Any = None,
     floquet_segments: int = 60,
 ) -> LimitCycles:
@@ -157,6 +158,9 @@ def limit_cycles(
         )
     if max_cycles < 1:
         raise ValueError(f"`max_cycles` = {max_cycles}, expected at least 1.")
+    if max_steps < 1:
+        raise ValueError(f"`max_steps` = {max_steps}, expected at least 1.")
+    check_bounds(period_bounds)
     mesh = make_mesh(flow, segments, floquet_segments, x0s.shape[1])
     coarse = mesh
     if flow is None:

@@ -7,7 +7,6 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
@@ -33,7 +32,7 @@ def limit_cycle(
     segments: int = 1,
     tol: float | None = None,
     max_steps: int = 60,
-    period_bounds: tuple[Any, Any] | None = None,
+    period_bounds: Any = None,
     reduce_period: bool = True,
     floquet_segments: int = 60,
 ) -> LimitCycle:
@@ -96,12 +95,14 @@ def limit_cycle(
         )
     if max_steps < 1:
         raise ValueError(f"`max_steps` = {max_steps}, expected at least 1.")
-    if is_concrete(period) and not np.all(np.asarray(period, float) > 0):
+    if jnp.ndim(period) != 0:
+        raise ValueError(
+            f"`period` has shape {jnp.shape(period)}, expected one number. Search from "
+            "several guesses with `jax.vmap` or `limit_cycles`."
+        )
+    if is_concrete(period) and not float(period) > 0:
         raise ValueError(f"`period` = {period}, expected a guess > 0.")
-    if period_bounds is not None and all(map(is_concrete, period_bounds)):
-        low, high = (float(b) for b in period_bounds)
-        if not low < high:
-            raise ValueError(f"`period_bounds` = {period_bounds}, expected low < high.")
+    check_bounds(period_bounds, period)
     if x0.ndim == 2 and x0.shape[0] != segments:
         raise ValueError(
             f"`x0` has {x0.shape[0]} rows, expected {segments}, one a segment. Pass "
@@ -187,6 +188,27 @@ def _unroll(step, x, length):
     return lax.scan(step, x, None, length=length)[1]
 
 
+def check_bounds(bounds: Any, period: Any = None) -> None:
+    """`ValueError` unless `period_bounds` are `None` or a low and a high period, with
+    the guess between them; traced values pass."""
+    if bounds is None:
+        return
+    if len(bounds) != 2:
+        raise ValueError(
+            f"`period_bounds` = {bounds}, expected the lowest and the highest period."
+        )
+    if not all(map(is_concrete, bounds)):
+        return
+    low, high = (float(b) for b in bounds)
+    if not low < high:
+        raise ValueError(f"`period_bounds` = {bounds}, expected low < high.")
+    if period is not None and is_concrete(period) and not low <= float(period) <= high:
+        raise ValueError(
+            f"`period` = {period} lies outside `period_bounds` = {bounds}, expected a "
+            "guess between them. Widen the bounds or guess again."
+        )
+
+
 def as_arrays(args: PyTree, dtype: Any) -> PyTree:
     """Python floats as arrays: their values are then not compiled in."""
     cast = lambda a: jnp.asarray(a, dtype) if isinstance(a, float) else a
@@ -230,14 +252,17 @@ def describe(mesh: Mesh, velocity: Callable, shot: Shot, tol: float) -> dict[str
     double = dtype == jnp.float64
     neutral = 1e-6 if double else 1e-3
     nearest = jnp.where(jnp.arange(size) == trivial, jnp.inf, jnp.abs(logs))
-    isolated = sg(jnp.min(nearest)) > neutral
+    nearest = sg(jnp.min(nearest))
+    isolated = nearest > neutral
     response = _phase_response(spectrum, trivial, speeds)
     closed = jnp.concatenate([orbit, orbit[:1]])
     times = jnp.cumsum(shot.orbit.shares.ravel()) * shot.period
     times = jnp.concatenate([jnp.zeros(1, dtype), times])
     finite = jnp.isfinite(shot.residual) & jnp.all(jnp.isfinite(orbit))
     solved = (shot.residual <= tol) & (shot.period > 0)
-    resolved = shot.step <= (1e-6 if double else 1e-2)
+    # Over the last Newton step the multipliers hardly change: no fold just vanished.
+    longest = jnp.minimum(1e-6 if double else 1e-2, 1e-2 * nearest)
+    resolved = shot.step <= longest
     flat = extent < 1e-6 * jnp.maximum(1, norm(orbit[0]))
     known = (drift <= jnp.sqrt(tol)) & isolated
     verdict = jnp.select(

@@ -48,8 +48,8 @@ def floquet(
     eigensolver; the iteration goes on until no block spans more than a factor e^10. A
     backward iteration turns the flag into Floquet vectors. Multipliers may thus span
     any range, and their derivative is that of the simple eigenvalue. From 48 states
-    on the iteration runs over about 15 groups of segments; what their condition costs
-    is counted in `uncertainty`.
+    on the iteration runs over about 15 groups of segments where their condition costs
+    few digits; what it costs is counted in `uncertainty`.
 
     ```python
     spectrum = floquet(jacobians)  # of 40 short pieces of an orbit
@@ -66,11 +66,7 @@ def floquet(
     doi:10.1142/S0218127401003486.
     """
     frozen = lax.stop_gradient(jacobians)
-    groups, rounding = _grouped(frozen)
-    q, closing, triangular, block, sweeps = _flag(groups, cycles)
-    eigen, values, uncertainty = _block_eigen(closing, triangular, block)
-    vectors = _vectors(q, closing, triangular, block, eigen, sweeps)
-    vectors = _carried(frozen, vectors)
+    values, uncertainty, vectors = _spectrum(frozen, cycles)
     inverse = jnp.linalg.inv(vectors)
     following = jnp.roll(inverse, -1, axis=0)
     # Row j of V^-1 and column j of V at both ends of a segment give its stretch.
@@ -90,9 +86,45 @@ def floquet(
         logs[order],
         vectors[:, :, order],
         inverse[:, order, :],
-        uncertainty + rounding,
+        uncertainty,
         lax.stop_gradient(defect),
     )
+
+
+def _spectrum(jacobians, cycles):
+    """Logarithms of the multipliers, their uncertainty, and the vectors at the starts
+    of all segments; over groups of segments where these are well conditioned."""
+
+    def over(segments):
+        q, closing, triangular, block, sweeps = _flag(segments, cycles)
+        eigen, values, uncertainty = _block_eigen(closing, triangular, block)
+        vectors = _vectors(q, closing, triangular, block, eigen, sweeps)
+        return values, uncertainty, vectors
+
+    width = _width(jacobians)
+    if width == 1:
+        return over(jacobians)
+    parts = jacobians.reshape(-1, width, *jacobians.shape[1:])
+    product = lambda a, b: (b @ a, None)
+    groups = jax.vmap(lambda part: lax.scan(product, part[0], part[1:])[0])(parts)
+    size = lambda a: jnp.max(jnp.sum(jnp.abs(a), axis=1), axis=1)
+    rounding = jnp.finfo(jacobians.dtype).eps * jnp.max(
+        size(groups) * size(jnp.linalg.inv(groups))
+    )
+
+    def carry(v, a):
+        after = a.astype(v.dtype) @ v
+        return after / jnp.linalg.norm(after, axis=0, keepdims=True), v
+
+    def grouped():
+        values, uncertainty, vectors = over(groups)
+        along = lambda v, part: lax.scan(carry, v, part)[1]
+        vectors = jax.vmap(along)(vectors, parts)
+        return values, uncertainty + rounding, vectors.reshape(-1, *vectors.shape[2:])
+
+    # Also where the condition is NaN.
+    mild = rounding <= jnp.finfo(jacobians.dtype).eps ** 0.62
+    return lax.cond(mild, grouped, lambda: over(jacobians))
 
 
 def _width(jacobians):
@@ -104,35 +136,6 @@ def _width(jacobians):
         (d for d in range(1, count) if count % d == 0 and count // d >= GROUPS),
         default=1,
     )
-
-
-def _grouped(jacobians):
-    """Products of neighbouring segments, and what rounding in them may cost."""
-    width = _width(jacobians)
-    if width == 1:
-        return jacobians, jnp.zeros((), jacobians.dtype)
-    parts = jacobians.reshape(-1, width, *jacobians.shape[1:])
-    product = lambda a, b: (b @ a, None)
-    groups = jax.vmap(lambda part: lax.scan(product, part[0], part[1:])[0])(parts)
-    size = lambda a: jnp.max(jnp.sum(jnp.abs(a), axis=1), axis=1)
-    condition = size(groups) * size(jnp.linalg.inv(groups))
-    eps = jnp.finfo(jacobians.dtype).eps
-    return groups, eps * jnp.max(jnp.where(condition > 0, condition, jnp.inf))
-
-
-def _carried(jacobians, vectors):
-    """Vectors at the starts of all segments, from those at the starts of groups."""
-    width = _width(jacobians)
-    if width == 1:
-        return vectors
-    parts = jacobians.reshape(-1, width, *jacobians.shape[1:])
-
-    def carry(v, a):
-        after = a.astype(v.dtype) @ v
-        return after / jnp.linalg.norm(after, axis=0, keepdims=True), v
-
-    along = lambda v, part: lax.scan(carry, v, part)[1]
-    return jax.vmap(along)(vectors, parts).reshape(-1, *vectors.shape[1:])
 
 
 def _flag(jacobians, cycles):

@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import PyTree
 
 from ..._core._closures import capture, freeze
-from ..._core._masks import first_indices, norm, unique_mask
+from ..._core._masks import first_indices, near_kept, norm, unique_mask
 from ..._core._system import is_map, residual_fn, time_scale_of
 from ..._core._types import KeyLike
 from ..._core._verdicts import Verdict
@@ -210,9 +210,10 @@ def _search(
     # Where the Jacobian says that the root may be far away, it is not one yet.
     sizes = jax.vmap(lambda y: jnp.maximum(1, norm(y)))(found.x)
     doubtful = linear.newton > tols.step * sizes
-    verdict = jnp.where(
-        is_root & unique & doubtful, int(Verdict.undetermined), found.verdict
-    )
+    certain = is_root & unique & ~doubtful
+    # A duplicate of a doubtful root is no more certain than that.
+    alone = is_root & ~near_kept(found.x, certain, tols.unique)
+    verdict = jnp.where(alone, int(Verdict.undetermined), found.verdict)
     unique = unique & (verdict == found.verdict)
 
     unit = jnp.asarray(1.0 if kind == "map" else scale, x0s.dtype)

@@ -128,7 +128,8 @@ def _is_singular_root(jac, f, x):
     noise = np.abs(u[:, null]).T @ rounding
     part = u.T @ f
     step = np.linalg.norm(part[~null] / sigma[~null])
-    return bool(np.all(np.abs(part[null]) <= noise) and step <= eps**0.5 * size_of(x))
+    rounded = null.any() and np.all(np.abs(part[null]) <= noise)
+    return bool(rounded and step <= eps**0.5 * size_of(x))
 
 
 def _nothing(size):

@@ -25,8 +25,9 @@ class LMState(eqx.Module):
         only, else 0.
     - `speed`: |f| at the present point.
     - `step`: length of the Gauss-Newton step proposed last.
-    - `slope`: |J^T f| max(1, |x|) / |f|^2 before the last step: the relative decrease
-        of |f|^2 / 2 to first order over a distance of the size of the state.
+    - `slope`: |J^T f| max(1, |x|, |v|) / |f|^2 before the last step v: the relative
+        decrease of |f|^2 / 2 to first order over a distance of the size of the state
+        (of the step if that is more, as on the way to a root far out).
     - `ratio`: length of the last proposed step over that of the one before; 0 after
         the first step. It stays near 1/2 at a fold, whether there is a root or not.
     - `at_rounding`: whether each component of f is within its rounding.
@@ -177,13 +178,16 @@ class LevenbergMarquardt(optx.AbstractLeastSquaresSolver):
         accept = ((trial_speed < speed) & (gain > 1e-3)) | flat
         change = jnp.where(gain > 0.75, self.shrink, self.grow).astype(x.dtype)
         change = jnp.where(flat | ((gain > 0.25) & (gain <= 0.75)), 1, change)
+        # Where J is 0 there is no step.
+        reach = jnp.maximum(norm(x), jnp.where(jnp.isfinite(norm(v)), norm(v), 0))
+        reach = jnp.maximum(1, reach)
         state = LMState(
             jnp.clip(damping * change, eps, 1 / eps**2),
             scale,
             jnp.where(flat, gradient, 0),
             jnp.where(accept, trial_speed, speed),
             norm(v),
-            norm(gradient) * jnp.maximum(1, norm(x)) / speed**2,
+            norm(gradient) * reach / speed**2,
             norm(v) / state.step,
             jnp.all(jnp.abs(trial_f) <= rounding),
             precise,
