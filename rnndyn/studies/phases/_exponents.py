@@ -117,7 +117,7 @@ def exponent_checks(
         if not _large(sweeps["nopost"]):
             verdict = "too few cells"
         checks.append(Check(label, said, f"{a:.2f} > {b:.2f}", verdict))
-    return [*checks, _no_memory_ratio(boundaries.get("nomemory"))]
+    return [*checks, _no_memory_ratio(sweeps.get("nomemory"))]
 
 
 _LINES = {
@@ -134,15 +134,30 @@ def _large(summary: Summary) -> bool:
     return rates >= 10 and x >= 20
 
 
-def _no_memory_ratio(found: Boundary | None) -> Check:
+def half_learned_rates(summary: Summary) -> np.ndarray:
+    """The learning rate above which fewer than half the networks learn, by delay or
+    window: between two rates by interpolation of logarithms, NaN where none is met.
+    Unlike the published fit it is defined where the two sides are clearly parted."""
+    lost = summary.fractions()[..., 0]
+    logs = np.log(summary.rates)
+    out = np.full(lost.shape[1], np.nan)
+    for i, share in enumerate(lost.T):
+        (crossing,) = np.nonzero((share[:-1] > 0.5) & (share[1:] <= 0.5))
+        if len(crossing):
+            k = crossing[0]
+            part = (share[k] - 0.5) / (share[k] - share[k + 1])
+            out[i] = np.exp(logs[k] + part * (logs[k + 1] - logs[k]))
+    return out
+
+
+def _no_memory_ratio(summary: Summary | None) -> Check:
     label, said = "without memory, critical rates at 20 and 400 ms", "2.9 (2 to 4)"
-    if found is None:
+    if summary is None:
         return missing(label, said)
-    # Of this fit `delays` are the windows, `rates` the critical learning rates.
-    fit = found.published
-    windows, rates = fit.delays[fit.used], fit.rates[fit.used]
-    if windows.min() > 20 or windows.max() < 400:
-        return missing(label, said, "windows do not reach from 20 to 400 ms")
-    ratio = float(rates[np.argmin(windows)] / rates[np.argmax(windows)])
+    windows, rates = summary.x, half_learned_rates(summary)
+    ends = [rates[np.isclose(windows, w)] for w in (20, 400)]
+    if not all(len(e) and np.isfinite(e[0]) for e in ends):
+        return missing(label, said, "no critical rate at 20 or 400 ms")
+    ratio = float(ends[0][0] / ends[1][0])
     verdict = "holds" if 2 <= ratio <= 4 else "fails"
     return Check(label, said, f"{ratio:.1f}", verdict)
