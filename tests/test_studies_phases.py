@@ -170,6 +170,19 @@ def test_boundaries_of_a_known_sweep():
     assert checks["exponent, without memory"].verdict == "not run"
 
 
+def test_critical_rates_of_clearly_parted_cells():
+    from rnndyn.studies.phases._exponents import half_learned_rates
+
+    summary = made_up(seeds=100)
+    rates = half_learned_rates(summary)
+    lost = summary.fractions()[..., 0]
+    for share, rate in zip(lost.T, rates, strict=True):
+        if np.isfinite(rate):
+            above, below = share[summary.rates > rate], share[summary.rates < rate]
+            assert above[-1] > 0.5 >= below[0]
+    assert np.isfinite(rates).sum() > 10
+
+
 def test_a_small_grid_is_fitted_and_not_judged():
     small = made_up(rates=6)
     fits = {"nopost": boundary(small, "no_solution", draws=5)}

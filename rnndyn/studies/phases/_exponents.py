@@ -40,9 +40,14 @@ class Boundary:
     effective: LikelihoodFit | None
 
 
-def boundary(summary: Summary, which: str, *, draws: int = 200) -> Boundary | None:
+def boundary(
+    summary: Summary, which: str, *, draws: int | None = None
+) -> Boundary | None:
     """The boundary `"no_solution"`, `"slow_point"` or `"no_memory"` of a sweep, `None`
-    where it has too few points."""
+    where it has too few points. Resampled 200 times, and 20 times on grids too small
+    to be judged, where the published fits run to their last iteration."""
+    if draws is None:
+        draws = 200 if _large(summary) else 20
     try:
         return _boundary(summary, which, draws)
     except (ValueError, RuntimeError):

@@ -52,7 +52,7 @@ def _tiny() -> PhasesConfig:
 
 
 def _small() -> PhasesConfig:
-    """About a quarter of an hour on two idle cores."""
+    """Half an hour on two cores shared with other work."""
     rates = [0.316228, 0.177828, 0.1, 0.056234, 0.03]
     delays = [0.02 * i for i in range(0, 13, 2)]
     few = dict(seeds=6, batch=32)
@@ -90,5 +90,5 @@ PHASES_SCALES: dict[str, Callable[[], PhasesConfig]] = {
     "small": _small,
     "full": _full,
 }
-"""Configurations by scale: a minute, a quarter of an hour, and as published (days of
+"""Configurations by scale: a minute, half an hour, and as published (days of
 many cores, or hours of a GPU)."""

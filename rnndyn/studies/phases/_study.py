@@ -126,7 +126,7 @@ def phases_study(
 
     **Arguments:**
 
-    - `scale`: `"tiny"` (about a minute), `"small"` (a quarter of an hour on two idle
+    - `scale`: `"tiny"` (about a minute), `"small"` (half an hour on two busy
         cores), `"full"` (as published: 81,500 full-rank and 1,600 rank-2 networks), or
         a `PhasesConfig`.
     - `out`: folder for the sweeps, `out/sweeps/NAME`; a study that was interrupted goes
