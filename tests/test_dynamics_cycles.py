@@ -227,7 +227,7 @@ def test_floquet_over_three_hundred_orders_of_magnitude():
     np.testing.assert_allclose(result.log_multipliers.real, expected, atol=1e-6)
 
 
-def test_multipliers_of_many_states_are_found_in_groups_of_segments():
+def test_multipliers_of_many_states():
     # Segments that are diagonal in turning bases: the logarithms are sums.
     size, count = 60, 60
     rng = np.random.default_rng(0)
@@ -249,7 +249,7 @@ def test_multipliers_of_many_states_are_found_in_groups_of_segments():
     np.testing.assert_allclose(jax.grad(total)(1.0), size, rtol=1e-8)
 
 
-def test_strong_contraction_of_many_states_is_not_grouped():
+def test_multipliers_of_many_states_under_strong_contraction():
     size, count = 48, 60
     rng = np.random.default_rng(0)
     logs = np.concatenate([[0.0], np.linspace(20, -300, size - 1)])

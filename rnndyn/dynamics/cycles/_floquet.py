@@ -32,9 +32,6 @@ class Floquet(Result):
 
 ROUNDS = 12
 """Largest number of rounds of `cycles` iterations each."""
-GROUPED_FROM, GROUPS = 48, 15
-"""State size from which segments are multiplied together first, and into how many,
-at least."""
 
 
 def floquet(
@@ -47,9 +44,7 @@ def floquet(
     product restricted to their block, divided by its mean growth, goes to a dense
     eigensolver; the iteration goes on until no block spans more than a factor e^10. A
     backward iteration turns the flag into Floquet vectors. Multipliers may thus span
-    any range, and their derivative is that of the simple eigenvalue. From 48 states
-    on the iteration runs over about 15 groups of segments where their condition costs
-    few digits; what it costs is counted in `uncertainty`.
+    any range, and their derivative is that of the simple eigenvalue.
 
     ```python
     spectrum = floquet(jacobians)  # of 40 short pieces of an orbit
@@ -66,7 +61,9 @@ def floquet(
     doi:10.1142/S0218127401003486.
     """
     frozen = lax.stop_gradient(jacobians)
-    values, uncertainty, vectors = _spectrum(frozen, cycles)
+    q, closing, triangular, block, sweeps = _flag(frozen, cycles)
+    eigen, values, uncertainty = _block_eigen(closing, triangular, block)
+    vectors = _vectors(q, closing, triangular, block, eigen, sweeps)
     inverse = jnp.linalg.inv(vectors)
     following = jnp.roll(inverse, -1, axis=0)
     # Row j of V^-1 and column j of V at both ends of a segment give its stretch.
@@ -88,53 +85,6 @@ def floquet(
         inverse[:, order, :],
         uncertainty,
         lax.stop_gradient(defect),
-    )
-
-
-def _spectrum(jacobians, cycles):
-    """Logarithms of the multipliers, their uncertainty, and the vectors at the starts
-    of all segments; over groups of segments where these are well conditioned."""
-
-    def over(segments):
-        q, closing, triangular, block, sweeps = _flag(segments, cycles)
-        eigen, values, uncertainty = _block_eigen(closing, triangular, block)
-        vectors = _vectors(q, closing, triangular, block, eigen, sweeps)
-        return values, uncertainty, vectors
-
-    width = _width(jacobians)
-    if width == 1:
-        return over(jacobians)
-    parts = jacobians.reshape(-1, width, *jacobians.shape[1:])
-    product = lambda a, b: (b @ a, None)
-    groups = jax.vmap(lambda part: lax.scan(product, part[0], part[1:])[0])(parts)
-    size = lambda a: jnp.max(jnp.sum(jnp.abs(a), axis=1), axis=1)
-    rounding = jnp.finfo(jacobians.dtype).eps * jnp.max(
-        size(groups) * size(jnp.linalg.inv(groups))
-    )
-
-    def carry(v, a):
-        after = a.astype(v.dtype) @ v
-        return after / jnp.linalg.norm(after, axis=0, keepdims=True), v
-
-    def grouped():
-        values, uncertainty, vectors = over(groups)
-        along = lambda v, part: lax.scan(carry, v, part)[1]
-        vectors = jax.vmap(along)(vectors, parts)
-        return values, uncertainty + rounding, vectors.reshape(-1, *vectors.shape[2:])
-
-    # Also where the condition is NaN.
-    mild = rounding <= jnp.finfo(jacobians.dtype).eps ** 0.62
-    return lax.cond(mild, grouped, lambda: over(jacobians))
-
-
-def _width(jacobians):
-    """How many neighbouring segments make a group."""
-    count, size = jacobians.shape[:2]
-    if size < GROUPED_FROM:
-        return 1
-    return max(
-        (d for d in range(1, count) if count % d == 0 and count // d >= GROUPS),
-        default=1,
     )
 
 
