@@ -31,9 +31,7 @@ def unique_mask(
     def body(carry):
         open_, kept = carry
         i = jnp.argmax(open_)
-        centre = x[i]
-        reach = jnp.asarray(tol, x.dtype) * jnp.maximum(1, norm(centre))
-        near = jax.vmap(lambda other: norm(other - centre))(x) <= reach
+        near = _around(x, i, tol)
         # The centre leaves the queue even if it is not finite, or this never ends.
         return open_ & ~near & ~_one_hot(i, open_.size), kept | _one_hot(i, open_.size)
 
@@ -50,9 +48,7 @@ def near_kept(
     def body(carry):
         open_, near = carry
         i = jnp.argmax(open_)
-        reach = jnp.asarray(tol, x.dtype) * jnp.maximum(1, norm(x[i]))
-        here = jax.vmap(lambda other: norm(other - x[i]))(x) <= reach
-        return open_ & ~_one_hot(i, open_.size), near | here
+        return open_ & ~_one_hot(i, open_.size), near | _around(x, i, tol)
 
     start = (kept, jnp.zeros_like(kept))
     return lax.while_loop(lambda carry: jnp.any(carry[0]), body, start)[1]
@@ -72,6 +68,13 @@ def norm(x: Float[Array, "..."]) -> Float[Array, ""]:
     # `!=`, not `>`: NaN must stay NaN.
     regular = squares != 0
     return jnp.where(regular, jnp.sqrt(jnp.where(regular, squares, 1)), 0)
+
+
+def _around(x: Array, i: Array, tol: Any) -> Bool[Array, " slots"]:
+    """Which slots lie within `tol` of slot `i`."""
+    centre = x[i]
+    reach = jnp.asarray(tol, x.dtype) * jnp.maximum(1, norm(centre))
+    return jax.vmap(lambda other: norm(other - centre))(x) <= reach
 
 
 def _one_hot(i: Array, size: int) -> Bool[Array, " slots"]:
