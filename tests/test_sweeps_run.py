@@ -461,3 +461,9 @@ def test_publishing_is_all_or_nothing(tmp_path):
     (folder / "a.txt").write_text("changed")
     with pytest.raises(ValueError, match=r"a\.txt differ"):
         sweeps.verify(folder)
+
+
+def test_another_order_of_axes_is_another_sweep(done):
+    turned = small(grid={"delay": [0.0, 0.1], "learning_rate": [0.3, 0.03], "seed": 3})
+    with pytest.raises(ValueError, match="order of axes: learning_rate, delay"):
+        sweeps.run(turned, done.store.out)

@@ -236,7 +236,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     lines = []
     for name in [*old, *(k for k in new if k not in old)]:
         a, b = old.get(name), new.get(name)
-        if a == b or name in _UNHASHED:
+        turned = isinstance(a, Mapping) and a == b and list(a) != list(b)
+        if name in _UNHASHED or (a == b and not turned):
             continue
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             for axis in [*a, *(k for k in b if k not in a)]:

@@ -63,7 +63,9 @@ class Store:
         if path.is_file():
             table = read_json(path)
             old = _checked(table, path)
-            if table["config_hash"] != self.config.hash:
+            # The hash does not see the order of axes, in which members are numbered.
+            turned = list(old["grid"]) != list(new["grid"])
+            if table["config_hash"] != self.config.hash or turned:
                 lines = differences(old, new) or ["the rules for the hash"]
                 raise ValueError(
                     f"{self.out} holds another sweep than the one asked for:\n  "
