@@ -266,3 +266,37 @@ def test_the_layout_of_the_paper(tmp_path, getkey):
         zoo.read_paper_layout(tmp_path / "results")
     with pytest.raises(ValueError, match="holds no lr"):
         zoo.read_paper_layout(tmp_path)
+
+
+def test_chosen_networks_keep_their_rows(sweep, tmp_path):
+    rows = [5, 2, 7]
+    loaded = zoo.save(sweep, tmp_path / "chosen", rows=rows)
+    rd.zoo.load(loaded.path, check=True)
+    np.testing.assert_array_equal(loaded.table["id"], sweep.arrays["id"][rows])
+    theirs, _ = sweep.networks(rows)
+    np.testing.assert_array_equal(loaded.weights()["W"], theirs.W)
+    last = zoo.save(sweep, tmp_path / "last", rows=[7, 6, 0])
+    np.testing.assert_array_equal(last.weights([2])["W"], sweep.networks([0])[0].W)
+
+
+def test_the_form_decides_what_is_built(tmp_path):
+    arrays = {"W": np.ones((2, 3, 3)), "tau": np.full(2, 0.1)}
+    current = zoo.save(arrays, tmp_path / "current", network={"form": "current"})
+    assert isinstance(current.ensemble(), rd.models.CurrentRNN)
+    one = rd.load_network(current.path / "weights-00000.safetensors", member=1)
+    assert isinstance(one, rd.models.CurrentRNN)
+    for wrong, said in (
+        ({"form": "foo"}, "form = 'foo'"),
+        ({"activation": "bar"}, "activation = 'bar'"),
+        ({"form": "current", "class": "RateRNN"}, "disagree"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            zoo.save(arrays, tmp_path / "wrong", network=wrong)
+
+
+def test_files_without_a_checksum_are_named(kept, tmp_path):
+    copy = shutil.copytree(kept.path, tmp_path / "copy")
+    about = json.loads((copy / "zoo.json").read_text())
+    (copy / "zoo.json").write_text(json.dumps(about | {"files": {}}))
+    with pytest.raises(ValueError, match="weights-00000.safetensors has no checksum"):
+        zoo.validate(copy)

@@ -15,7 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from .._core._checks import one_of
 from .._core._store import named_leaves, read_arrays, write_arrays
+from ..models._activations import ACTIVATIONS
 from ..sweeps import Sweep, load as load_sweep
 from ..sweeps.disk._files import publish, sha256, versions
 from ._card import card
@@ -143,7 +145,13 @@ def validate(path: str | Path) -> Zoo:
     """
     zoo = Zoo(path)
     bad = []
-    for name, file in zoo.about["files"].items():
+    listed = zoo.about.get("files", {})
+    kinds = ("weights", "curves")
+    parts = [g[kind] for g in zoo.about["groups"] for kind in kinds if kind in g]
+    for name in ("table.safetensors", *parts):
+        if name not in listed:
+            bad.append(f"{name} has no checksum in zoo.json")
+    for name, file in listed.items():
         target = zoo.path / name
         if not target.is_file():
             bad.append(f"{name} is missing")
@@ -183,7 +191,8 @@ def _of_sweep(sweep: Sweep, rows: Any, curves: bool) -> tuple[dict, list[dict]]:
         for name in ("scale", "latent_readout"):
             if hasattr(networks, name):
                 about[name] = getattr(networks, name)
-        place = np.searchsorted(rows, chosen)
+        order = np.argsort(rows)
+        place = order[np.searchsorted(rows, chosen, sorter=order)]
         of_group = {k: v[chosen] for k, v in paths.items()}
         groups.append(
             {"network": about, "rows": place, "weights": weights, "curves": of_group}
@@ -195,8 +204,18 @@ def _of_arrays(
     arrays: Arrays, network: Mapping[str, Any] | None, rows: Any, curves: bool
 ) -> tuple[dict, list[dict]]:
     """Table and the one group of named arrays."""
-    about = {"class": "LowRankRNN" if "m" in arrays else "RateRNN", "form": "rate"}
-    about |= {"activation": "tanh", "readout": "identity"} | dict(network or {})
+    about = {"form": "rate", "activation": "tanh", "readout": "identity"}
+    about |= dict(network or {})
+    full = {"rate": "RateRNN", "current": "CurrentRNN"}
+    one_of("form", about["form"], full)
+    about.setdefault("class", "LowRankRNN" if "m" in arrays else full[about["form"]])
+    if about["class"] in full.values() and about["class"] != full[about["form"]]:
+        raise ValueError(
+            f"network has class {about['class']!r} and form {about['form']!r}, which "
+            f"disagree. Pass form={about['form']!r} alone."
+        )
+    for name in ("activation", "readout"):
+        one_of(name, about[name], ACTIVATIONS)
     unknown = sorted(set(about) - set(_ABOUT))
     if unknown:
         raise ValueError(f"network has {unknown}, expected some of {list(_ABOUT)}.")
