@@ -12,6 +12,7 @@ from rnndyn.mechanisms import (
     Mechanism,
     classify,
     flow_map,
+    free_run,
     measure,
     settle,
 )
@@ -177,6 +178,33 @@ def test_dictionary_and_bad_input():
         label(toggle(), dt=0.02)
     with pytest.raises(ValueError, match="leading axes"):
         classify(toggle(), task, key=jax.random.key(0))
+
+
+def test_networks_and_tasks_that_do_not_fit():
+    many = rd.models.stack([toggle(), toggle()])
+    one_output = rate.from_arrays(np.eye(2), np.eye(2), W_out=[[1.0, 0]], tau=0.01)
+    no_delay = rd.tasks.FixedResponse()
+    for bad, match in (
+        (dict(trials=0), "trials = 0"),
+        (dict(chunk=0), "chunk = 0"),
+        (dict(task=no_delay), "'delay' among them"),
+        (dict(task=rd.tasks.DelayedActivation()), "input_size"),
+        (dict(models=rd.models.stack([one_output])), "output_size = 1"),
+        (dict(models=rd.models.member(many, slice(0, 0))), "members = 0"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            classify(**(dict(models=many, task=task, key=jax.random.key(0)) | bad))
+    with pytest.raises(ValueError, match="'delay' among them"):
+        free_run(toggle(), no_delay, jnp.asarray(0), system=toggle().map(0.005))
+    with pytest.raises(ValueError, match="input_size"):  # before its long search
+        rd.analyse(toggle(), rd.tasks.DelayedActivation(), key=jax.random.key(0))
+
+
+def test_a_reaction_of_one_step_is_scored():
+    short = rd.tasks.DelayedCueDiscrimination(delay=0.05, reaction=0.005)
+    many = rd.models.stack([toggle()])
+    report = classify(many, short, key=jax.random.key(0), trials=2)
+    assert report.names == ["fixed_points"] and float(report.features.accuracy[0]) == 1
 
 
 def test_settle_finds_a_period_between_steps():

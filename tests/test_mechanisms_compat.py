@@ -279,6 +279,23 @@ def test_a_network_that_runs_away_is_no_crash(getkey):
     assert np.isfinite(labels.index[1])
 
 
+def test_runs_that_are_not_finite_have_no_index(getkey):
+    for bad in (np.nan, np.inf):
+        rates = np.random.default_rng(0).normal(size=(20, 3))
+        rates[7, 1] = bad
+        assert np.isnan(discrimination_index(rates))
+        # Beyond the steps that count it does no harm.
+        short = discrimination_index(rates, steps=7)
+        np.testing.assert_allclose(short, discrimination_index(rates[:7]), atol=1e-9)
+    nan = eqx.tree_at(lambda m: m.W, relaxer(), jnp.full((2, 2), jnp.nan))
+    models = stack(nan, relaxer(), nan)
+    labels = compat_labels(models, task, outcome=[1, 1, 2], key=getkey())
+    assert labels.names == ["not_learned", "slow_point", "unstable"]
+    assert labels.median_code.tolist() == labels.code.tolist()
+    assert np.isnan(labels.index[0]) and not labels.ambiguous.any()
+    assert labels.learned.tolist() == [False, True, False]
+
+
 # ----------------------------------------------------------------- certified attractors
 
 
@@ -314,3 +331,12 @@ def test_attractors_bad_input():
         cue_attractors(relaxer_pair(), task, rounds=0)
     with pytest.raises(ValueError, match="dt"):
         cue_attractors(relaxer_pair(), task, dt=0.5)
+    with pytest.raises(ValueError, match="'delay' among them"):
+        cue_attractors(relaxer_pair(), rd.tasks.FixedResponse())
+    with pytest.raises(ValueError, match="input_size"):
+        cue_attractors(relaxer_pair(), rd.tasks.DelayedActivation())
+    none = rd.models.member(relaxer_pair(), slice(0, 0))
+    with pytest.raises(ValueError, match="members = 0"):
+        cue_attractors(none, task)
+    with pytest.raises(ValueError, match="members = 0"):
+        compat_labels(none, task, key=jax.random.key(0))

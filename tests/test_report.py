@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import rnndyn as rd
+from rnndyn.mechanisms._pulses import probe
 
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "networks"
@@ -88,6 +89,32 @@ def test_cycle_of_the_map_beside_rest_of_the_flow():
     assert "runs of the flow end in 1 root(s)" in told
     assert "Euler map end in 1 invariant_circle(s)" in told
     assert "label is the map's" in told and "only its phase" in told
+
+
+def test_a_slow_memory_does_not_depend_on_the_readout():
+    """Rank one just above the pitchfork: graded for some 50 tau, then one of two."""
+    v = np.ones(3) / 3**0.5
+    W = 1.02 * np.outer(v, v)
+
+    def probed(gain=1.0, b=0.0, **options):
+        model = rd.models.RateRNN.from_arrays(
+            gain * W, v[:, None], b * np.ones(3), tau=0.1, **options
+        )
+        pulses, path = probe(model, 0.1)
+        assert len(path) == 28 and pulses.early.shape[0] == 4
+        return pulses.graded, pulses.left
+
+    state = probed()
+    assert state[0] > 0.4 and state[1] < state[0] / 4
+    for b_out in ([0.0], [50.0], [1e12]):
+        np.testing.assert_allclose(probed(W_out=v[None], b_out=b_out), state, rtol=1e-3)
+    np.testing.assert_array_equal(probed(W_out=0 * v[None]), state)
+    # With a time constant of 40 tau all is told early; late, exp(-2.5) of it is left.
+    graded, left = probed(0.975 / 1.02, activation="identity", b=3.0)
+    np.testing.assert_allclose(
+        [graded, left / graded], [7 / 8, np.exp(-2.5)], rtol=1e-3
+    )
+    assert probed(0.0, W_out=v[None]) == (0.0, 0.0)  # forgotten within a few tau
 
 
 def test_what_is_no_network_is_refused():

@@ -186,6 +186,10 @@ def test_impossible_requests():
         kw = {**dict(learning_rate=0.1, steps=2), **KW, **changes}
         return training.train(nets, task, **kw)
 
+    with pytest.raises(ValueError, match="empty"):
+        run(m.member(NETS, slice(0, 0)))
+    with pytest.raises(ValueError, match=r"steps = 2\.7, expected whole"):
+        run(steps=2.7)
     with pytest.raises(ValueError, match="steps = 0"):
         run(steps=0)
     with pytest.raises(ValueError, match="batch = 0"):

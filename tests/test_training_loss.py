@@ -90,6 +90,16 @@ def test_clean_window_knows_the_read_out_lag():
     np.testing.assert_array_equal(lagged, np.arange(11, 20))
 
 
+def test_a_reaction_of_one_step_is_scored():
+    # Without its first step nothing would be left: the score was NaN, or 0.
+    task = tasks.DelayedCueDiscrimination(0.02, reaction=0.005)
+    trials = batch(task, 2)
+    got = scores(task, time_major(trials.targets), trials)
+    assert got.accuracy_clean == 1 and got.reliability_clean == 1
+    trial = task.trial(jnp.asarray(1))
+    assert task.score(trial, trial.targets, lag=1).accuracy == 1
+
+
 def test_a_single_output_is_scored_against_its_complement():
     task = tasks.DelayedActivation(0.03)
     trials = batch(task, 2)

@@ -34,11 +34,8 @@ from ._mechanism import (
     Mechanism as Mechanism,
     MechanismReport as MechanismReport,
 )
-from ._report import (
-    Pulses as Pulses,
-    Report as Report,
-    analyse as analyse,
-)
+from ._pulses import Pulses as Pulses
+from ._report import Report as Report, analyse as analyse
 from ._run import (
     FreeRun as FreeRun,
     LateRun as LateRun,

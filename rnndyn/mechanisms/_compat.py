@@ -15,7 +15,9 @@ from .._core._export import Result
 from .._core._types import KeyLike
 from ..models import AbstractRNN, member, num_members
 from ..tasks import AbstractTask, per_member
-from ._index import sign_index, two_components
+from ..tasks._base import check_fit
+from ._index import sign_index, sign_of, two_components
+from ._run import check_counts
 
 
 COMPAT = ("not_learned", "limit_cycle", "slow_point", "unstable")
@@ -38,7 +40,8 @@ class CompatLabels(Result):
         principal components, shape `(member, draw, sign)`.
     - `median`: their median; `median_code`: the class it would give.
     - `ambiguous`: whether draws or signs disagree about the class.
-    - `learned`: whether the training outcome counts as learned.
+    - `learned`: whether the training outcome counts as learned, and all runs were
+        finite.
     """
 
     code: Int[Array, " member"]
@@ -83,7 +86,8 @@ def compat_labels(
 
     the rates `r_1 .. r_9T` on their first two principal components, and the index of
     the sign of their difference (`discrimination_index`): a limit cycle below 0.5,
-    else a slow point. Networks that were not learned, or unstable, keep that class.
+    else a slow point. Networks that were not learned, or unstable, keep that class;
+    one that leaves the finite numbers in any run has no index (NaN) and is not learned.
 
     ```python
     result = rd.training.train(nets, task, ...)
@@ -114,8 +118,9 @@ def compat_labels(
     component, and takes cycles slower than about four trial lengths for slow points;
     `classify` is what this library believes.
 
-    **Raises:** a `ValueError` if `models` is no ensemble, `outcome` has another shape
-    or other codes, `draws < 1`, or `dt/tau` lies outside (0, 1].
+    **Raises:** a `ValueError` if `models` is no ensemble, is empty or has other inputs
+    than the task, if `outcome` has another shape or other codes, `draws < 1`, or
+    `dt/tau` lies outside (0, 1].
 
     **Reference:** Kurtkaya, Dinc et al. 2025, arXiv:2502.17433, `sort_data.py` of
     github.com/fatihdinc/dynamical-phases-stm.
@@ -123,6 +128,8 @@ def compat_labels(
     members = num_members(models)
     dt = task.dt if dt is None else dt
     check_step_ratio(dt, models.tau)
+    check_fit(models, task, outputs=False)
+    check_counts(members=members)
     if draws < 1:
         raise ValueError(f"draws = {draws}, expected at least one run.")
     if chunk < 1:
@@ -149,6 +156,9 @@ def compat_labels(
         found = _indices(*(jnp.asarray(np.asarray(a)) for a in runs))
         parts.append(np.asarray(found)[: members - first])
     indices = np.concatenate(parts)
+    # What runs away is no slow point, whatever its training said.
+    wild = ~np.isfinite(indices).all(axis=(1, 2))
+    given = np.where(wild & (given == LIMIT_CYCLE), NOT_LEARNED, given)
     low = indices < _THRESHOLD
     median = np.median(indices, axis=(1, 2))
     learned = given == LIMIT_CYCLE
@@ -213,7 +223,6 @@ def _indices(rates, steps):
     def both_signs(rates, steps):
         first, second = two_components(rates, steps)
         gaps = jnp.stack([first - second, first + second])
-        signs = jnp.where(gaps < 0, -1.0, 1.0).astype(gaps.dtype)
-        return jax.vmap(lambda s: sign_index(s, steps=steps))(signs)
+        return jax.vmap(lambda s: sign_index(s, steps=steps))(sign_of(gaps))
 
     return jax.vmap(jax.vmap(both_signs, (0, None)))(rates, steps)

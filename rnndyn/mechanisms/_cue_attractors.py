@@ -17,6 +17,7 @@ from ..dynamics import settle, verdict_of
 from ..dynamics.long_run._attractors import _check_linear
 from ..models import AbstractRNN, member, num_members
 from ..tasks import AbstractTask, per_member
+from ._run import check_counts, check_memory
 
 
 _OPEN = (Verdict.undetermined, Verdict.slow_point)
@@ -96,15 +97,15 @@ def cue_attractors(
     **Returns:** `CueAttractors`. Not guaranteed: that transients longer than the run
     are seen through, or that motion close to a resonance is decided.
 
-    **Raises:** a `ValueError` if `models` is no ensemble, `dt/tau` lies outside (0, 1],
-    or numbers are below 1.
+    **Raises:** a `ValueError` if `models` is no ensemble or has other inputs than the
+    task, if the task has no delay, `dt/tau` lies outside (0, 1], or numbers are below
+    1.
     """
     members, cues = num_members(models), task.num_conditions
     dt = task.dt if dt is None else dt
     check_step_ratio(dt, models.tau)
-    for name, value in (("steps", steps), ("rounds", rounds), ("chunk", chunk)):
-        if value < 1:
-            raise ValueError(f"{name} = {value}, expected at least 1.")
+    check_memory(models, task, outputs=False)
+    check_counts(members=members, steps=steps, rounds=rounds, chunk=chunk)
     with in_double():
         models, task = to_double(models), per_member(to_double(task), members)
         step = jnp.asarray(float(dt))

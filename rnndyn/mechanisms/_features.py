@@ -15,7 +15,14 @@ from .._core._types import KeyLike
 from ..dynamics import MultiStart, certify, fixed_points, jacobian
 from ..models import AbstractRNN, member, num_members
 from ..tasks import AbstractTask, per_member
-from ._run import FreeRun, flow_map, flow_substeps, free_run
+from ._run import (
+    FreeRun,
+    check_counts,
+    check_memory,
+    flow_map,
+    flow_substeps,
+    free_run,
+)
 
 
 class Features(eqx.Module):
@@ -117,9 +124,13 @@ def measure(
     - `ids`: member numbers, `0 .. members - 1` by default; `key`: for noise and
         initial states of the scored trials, which depend on these two only.
 
-    **Raises:** a `ValueError` if `models` is no ensemble or `dt/tau` outside (0, 1].
+    **Raises:** a `ValueError` if `models` is no ensemble or has other inputs or outputs
+    than the task, if the task has no delay, `dt/tau` lies outside (0, 1], or numbers
+    are below 1.
     """
     members = num_members(models)
+    check_memory(models, task)
+    check_counts(members=members, trials=trials, chunk=chunk)
     dt = task.dt if dt is None else dt
     check_step_ratio(dt, models.tau)
     keys = np.asarray(jr.key_data(member_keys(key, check_ids(ids, members))))

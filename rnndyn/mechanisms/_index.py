@@ -94,14 +94,19 @@ def discrimination_index(
     Signs of principal components are arbitrary (here each component's largest weight is
     positive), and the index depends on them: look at both.
 
-    **Returns:** the index, see `sign_index`.
+    **Returns:** the index, see `sign_index`; NaN if a rate that counts is not finite.
 
     **Raises:** a `ValueError` unless `rates` has two axes and two neurons or more.
     """
     first, second = two_components(rates, steps)
     gap = first + second if flip else first - second
+    return sign_index(sign_of(gap), radius=radius, steps=steps)
+
+
+def sign_of(gap: Float[Array, "..."]) -> Float[Array, "..."]:
+    """-1 or 1, with 1 for zero; NaN stays NaN and has no side."""
     signs = jnp.where(gap < 0, -1.0, 1.0).astype(gap.dtype)
-    return sign_index(signs, radius=radius, steps=steps)
+    return jnp.where(jnp.isnan(gap), gap, signs)
 
 
 def two_components(

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Float
 
 from .._core._batch import to_double
 from .._core._types import KeyLike
@@ -22,16 +21,12 @@ from ..dynamics import (
     fixed_points,
     slow_points,
 )
-from ..flows import iterate
 from ..models import AbstractRNN, LowRankRNN
 from ..tasks import AbstractTask
 from ._classify import classify
 from ._mechanism import MECHANISMS, Mechanism, MechanismReport
-from ._run import flow_map
-
-
-AMPLITUDES = (0.25, 0.5, 1.0, 2.0)
-"""Amplitudes of the probe pulses, one unit time constant long."""
+from ._pulses import AMPLITUDES, Pulses, probe
+from ._run import check_memory
 
 
 class Report(eqx.Module):
@@ -70,7 +65,7 @@ class Report(eqx.Module):
     slow_speed: np.ndarray
     attractors: Attractors
     map_attractors: Attractors | None
-    pulses: "Pulses | None"
+    pulses: Pulses | None
     mechanism: str = eqx.field(static=True)
     evidence: tuple[str, ...] = eqx.field(static=True)
     task_report: MechanismReport | None
@@ -127,24 +122,6 @@ class Report(eqx.Module):
         return importlib.import_module("rnndyn.plots").report(self)
 
 
-class Pulses(eqx.Module):
-    """Memory of a short input pulse: what is left of its amplitude, and for how long.
-
-    - `amplitude` `(pulse,)`, `channel` `(pulse,)`.
-    - `early`, `late` `(pulse, coordinate)`: response 20 and 120 time constants after
-      the pulse: latent variables of low-rank networks, else outputs, else the state.
-    - `graded`: spread over amplitudes that is left early, as a share of the early
-      response; `left`: the same late. Medians over channels that respond.
-    """
-
-    amplitude: np.ndarray
-    channel: np.ndarray
-    early: np.ndarray
-    late: np.ndarray
-    graded: float
-    left: float
-
-
 def analyse(
     model: Any,
     task: AbstractTask | None = None,
@@ -189,8 +166,9 @@ def analyse(
             "rnndyn.load_network and rnndyn.models.RateRNN.from_arrays. For any other "
             "flow or map use fixed_points and attractors of rnndyn.dynamics."
         )
-    if task is not None and dt is None:
-        dt = task.dt
+    if task is not None:
+        check_memory(model, task)  # before the long search, not after it
+        dt = task.dt if dt is None else dt
     keys = jr.split(key, 4)
     data = [np.asarray(jr.key_data(k)) for k in keys]
     with jax.enable_x64(True):
@@ -199,7 +177,7 @@ def analyse(
         )
         model = to_double(model)
         unit = float(model.time_scale)
-        pulses, path = _pulses(model, unit)
+        pulses, path = probe(model, unit)
         random = jr.normal(k_random, (starts, model.state_size))
         x0s = [random * jnp.linspace(0.1, 3.0, starts)[:, None], path]
         if isinstance(model, LowRankRNN):
@@ -279,45 +257,6 @@ def _latent(model, points) -> tuple[np.ndarray | None, float]:
         return kappa, float("inf")
     distance = np.linalg.norm(lifted[:, None] - points[None], axis=-1)
     return kappa, float(max(distance.min(0).max(), distance.min(1).max()))
-
-
-def _pulses(model, unit) -> tuple[Pulses | None, Float[Array, "starts state"]]:
-    """Responses to pulses on every channel, and states along them."""
-    if model.input_size == 0:
-        return None, jnp.zeros((1, model.state_size), model.x0.dtype)
-    channels = np.repeat(np.arange(model.input_size), len(AMPLITUDES))
-    amplitude = np.tile(AMPLITUDES, model.input_size)
-    steps = 10
-    system = flow_map(model, unit / steps)
-    on = jnp.asarray(np.eye(model.input_size)[channels] * amplitude[:, None])
-
-    def respond(u):
-        inputs = jnp.zeros((121 * steps, model.input_size)).at[:steps].set(u[None])
-        return iterate(system, model.initial_state(), 121 * steps, inputs)
-
-    states = eqx.filter_jit(jax.vmap(respond))(on)
-    see = model.readout if model.output_size else lambda x: x
-    if isinstance(model, LowRankRNN):
-        see = model.latent
-    early, late = states[:, 21 * steps - 1], states[:, -1]
-    early, late = (np.asarray(jax.vmap(see)(s)) for s in (early, late))
-
-    def spread(response):
-        # Per channel: range over amplitudes of the coordinate that responds most.
-        response = response.reshape(model.input_size, len(AMPLITUDES), -1)
-        size = np.abs(response).max(axis=1)
-        ranges = np.ptp(response, axis=1)
-        best = size.argmax(axis=1)[:, None]
-        pick = lambda a: np.take_along_axis(a, best, 1)[:, 0]
-        size, ranges = pick(size), pick(ranges)
-        heard = size > 1e-3 * max(size.max(), 1e-12)
-        if not heard.any():
-            return 0.0
-        return float(np.median(ranges[heard] / size[heard]))
-
-    path = states[:, steps - 1 :: 20 * steps].reshape(-1, model.state_size)
-    pulses = Pulses(amplitude, channels, early, late, spread(early), spread(late))
-    return pulses, path[:: max(1, len(path) // 48)]
 
 
 def _attractors(system, x0s, model) -> Attractors:

@@ -14,6 +14,7 @@ from ..dynamics import jacobian
 from ..flows import RK4, ScanFlow
 from ..models import AbstractRNN
 from ..tasks import AbstractTask
+from ..tasks._base import check_fit
 
 
 class LateRun(eqx.Module):
@@ -40,6 +41,27 @@ class LateRun(eqx.Module):
     trend: Float[Array, "*batch"]
     final: Float[Array, "*batch state"]
     finite: Bool[Array, "*batch"]
+
+
+def check_memory(
+    models: AbstractRNN, task: AbstractTask, *, outputs: bool = True
+) -> None:
+    """Raise a `ValueError` unless networks fit a task and it has a delay to remember
+    over."""
+    check_fit(models, task, outputs=outputs)
+    if "delay" not in task.periods:
+        raise ValueError(
+            f"the task has the periods {task.periods}, expected a 'delay' among them: "
+            "it is in the delay that a memory is held. Pass a task with one, such as "
+            "rnndyn.tasks.DelayedCueDiscrimination."
+        )
+
+
+def check_counts(**counts: int) -> None:
+    """Raise a `ValueError` unless all numbers are at least 1."""
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{name} = {value}, expected at least 1.")
 
 
 class FreeRun(eqx.Module):
@@ -72,7 +94,11 @@ def free_run(
     **Arguments:**
 
     - `system`: what is iterated, `model.map(dt)` or `flow_map(model, dt)`.
+
+    **Raises:** a `ValueError` if the network has other inputs than the task, or the
+    task no delay.
     """
+    check_memory(model, task, outputs=False)
     delay = task.periods.index("delay")
     trial = task.trial(condition, key=jr.key(0))
     shown = (trial.period >= 0) & (trial.period <= delay)

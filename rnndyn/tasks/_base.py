@@ -1,6 +1,7 @@
 """Trials as pure functions of a condition and a key."""
 
 import abc
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -62,7 +63,8 @@ class AbstractTask(eqx.Module):
         self, trial: Trial, outputs: Float[Array, "time output"], *, lag: int = 0
     ) -> Score:
         """How well `outputs` answer `trial`; `lag` steps after the onset of the answer
-        are left out, 1 for networks whose output is read before the update."""
+        are left out, 1 for networks whose output is read before the update. None are if
+        the answer has no more steps than that."""
 
     def sample(self, key: KeyLike) -> Trial:
         """One trial with a condition drawn uniformly."""
@@ -101,9 +103,11 @@ def balanced_mask(
 def answered(
     trial: Trial, period: int, lag: int, ends: Int[Array, " period"]
 ) -> Bool[Array, " time"]:
-    """Steps that count in the score: those of `period` but its first `lag`."""
-    onset = ends[period - 1]
-    return (trial.period == period) & (jnp.arange(trial.mask.shape[0]) >= onset + lag)
+    """Steps that count in the score: those of `period` but its first `lag`, or all of
+    them if there are no others."""
+    inside = trial.period == period
+    after = inside & (jnp.arange(trial.mask.shape[0]) >= ends[period - 1] + lag)
+    return jnp.where(jnp.any(after), after, inside)
 
 
 def masked_mean(
@@ -111,6 +115,18 @@ def masked_mean(
 ) -> Float[Array, ""]:
     """Mean over the steps in `mask`, 0 if there is none."""
     return jnp.sum(jnp.where(mask, values, 0)) / jnp.maximum(jnp.sum(mask), 1)
+
+
+def check_fit(models: Any, task: AbstractTask, *, outputs: bool = True) -> None:
+    """Raise a `ValueError` unless networks have the inputs, and the outputs, of a
+    task."""
+    for name in ("input_size", "output_size")[: 1 + outputs]:
+        if getattr(models, name) != getattr(task, name):
+            raise ValueError(
+                f"the networks have {name} = {getattr(models, name)}, the task "
+                f"{getattr(task, name)}, expected the same. Build the networks with "
+                f"{name}={getattr(task, name)}."
+            )
 
 
 def per_member(task: AbstractTask, count: int) -> AbstractTask:

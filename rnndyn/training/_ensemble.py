@@ -21,6 +21,7 @@ from .._core._checks import check_ids, check_step_ratio
 from .._core._types import KeyLike
 from ..models import Constraints, num_members, trainable
 from ..tasks import AbstractTask, per_member
+from ..tasks._base import check_fit
 from ._log import TrainLog, empty_log
 from ._recipe import Recipe
 from ._slots import (
@@ -179,8 +180,8 @@ def train(
         )
         ```
     """
-    if np.any(np.asarray(steps) < 1):
-        raise ValueError(f"steps = {steps}, expected at least one epoch.")
+    if not np.all((np.asarray(steps) >= 1) & (np.asarray(steps) % 1 == 0)):
+        raise ValueError(f"steps = {steps}, expected whole epochs, at least one.")
     for name, value in (("record_every", record_every), ("last", last)):
         if value < 1:
             raise ValueError(f"{name} = {value}, expected at least 1 epoch.")
@@ -189,7 +190,8 @@ def train(
     count = num_members(states)
     steps = _per_member_steps(steps, count)
     tasks = per_member(task, count)
-    _check_fit(states.model, task)
+    check_fit(states.model, task)
+    check_step_ratio(task.dt, states.model.tau)
 
     mesh = device_mesh(devices)
     slots = round_up(chunk or _default_chunk(mesh, count), mesh.size)
@@ -268,6 +270,8 @@ def _initial(models, recipe, learning_rate, key, ids):
     if isinstance(models, TrainState):
         return models
     count = num_members(models)
+    if count == 0:
+        raise ValueError("the ensemble is empty, expected at least one network.")
     learning_rate = np.asarray(learning_rate)
     if learning_rate.shape not in ((), (count,)):
         raise ValueError(
@@ -298,17 +302,6 @@ def _check_weights(models, recipe, count):
             f"networks {np.flatnonzero(bad)[:5].tolist()} have non-finite weights, "
             "expected finite numbers. Remove them (rnndyn.models.member) or rebuild."
         )
-
-
-def _check_fit(models, task):
-    for name in ("input_size", "output_size"):
-        if getattr(models, name) != getattr(task, name):
-            raise ValueError(
-                f"the networks have {name} = {getattr(models, name)}, the task "
-                f"{getattr(task, name)}, expected the same. Build the networks with "
-                f"{name}={getattr(task, name)}."
-            )
-    check_step_ratio(task.dt, models.tau)
 
 
 def _default_chunk(mesh, count):

@@ -75,14 +75,15 @@ def clean_window(
     task: AbstractTask, period: Any, *, readout: str = "before"
 ) -> Bool[Array, " time"]:
     """Steps of the reaction period, without its first one if the output is read
-    before the update and so lags by a step. All valid steps for a task without a
-    reaction period."""
+    before the update and so lags by a step (a reaction of one step is kept). All valid
+    steps for a task without a reaction period."""
     if "reaction" not in task.periods:
         return period >= 0
     reaction = period == task.periods.index("reaction")
     if readout == "before":
         earlier = jnp.concatenate([jnp.zeros(1, bool), reaction[:-1]])
-        reaction = reaction & earlier
+        later = reaction & earlier
+        reaction = jnp.where(jnp.any(later), later, reaction)
     return reaction
 
 

@@ -1,0 +1,102 @@
+"""Memory of short input pulses: what free runs still tell of their amplitude."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ..flows import iterate
+from ..models import AbstractRNN, LowRankRNN
+from ._run import flow_map
+
+
+AMPLITUDES = (0.25, 0.5, 1.0, 2.0)
+"""Amplitudes of the probe pulses, one unit time constant long."""
+
+_STEPS = 10  # a unit time constant
+_ROUNDING = 1e-9
+_FORGOTTEN = 1e-6
+
+
+class Pulses(eqx.Module):
+    """Memory of a short input pulse: what is left of its amplitude, and for how long.
+
+    - `amplitude` `(pulse,)`, `channel` `(pulse,)`.
+    - `early`, `late` `(pulse, coordinate)`: what is seen 20 and 120 time constants
+      after the pulse: latent variables of low-rank networks, else outputs, else (or
+      where the outputs are constant) the state.
+    - `graded`: spread over amplitudes that is left early, as a share of the early
+      response; `left`: the spread that is left late, as a share of the same. The
+      response is what differs from a run without a pulse, so that it does not depend
+      on a bias. Medians over channels that respond, 0 if none does.
+    """
+
+    amplitude: np.ndarray
+    channel: np.ndarray
+    early: np.ndarray
+    late: np.ndarray
+    graded: float
+    left: float
+
+
+def probe(
+    model: AbstractRNN, unit: float
+) -> tuple[Pulses | None, Float[Array, "starts state"]]:
+    """Responses to pulses on every channel, and states along them."""
+    if model.input_size == 0:
+        return None, jnp.zeros((1, model.state_size), model.x0.dtype)
+    channels = np.repeat(np.arange(model.input_size), len(AMPLITUDES))
+    amplitude = np.tile(AMPLITUDES, model.input_size)
+    system = flow_map(model, unit / _STEPS)
+    on = jnp.asarray(np.eye(model.input_size)[channels] * amplitude[:, None])
+    on = jnp.concatenate([on, jnp.zeros_like(on[:1])])  # the last run has no pulse
+
+    def respond(u):
+        inputs = jnp.zeros((121 * _STEPS, model.input_size)).at[:_STEPS].set(u[None])
+        return iterate(system, model.initial_state(), 121 * _STEPS, inputs)
+
+    states = eqx.filter_jit(jax.vmap(respond))(on)
+    path = states[:, _STEPS - 1 :: 20 * _STEPS]
+    seen = np.asarray(_seen(model, path))
+    # Counted from the end of the pulse: at once, after 20 time constants, after 120.
+    start, early, late = seen[:, 0], seen[:, 1], seen[:, -1]
+    graded, left = _memory(start, early, late, model.input_size)
+    pulses = Pulses(amplitude, channels, early[:-1], late[:-1], graded, left)
+    path = path[:-1].reshape(-1, model.state_size)
+    return pulses, path[:: max(1, len(path) // 48)]
+
+
+def _seen(model, path):
+    """Latent variables, outputs or the state along runs `(pulse, time, state)`."""
+    see = lambda fn: jax.vmap(jax.vmap(fn))(path)
+    if isinstance(model, LowRankRNN):
+        return see(model.latent)
+    if model.output_size:
+        outputs = see(model.readout)
+        span = jnp.max(jnp.ptp(outputs, axis=(0, 1)))
+        # Weights of zero, or a bias that swallows them, show nothing of the dynamics.
+        if span > _ROUNDING * jnp.max(jnp.abs(outputs)):
+            return outputs
+    return path
+
+
+def _memory(start, early, late, channels) -> tuple[float, float]:
+    """Spread over amplitudes early and late, both as a share of the early response."""
+
+    def largest(seen):
+        # Per channel: the coordinate that responds most, its response and its range.
+        with np.errstate(invalid="ignore"):  # of runs that diverge
+            response = (seen[:-1] - seen[-1]).reshape(channels, len(AMPLITUDES), -1)
+            size, ranges = np.abs(response).max(axis=1), np.ptp(response, axis=1)
+        best = size.argmax(axis=1)[:, None]
+        return (np.take_along_axis(a, best, 1)[:, 0] for a in (size, ranges))
+
+    first, _ = largest(start)
+    size, ranges = largest(early)
+    _, late_ranges = largest(late)
+    heard = size > max(1e-3 * size.max(), _FORGOTTEN * first.max())
+    if not heard.any():
+        return 0.0, 0.0
+    share = lambda ranges: float(np.median(ranges[heard] / size[heard]))
+    return share(ranges), share(late_ranges)
