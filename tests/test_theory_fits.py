@@ -229,14 +229,57 @@ def test_bad_input():
         fit(x, 0 * nl, lrs)
     with pytest.raises(ValueError, match="at least 3"):
         theory.fit_boundary(x, 0 * nl, lrs)
-    with pytest.raises(ValueError, match="lapse"):
-        theory.fit_boundary(x, nl, lrs, lapse=0.0)
+    for bad, match in (
+        (dict(lapse=0.0), "lapse"),
+        (dict(level=1.5), "level = 1.5"),
+        (dict(networks=0), "networks = 0"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            theory.fit_boundary(x, nl, lrs, **bad)
     with pytest.raises(ValueError, match="networks"):
         theory.resample_exponent(fit, x, nl, lrs)
     with pytest.raises(ValueError, match="shape"):
         theory.resample_exponent(fit, x, nl[0], lrs)
-    with pytest.raises(ValueError, match="all"):
+    with pytest.raises(ValueError, match=r"all 3 draws failed.*at least 3"):
         theory.resample_exponent(fit, x, 0 * nl, lrs, networks=5, draws=3)
+    with pytest.raises(ValueError, match="Transpose"):
+        theory.resample_exponent(fit, x, nl.T, lrs, networks=5, draws=3)
     never = theory.first_crossing(x, 0 * nl, 0.5)
     assert np.all(never.censored == 1) and np.all(never.delays == 400)
     assert np.all(theory.first_crossing(x, 0 * nl + 1, 0.5).censored == -1)
+
+
+def test_a_boundary_that_is_none_has_no_exponent():
+    x, lrs = np.linspace(0, 400, 21), np.geomspace(0.1, 0.001, 8)
+    onset = 10 * lrs[:, None] ** (-1 / 2.5)
+    p = 1 - np.exp(-0.02 * np.maximum(x - onset, 0))
+    boundary = functools.partial(theory.fit_boundary, networks=100)
+    with pytest.raises(ValueError, match="ran away"):  # it was 5.8e15
+        boundary(x, p[::-1], lrs)
+    for fit in (boundary, theory.fit_no_solution_boundary):
+        with pytest.raises(ValueError, match="different|several"):  # it was the start
+            fit(x, p[[3] * 5], lrs[[3] * 5])
+    with pytest.raises(ValueError, match=r"drop holds \[99\]"):
+        theory.fit_no_solution_boundary(x, p, lrs, drop=(99,))
+
+
+def test_too_few_delays_and_disorder():
+    x, lrs = np.linspace(0, 400, 21), np.geomspace(0.1, 0.001, 8)
+    p = 1 - np.exp(-0.02 * np.maximum(x - 10 * lrs[:, None] ** (-1 / 2.5), 0))
+    for fit in (theory.fit_no_solution_boundary, theory.fit_slow_point_boundary):
+        with pytest.raises(ValueError, match="1 point, expected at least 2"):
+            fit(x[-1:], p[:, -1:], lrs)
+        with pytest.raises(ValueError, match=r"delays = \[\]"):
+            fit([], p[:, :0], lrs)
+    with pytest.raises(ValueError, match="1 point, expected at least 2"):
+        theory.fit_no_memory_boundary(x, p[:1], lrs[:1])
+    first = functools.partial(theory.first_crossing, level=0.3)
+    ordered = lambda x, p: theory.fit_boundary(x, p, lrs)
+    shuffled = np.random.default_rng(0).permutation(21)
+    for order in (shuffled, np.arange(21)[::-1], [3, 3, 4]):
+        for fit in (first, ordered):
+            with pytest.raises(ValueError, match="ascending"):
+                fit(x[order], p[:, order])
+    for few in ([0.0], [100.0]):
+        with pytest.raises(ValueError, match="at least 2"):
+            ordered(few, p[:, :1])

@@ -83,6 +83,22 @@ def test_no_switch_is_infinite():
     assert jax.grad(SP.switch_time)(-1.0) == 0
 
 
+def test_nan_stays_nan():
+    for toy in (SP, LC):
+        assert jnp.isnan(toy.switch_time(jnp.nan))
+        assert jnp.isnan(toy.loss(jnp.nan, 20.0, 5.0))
+        assert jnp.isnan(toy.gradient(jnp.nan, 20.0, 5.0))
+
+
+def test_mean_exponent_of_lists_and_of_bad_numbers():
+    got = theory.mean_exponent([1.0, 2.0, 4.0], [8.0, 2.0, 0.5])
+    np.testing.assert_allclose(got, 2, rtol=1e-6)
+    with pytest.raises(ValueError, match="rates ="):
+        theory.mean_exponent([1.0, 2.0], [0.0, 1.0])
+    with pytest.raises(ValueError, match=r"delays has shape \(1,\)"):
+        theory.mean_exponent([2.0], [1.0])
+
+
 @pytest.mark.parametrize("toy", [*TOYS, theory.SlowPoint(6)], ids=ids)
 def test_gradient_equals_that_of_the_loss(toy):
     T_d, T_r = jnp.array([[20.0], [33.0], [7.0]]), jnp.array([[5.0], [33.0], [20.0]])

@@ -75,7 +75,9 @@ def first_crossing(
     trained: the first of many noisy cells decides.
     """
     fractions = np.asarray(fractions, float)
-    delays, fractions, _ = _grid(delays, fractions, np.ones(len(fractions)))
+    delays, fractions, _ = _grid(
+        delays, fractions, np.ones(len(fractions)), ascending=True
+    )
     height = level - fractions if falling else fractions - level
     past = height > 0 if falling else height >= 0
     index = past.argmax(axis=1)
@@ -151,9 +153,15 @@ def resample_exponent(
 
     **Returns:** a `Resampled`. The interval is about the *procedure*: a fit that is
     biased gives a biased interval. Nor does it know of what was not varied.
+
+    **Raises:** a `ValueError` if shapes disagree, or no draw can be fitted.
     """
     draw, shape = _resampler(outcomes, networks)
+    why: Any = None
     rng = np.random.default_rng(seed)
+    # A wrong shape is no failed draw.
+    shares = np.asarray(outcomes, float)
+    _grid(delays, shares.mean(axis=2) if shares.ndim == 3 else shares, lrs)
     lrs = np.asarray(lrs, float)
     found = np.full(draws, np.nan)
     for i in range(draws):
@@ -163,11 +171,13 @@ def resample_exponent(
             rows = np.sort(rng.integers(shape[0], size=shape[0]))
         try:
             found[i] = fit(delays, fractions[rows], lrs[rows], **options).exponent
-        except ValueError:  # too few points are left
-            continue
+        except ValueError as error:  # too few points are left
+            why = error
     good = found[np.isfinite(found)]
     if not len(good):
-        raise ValueError(f"all {draws} draws failed: no exponent can be fitted.")
+        raise ValueError(
+            f"all {draws} draws failed, expected some exponents. The last said: {why}"
+        ) from why
     tail = (1 - level) / 2
     low, median, high = np.quantile(good, [tail, 0.5, 1 - tail])
     return Resampled(

@@ -106,6 +106,11 @@ def fit_no_solution_boundary(
     reached = fractions.max(axis=1) >= at_least
     critical = _midpoints(onset, delays, fractions, start, where=reached)
     used = critical > 0
+    wrong = [i for i in drop if not -len(lrs) <= i < len(lrs)]
+    if wrong:
+        raise ValueError(
+            f"drop holds {wrong}, expected indices of the {len(lrs)} learning rates."
+        )
     used[list(drop)] = False
     return _line(critical, lrs, used)
 
@@ -198,7 +203,7 @@ def fit_no_memory_boundary(
     return _line(windows, rates, np.isfinite(rates) & (windows > 0))
 
 
-def _grid(delays, fractions, lrs):
+def _grid(delays, fractions, lrs, *, ascending=False):
     """Checked float64 copies."""
     delays, lrs = np.array(delays, float), np.array(lrs, float)
     fractions = np.array(fractions, float)
@@ -216,8 +221,13 @@ def _grid(delays, fractions, lrs):
         raise ValueError("fractions must lie in [0, 1]; got values outside or NaN.")
     if not np.all(np.isfinite(lrs) & (lrs > 0)):
         raise ValueError(f"lrs = {lrs}, expected finite numbers > 0.")
-    if not np.all(np.isfinite(delays) & (delays >= 0)):
+    if not len(delays) or not np.all(np.isfinite(delays) & (delays >= 0)):
         raise ValueError(f"delays = {delays}, expected finite numbers >= 0.")
+    if ascending and np.any(np.diff(delays) <= 0):
+        raise ValueError(
+            f"delays = {delays}, expected ascending numbers. Sort them, and the "
+            "fractions along: order = np.argsort(delays); fractions[:, order]."
+        )
     return delays, fractions, lrs
 
 
@@ -225,6 +235,11 @@ def _midpoints(
     curve: Callable[..., Any], x, rows, start, *, where=None, maxfev=0
 ) -> np.ndarray:
     """The first parameter of `curve` fitted to every row; NaN if that failed."""
+    if len(x) < 2:
+        raise ValueError(
+            f"each curve has {len(x)} point, expected at least 2 for its 2 parameters. "
+            "Pass more delays (of a task without memory: more learning rates)."
+        )
     # Costs 0.3 s to import: not before it is needed.
     from scipy.optimize import OptimizeWarning, curve_fit
 
@@ -251,6 +266,11 @@ def _line(delays, rates, used) -> BoundaryFit:
             "error. Pass more learning rates or longer delays."
         )
     x, y = np.log(delays[used]), np.log(rates[used])
+    if not (np.ptp(x) and np.ptp(y)):
+        raise ValueError(
+            f"the {n} points have delays {delays[used]} and rates {rates[used]}, "
+            "expected several of both: no line goes through points that share one."
+        )
     design = np.stack([x - x.mean(), np.ones(n)], axis=1)
     slope, height = np.linalg.lstsq(design, y, rcond=None)[0]
     residual = y - design @ [slope, height]

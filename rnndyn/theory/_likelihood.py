@@ -11,6 +11,10 @@ from jaxtyping import Bool, Float, Int
 from ._fits import _grid
 
 
+_LEAST, _MOST = 0.05, 100
+"""Exponents that are looked for."""
+
+
 class AbstractCurve(eqx.Module):
     """A probability that rises or falls with the delay at a critical delay `T_0`, at a
     rate `k` per unit of delay. Implement this one method."""
@@ -129,14 +133,21 @@ def fit_boundary(
 
     **Returns:** a `LikelihoodFit`.
 
-    **Raises:** a `ValueError` if shapes disagree, or fewer than three rates have a
-    boundary within the delays.
+    **Raises:** a `ValueError` if shapes disagree, if fewer than three rates, or equal
+    ones, have a boundary within the delays, or if their critical delays do not become
+    longer as the rate falls: then no exponent is identified.
     """
     outcomes = np.asarray(outcomes)
     if outcomes.ndim == 3:
         networks, outcomes = outcomes.shape[2], outcomes.mean(axis=2)
     networks = 100 if networks is None else networks
-    delays, fractions, lrs = _grid(delays, outcomes, lrs)
+    delays, fractions, lrs = _grid(delays, outcomes, lrs, ascending=True)
+    if len(delays) < 2:
+        raise ValueError(f"delays = {delays}, expected at least 2.")
+    if networks < 1:
+        raise ValueError(f"networks = {networks}, expected at least 1 a cell.")
+    if level is not None and not 0 < level < 1:
+        raise ValueError(f"level = {level}, expected a probability in (0, 1) or None.")
     if not 0 < lapse < 0.5:
         raise ValueError(f"lapse = {lapse}, expected a probability in (0, 0.5).")
     keep = lrs >= min_rate
@@ -149,8 +160,20 @@ def fit_boundary(
             f"{int(np.sum(censored == 0))} learning rates have a critical delay within "
             "the delays, expected at least 3. Pass more rates or longer delays."
         )
+    if not np.ptp(lrs[censored == 0]):
+        raise ValueError(
+            f"all critical delays belong to the rate {lrs[censored == 0][0]}, expected "
+            "different learning rates."
+        )
     line = _CensoredLine(best, low, high, censored, np.log(lrs), factor)
     (a, b, log_sigma), top = line.fit()
+    if not _LEAST < b < _MOST:
+        raise ValueError(
+            f"the exponent ran away to {b:.3g}: the critical delays "
+            f"{np.exp(best[censored == 0]).round(1)} do not become longer as the rates "
+            f"{lrs[censored == 0]} fall, expected a boundary that does. Do fractions "
+            "and lrs go together, and is the curve the right one?"
+        )
     ends = (np.nan, np.nan) if level is None else line.interval(b, top, level)
     return LikelihoodFit(
         exponent=float(b),
@@ -222,7 +245,8 @@ class _CensoredLine:
         inside = self.censored == 0
         x = self.best[inside]
         y = self.log_lrs[inside] + np.interp(x, self.log_delay, self.shift)
-        slope = -np.var(y) / np.cov(x, y, bias=True)[0, 1]
+        with np.errstate(divide="ignore"):  # equal critical delays
+            slope = -np.var(y) / np.cov(x, y, bias=True)[0, 1]
         b = slope if 0.1 < slope < 20 else 3.0
         start = np.array([np.mean(y) + b * np.mean(x), b, np.log(0.1)])
         return self._minimise(lambda p: self.loss(*p), start)
@@ -245,7 +269,7 @@ class _CensoredLine:
         ends = []
         for step in (1 / 1.1, 1.1):
             inside, other = b, b * step
-            while excess(other) < 0 and 0.05 < other < 100:
+            while excess(other) < 0 and _LEAST < other < _MOST:
                 inside, other = other, other * step**2
             hit = excess(other) > 0
             open_end = 0.0 if step < 1 else np.inf

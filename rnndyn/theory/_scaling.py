@@ -7,6 +7,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from .._core._checks import check_positive
@@ -122,7 +123,15 @@ def mean_exponent(delays: Any, rates: Any) -> Float[Array, ""]:
 
     **Arguments:** `delays`, `rates`: positive, shape `(delays,)`. Intervals and
     measured boundaries are the business of `fit_boundary`.
+
+    **Raises:** a `ValueError` unless there are at least two of both, all positive.
     """
+    for name, value in (("delays", delays), ("rates", rates)):
+        check_positive(name, value)
+        if np.ndim(value) != 1 or np.shape(value)[0] < 2:
+            raise ValueError(
+                f"{name} has shape {np.shape(value)}, expected (delays,), at least 2."
+            )
     x, y = (jnp.log(v) for v in _floats(delays, rates))
     x = x - jnp.mean(x)
     return -jnp.sum(x * y) / jnp.sum(x * x)

@@ -88,7 +88,7 @@ class AbstractToy(eqx.Module):
         """When the output first switches on, `t* = c r^-p`; infinite for `r <= 0`,
         where no switch from 0 to 1 starts from the cue."""
         (r,) = _floats(r)
-        return jnp.where(r > 0, self._time(jnp.where(r > 0, r, 1)), jnp.inf)
+        return jnp.where(r <= 0, jnp.inf, self._time(jnp.where(r <= 0, 1, r)))
 
     def optimum(self, T_d: Any) -> Float[Array, "..."]:
         """`r*`, at which the output switches on exactly when the delay ends. It is the
@@ -182,7 +182,7 @@ class AbstractToy(eqx.Module):
         """`|r|` made safe, and what has happened by the ends of delay and trial."""
         size = jnp.abs(r) if self.reversible else r
         some = size > 0
-        size = jnp.where(some, size, 1)
+        size = jnp.where(size <= 0, 1, size)  # NaN stays, and so does the loss
         by_delay, by_trial = self.switches
         delay = self._state(size, some, T_d, by_delay)
         return size, delay, self._state(size, some, T_d + T_r, by_trial)
@@ -211,6 +211,7 @@ class _State(NamedTuple):
 
 def _floats(*xs: Any) -> list[Any]:
     """Arrays of one shape and one float dtype; bare numbers take that of the rest."""
+    xs = tuple(jnp.asarray(x) if isinstance(x, list | tuple) else x for x in xs)
     dtype = jnp.result_type(*xs, float)
     return jnp.broadcast_arrays(*(jnp.asarray(x, dtype) for x in xs))
 

@@ -82,10 +82,17 @@ def _boundary(summary, which, draws):
             response=periods["reaction"],
             post=1000 * summary.config["post_reaction"],
         )
-        given: dict[str, Any] = {"curve": curve, **honest}
-        likelihood = fit_boundary(x, outcomes, rates, **given)
-        effective = fit_boundary(x, outcomes, rates, factor=factor, **given)
+        honest["curve"] = curve
+        likelihood = _likelihood(x, outcomes, rates, **honest)
+        effective = _likelihood(x, outcomes, rates, factor=factor, **honest)
     return Boundary(found, drawn.low, drawn.high, drawn.failed, likelihood, effective)
+
+
+def _likelihood(x, outcomes, rates, **given):
+    try:
+        return fit_boundary(x, outcomes, rates, **given)
+    except ValueError:  # no exponent is identified
+        return None
 
 
 def exponent_checks(
