@@ -224,6 +224,25 @@ def test_slow_points_on_both_sides_of_a_saddle_node(mu):
         assert certified.slow().size == 0
 
 
+def test_roots_alone_cost_fewer_steps():
+    W = jnp.asarray(np.random.default_rng(1).standard_normal((24, 24)) * 3 / 24**0.5)
+    x0s = 2 * jax.random.normal(jax.random.key(0), (64, 24))
+    everything = rdd.fixed_points(Net(W), x0s, strategy=NONE)
+    alone = rdd.fixed_points(Net(W), x0s, strategy=NONE, slow=False)
+    assert np.any(everything.verdict == Verdict.slow_point)
+    assert not np.any(alone.verdict == Verdict.slow_point)
+    is_root = everything.verdict == Verdict.root
+    # The same starts end at the same roots.
+    by_start = lambda pts: np.lexsort(np.asarray(pts.x_init).T)
+    a, b = by_start(everything), by_start(alone)
+    assert np.array_equal(is_root[a], (alone.verdict == Verdict.root)[b])
+    assert same_set(rdd.certify(alone).roots(), rdd.certify(everything).roots(), 1e-10)
+    assert alone.stats["num_steps"].sum() < everything.stats["num_steps"].sum()
+    # A slow point that a float32 step could take for one is given up, not lost as root.
+    bump = rdd.fixed_points(lambda t, x, m: m + x**2, GRID, 1e-3, slow=False)
+    assert not bump.mask.any() and np.all(bump.verdict == Verdict.lost)
+
+
 def test_line_attractor_stays_finite_and_is_named():
     def line(t, x, args):
         return jnp.stack([x[1] - x[0], x[0] - x[1]])

@@ -14,6 +14,7 @@ from scipy.linalg import hadamard
 
 import rnndyn.dynamics as rdd
 from rnndyn import Verdict
+from rnndyn.dynamics._linear import newton_length
 
 
 NONE = rdd.MultiStart(num_large=0, rounds=0, detect_odd=False)
@@ -154,13 +155,14 @@ def test_without_eigenvalues_the_host_fills_them_in():
     assert np.all(np.isnan(pts.eigenvalues[pts.mask]))
     assert np.all(np.isfinite(pts.eigenvalues[~np.asarray(pts.unique)]))
     assert np.all(pts.stability == 0)
-    np.testing.assert_allclose(pts.condition, with_them.condition)
+    assert np.all(np.isnan(pts.condition[pts.mask]))
     root = lambda s: rdd.fixed_points(
         lambda t, x, s: -x + jnp.tanh(s * x), x0s[-1:], s, strategy=NONE, spectrum=False
     ).x[0, 0]
     np.testing.assert_allclose(jax.grad(root)(1.5), 0.37262509309998005, rtol=1e-10)
     certified, want = rdd.certify(pts), rdd.certify(with_them)
     np.testing.assert_allclose(certified.eigenvalues, want.eigenvalues)
+    np.testing.assert_allclose(certified.condition, want.condition)
     assert sorted(certified.stability[certified.mask]) == [-1, -1, 1]
 
 
@@ -216,3 +218,20 @@ def test_certify_decides_in_float64_in_a_process_without_it():
     )
     assert run.returncode == 0, run.stderr[-2000:]
     assert "all float64" in run.stdout
+
+
+def test_length_to_a_root_far_from_singular_is_that_of_singular_vectors():
+    rng = np.random.default_rng(0)
+    A = jnp.asarray(np.eye(6) + 0.3 * rng.standard_normal((6, 6)))
+    f = lambda x: A @ x + 0.1 * x**2
+    for scale in (1e-3, 1e-9):
+        x = jnp.asarray(scale * rng.standard_normal(6))
+        jac = jax.jacfwd(f)(x)
+        found = newton_length(jac, f(x), x, f)
+        want = np.linalg.norm(np.linalg.solve(jac, f(x)))
+        np.testing.assert_allclose(found, want, rtol=1e-10)
+    # A constant left over in a singular equation: there is no root.
+    jac = jnp.diag(jnp.asarray([1.0, 0.0]))
+    bump = lambda x: jnp.stack([x[0], 1e-3 + x[1] ** 2])
+    at = jnp.zeros(2)
+    assert newton_length(jac, bump(at), at, bump) > 1e20

@@ -113,7 +113,8 @@ def linearise(
 
     One loop over the selected rows: an eigendecomposition costs more than a root
     search from one start, and most rows are duplicates. `shift` (0 or 1) is added to
-    the eigenvalues; only these are differentiable. Without `spectrum` they are NaN.
+    the eigenvalues; only these are differentiable. Without `spectrum` they and
+    `condition` are NaN.
     """
     frozen, points = freeze((fn, x))
     slots, size = x.shape
@@ -123,10 +124,13 @@ def linearise(
         open_, condition, newton = carry
         i = jnp.argmax(open_)
         jac = _finite(jax.jacfwd(frozen)(points[i]))
-        parts = jnp.linalg.svd(jac)
-        sigma = parts[1]
-        step = _length_to_root(frozen, jac, parts, frozen(points[i]), points[i])
-        ratio = sigma[0] / jnp.maximum(sigma[-1], sigma[0] * eps**2)
+        ratio = jnp.full((), jnp.nan, x.dtype)
+        if spectrum:
+            sigma = jnp.linalg.svd(jac, compute_uv=False)
+            ratio = sigma[0] / jnp.maximum(sigma[-1], sigma[0] * eps**2)
+            # In turn, see below.
+            jac = _after(sigma[0], jac)
+        step, _ = distance_to_root(frozen, jac, frozen(points[i]), points[i])
         return (
             open_.at[i].set(False),
             condition.at[i].set(ratio),
@@ -141,9 +145,9 @@ def linearise(
         complex_dtype = jnp.result_type(x.dtype, jnp.complex64)
         unknown = jnp.where(select[:, None], jnp.full(x.shape, jnp.nan), 0)
         return Linearised(unknown.astype(complex_dtype), condition, newton)
-    # XLA's CPU runtime runs independent loops side by side, and batched LAPACK calls in
-    # two of them can wait for each other's threads for ever (jax 0.10.2, two cores,
-    # two networks of N = 100): the loops, and the calls in them, depend on each other.
+    # XLA's CPU runtime runs what is independent side by side, and two batched LAPACK
+    # calls can wait for each other's threads for ever (jax 0.10.2, two cores, two
+    # networks of N = 100): the loops, and the calls in them, depend on each other.
     values = _eigenvalues(fn, x, select & (newton >= 0), shift)
     return Linearised(values, condition, newton)
 
@@ -162,7 +166,7 @@ def newton_length(
     directions may only hold what is rounding in equations within range.
     """
     if fn is not None:
-        return _length_to_root(fn, jac, jnp.linalg.svd(jac), f, x)
+        return distance_to_root(fn, jac, f, x)[0]
     eps = jnp.finfo(x.dtype).eps
     step = norm(jnp.linalg.solve(jac, f))
     # Equation by equation: the stiffest one must not excuse the softest.
@@ -171,12 +175,15 @@ def newton_length(
     return jnp.where(jnp.all(jnp.abs(f) <= rounding), 0, step)
 
 
-def _length_to_root(fn, jac, parts, f, x):
+def distance_to_root(
+    fn: Callable,
+    jac: Float[Array, "state state"],
+    f: Float[Array, " state"],
+    x: Float[Array, " state"],
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """`newton_length` with `fn`, and an upper bound of the condition number of `jac`,
+    |J| |J^-1| in Frobenius norms; NaN or meaningless where J is singular."""
     eps = jnp.finfo(x.dtype).eps
-    u, sigma, vh = parts
-    regular = sigma > 4 * eps * sigma[0]
-    inverse = jnp.where(regular, 1 / jnp.where(regular, sigma, 1), 0)
-    solve = lambda g: vh.T @ (inverse * (u.T @ g))
     # Terms of the size of x that cancel in J too scatter f between neighbouring floats;
     # in a tail there are none, and f is much smaller than eps |x| without being 0.
     signs = jnp.asarray([[1.0], [-2.0], [3.0], [-5.0]], x.dtype)
@@ -186,15 +193,40 @@ def _length_to_root(fn, jac, parts, f, x):
     rounding = 8 * (eps * (jnp.abs(jac) @ jnp.abs(x)) + scatter)
     # Equation by equation: the stiffest one must not excuse the softest.
     rounded = lambda g: jnp.where(jnp.abs(g) <= rounding, 0, g)
-    left = jnp.abs(u.T @ rounded(f)) <= jnp.abs(u.T) @ rounding
-    solvable = jnp.all(left | regular) & ~jnp.any(_out_of_range(fn, jac, f, x))
-    step = solve(rounded(f))
-    length = norm(step)
-    converges = norm(solve(rounded(fn(x - step)))) <= 0.2 * length
-    plain = norm(solve(f))
-    turns = _changes_sign(fn, u, inverse, vh, x, plain)
-    # Also large where anything is NaN.
-    return jnp.where(solvable & converges, length, jnp.where(turns, plain, 1 / eps**2))
+    within = ~jnp.any(_out_of_range(fn, jac, f, x))
+
+    def contracts(solve):
+        step = solve(rounded(f))
+        length = norm(step)
+        return length, norm(solve(rounded(fn(x - step)))) <= 0.2 * length
+
+    # Far from singular the inverse does, at a fifth of the cost of singular vectors.
+    inverse = jnp.linalg.inv(jac)
+    bound = norm(jac) * norm(inverse)
+    regular = bound * eps <= 1e-4
+    quick, converges = contracts(lambda g: inverse @ g)
+
+    def by_singular_vectors():
+        # Under `vmap` both ways are taken: in turn, see `linearise`.
+        u, sigma, vh = jnp.linalg.svd(_after(quick, jac))
+        regular = sigma > 4 * eps * sigma[0]
+        inverse = jnp.where(regular, 1 / jnp.where(regular, sigma, 1), 0)
+        solve = lambda g: vh.T @ (inverse * (u.T @ g))
+        left = jnp.abs(u.T @ rounded(f)) <= jnp.abs(u.T) @ rounding
+        length, converges = contracts(solve)
+        plain = norm(solve(f))
+        turns = _changes_sign(fn, u, inverse, vh, x, plain)
+        converges = converges & within & jnp.all(left | regular)
+        # Also large where anything is NaN.
+        return jnp.where(converges, length, jnp.where(turns, plain, 1 / eps**2))
+
+    done = regular & converges & within
+    return lax.cond(done, lambda: quick, by_singular_vectors), bound
+
+
+def _after(done, a):
+    """`a`, in a way that the compiler takes to depend on the number `done`."""
+    return jnp.where(jnp.isnan(done) | (done >= 0), a, 0)
 
 
 def _changes_sign(fn, u, inverse, vh, x, length):

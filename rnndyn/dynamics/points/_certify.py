@@ -98,7 +98,7 @@ def certify(
     polish = Polish(problem, scale, tol, tol_unique, np.asarray(max_steps, np.int32))
 
     speed = flat(points.speed).astype(np.float64)
-    kinked = np.zeros_like(unique)
+    kinked, bound = np.zeros_like(unique), np.full(unique.shape, np.inf)
     jac = {}  # (net, slot) -> Jacobian of the residual, for distinct points
 
     # Roots.
@@ -121,12 +121,13 @@ def certify(
     for i in np.flatnonzero(good):
         jac[net[i], slot[i]] = new["jac"][i]
         kinked[net[i], slot[i]] = new["kinked"][i]
+        bound[net[i], slot[i]] = new["condition_bound"][i]
     certified = np.zeros_like(unique)
     certified[net[good], slot[good]] = True
     unique |= _unique(x, speed, certified, tol_unique)
     _demote(x, verdict, Verdict.root, unique, certified, reach)
-    _add_mirrored(polish, x, speed, verdict, unique, jac, kinked, tol_unique)
-    dimension, bases = find_continua(polish, x, unique, jac)
+    _add_mirrored(polish, x, speed, verdict, unique, jac, kinked, bound, tol_unique)
+    dimension, bases = find_continua(polish, x, unique, jac, bound)
     family = label_families(polish, x, dimension, bases)
     _inherit(x, verdict == Verdict.root, unique, dimension, family)
     verdict[dimension > 0] = Verdict.continuum
@@ -231,7 +232,7 @@ def _is_key(a) -> bool:
     return jnp.issubdtype(a.dtype, jax.dtypes.prng_key)
 
 
-def _add_mirrored(polish, x, speed, verdict, unique, jac, kinked, tol_unique):
+def _add_mirrored(polish, x, speed, verdict, unique, jac, kinked, bound, tol_unique):
     """Put -x into a spare slot wherever it is a root that the set lacks."""
     wanted = []
     for n, s in zip(*np.nonzero(unique), strict=True):
@@ -252,6 +253,7 @@ def _add_mirrored(polish, x, speed, verdict, unique, jac, kinked, tol_unique):
             x[n, s], speed[n, s] = new["x"][i], new["speed"][i]
             verdict[n, s], unique[n, s] = Verdict.root, True
             jac[n, s], kinked[n, s] = new["jac"][i], new["kinked"][i]
+            bound[n, s] = new["condition_bound"][i]
 
 
 def _unique(x, speed, candidates, tol):

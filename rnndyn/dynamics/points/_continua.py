@@ -21,7 +21,7 @@ ROUNDS = 6
 
 
 def find_continua(
-    polish: Any, x: np.ndarray, unique: np.ndarray, jac: dict
+    polish: Any, x: np.ndarray, unique: np.ndarray, jac: dict, bound: np.ndarray
 ) -> tuple[np.ndarray, dict]:
     """Dimension of the family of roots through each distinct root, 0 if isolated.
 
@@ -35,11 +35,8 @@ def find_continua(
     """
     dimension, bases = np.zeros(unique.shape, np.int32), {}
     owner, base, directions, null = [], [], [], {}
-    for key in zip(*np.nonzero(unique), strict=True):
-        # Most roots are regular: the values alone cost a third.
-        sigma = np.linalg.svd(jac[key], compute_uv=False)
-        if sigma[-1] > NULL * max(sigma[0], 1e-300):
-            continue
+    # Most roots are far from singular: `bound` is one of the condition number.
+    for key in zip(*np.nonzero(unique & ~(bound * NULL < 1)), strict=True):
         _, sigma, vh = np.linalg.svd(jac[key])
         null[key] = vh[sigma <= NULL * max(sigma[0], 1e-300)]
         for sign in (1, -1):

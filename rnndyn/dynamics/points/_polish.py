@@ -11,7 +11,7 @@ from jax import lax
 from ..._core._batch import in_double
 from ..._core._masks import norm
 from ..._core._system import residual_fn
-from .._linear import newton_length
+from .._linear import distance_to_root
 from ._search import Tolerances, judge
 from ._solver import LevenbergMarquardt
 
@@ -140,6 +140,7 @@ def _nothing(size):
         "f": np.zeros((0, size)),
         "speed": none,
         "newton": none,
+        "condition_bound": none,
         "gradient": none,
         "jac": square,
         "hessian": square,
@@ -154,7 +155,7 @@ def _polish_roots(problem, scale, x, tol, tol_unique, max_steps):
     solver = LevenbergMarquardt()
     tols = Tolerances(x.dtype, x.shape[1], tol, tol_unique)
 
-    def one(problem, scale, x0):
+    def descend(problem, scale, x0):
         fn = _residual64(problem, scale, x0)
 
         def body(carry):
@@ -166,25 +167,10 @@ def _polish_roots(problem, scale, x, tol, tol_unique, max_steps):
         zero = jnp.zeros((), jnp.int32)
         carry = (x0, solver.start(x0), zero, max_steps <= 0, zero)
         x, _, num_steps, _, verdict = lax.while_loop(lambda c: ~c[3], body, carry)
-        jac, f = jax.jacfwd(lambda y: (fn(y),) * 2, has_aux=True)(x)
-        # A branch also under `vmap`, as the number of steps is one for all.
-        newton, kinked = lax.cond(
-            max_steps >= 0,
-            lambda: (newton_length(jac, f, x, fn), _is_kink(fn, x)),
-            lambda: (jnp.full((), jnp.nan), jnp.asarray(False)),
-        )
-        return {
-            "x": x,
-            "f": jnp.where(jnp.isfinite(f), f, 0),
-            "speed": norm(f),
-            "newton": newton,
-            "kinked": kinked,
-            "jac": jnp.where(jnp.isfinite(jac), jac, 0),
-            "num_steps": num_steps,
-            "verdict": verdict,
-        }
+        return {"x": x, "num_steps": num_steps, "verdict": verdict}
 
-    return jax.vmap(one)(problem, scale, x)
+    found = jax.vmap(descend)(problem, scale, x)
+    return found | _look_at(problem, scale, found["x"], max_steps >= 0)
 
 
 @eqx.filter_jit
@@ -206,19 +192,37 @@ def _polish_minima(problem, scale, x, tol, tol_unique, max_steps):
 
         start = (x0, gradient(x0), jax.jacfwd(gradient)(x0), 0, jnp.asarray(True))
         x, g, hessian, _, _ = lax.while_loop(lambda c: c[4], body, start)
+        hessian = jnp.where(jnp.isfinite(hessian), hessian, 0)
+        return {"x": x, "gradient": norm(g), "hessian": hessian}
+
+    found = jax.vmap(one)(problem, scale, x)
+    return found | _look_at(problem, scale, found["x"], True)
+
+
+def _look_at(problem, scale, x, closely):
+    """Residual and Jacobian at every point, and `closely` what these say about it."""
+
+    def one(point):
+        problem, scale, x = point
+        fn = _residual64(problem, scale, x)
         jac, f = jax.jacfwd(lambda y: (fn(y),) * 2, has_aux=True)(x)
+        unknown = jnp.full((), jnp.nan)
+        (newton, bound), kinked = lax.cond(
+            closely,
+            lambda: (distance_to_root(fn, jac, f, x), _is_kink(fn, x)),
+            lambda: ((unknown, unknown), jnp.asarray(False)),
+        )
         return {
-            "x": x,
             "f": jnp.where(jnp.isfinite(f), f, 0),
             "speed": norm(f),
-            "newton": newton_length(jac, f, x, fn),
-            "kinked": _is_kink(fn, x),
-            "gradient": norm(g),
+            "newton": newton,
+            "condition_bound": bound,
+            "kinked": kinked,
             "jac": jnp.where(jnp.isfinite(jac), jac, 0),
-            "hessian": jnp.where(jnp.isfinite(hessian), hessian, 0),
         }
 
-    return jax.vmap(one)(problem, scale, x)
+    # Not `vmap`: branches stay branches, and few points need singular vectors.
+    return lax.map(one, (problem, scale, x))
 
 
 def _is_kink(fn, x):
@@ -228,6 +232,7 @@ def _is_kink(fn, x):
     step = 1e-7 * jnp.maximum(1, norm(x)) * direction / np.linalg.norm(direction)
 
     def slopes(y):
+        # A few products with the Jacobian show a jump at the cost of one evaluation.
         _, tangent_of = jax.linearize(fn, y)
         return jax.vmap(tangent_of)(jnp.asarray(np.array(probes)))
 

@@ -32,14 +32,17 @@ class Tolerances(eqx.Module):
     - `slope`: largest relative slope of q at a slow point. Default cbrt(eps).
     - `unique`: points closer than this, times max(1, |x|), are one point. Default
         1e-6 in float64, 1e-3 in float32.
+    - `stall`: relative slope of q, away from roots, at which a start is given up as
+        lost. Default 0: it is followed until it is a slow point.
     """
 
     speed: Float[Array, ""]
     step: Float[Array, ""]
     slope: Float[Array, ""]
     unique: Float[Array, ""]
+    stall: Float[Array, ""]
 
-    def __init__(self, dtype, state_size, speed=None, unique=None):
+    def __init__(self, dtype, state_size, speed=None, unique=None, stall=0.0):
         eps = float(jnp.finfo(dtype).eps)
         if speed is None:
             speed = max(1e-12, 8 * eps * state_size**0.5)
@@ -48,6 +51,7 @@ class Tolerances(eqx.Module):
         cast = lambda v: jnp.asarray(v, dtype)
         self.speed, self.unique = cast(speed), cast(unique)
         self.step, self.slope = cast(eps**0.5), cast(eps ** (1 / 3))
+        self.stall = cast(stall)
 
     def speed_at(self, x: Float[Array, " state"]) -> Float[Array, ""]:
         """The largest speed of a root at `x`."""
@@ -88,6 +92,7 @@ def judge(tol: Tolerances, x0, x, state, num_steps, max_steps):
     settled = ((state.ratio <= 0.4) | state.at_rounding | tiny) & state.precise
     lost_bounds = norm(x) > 1e8 * jnp.maximum(1, norm(x0))
     diverged = ~jnp.isfinite(state.speed) | lost_bounds
+    stalled = (state.slope < tol.stall) & ~small
     slow = (state.slope <= tol.slope) & ~small
     # Steps of the size of rounding, and still uphill.
     stuck = state.damping * jnp.minimum(1, state.speed) * jnp.finfo(x.dtype).eps > 1
@@ -96,15 +101,13 @@ def judge(tol: Tolerances, x0, x, state, num_steps, max_steps):
     flat = (state.slope <= 1e-3) & (change <= jnp.finfo(x.dtype).eps)
     stuck = stuck | (flat & ~small)
     verdict = jnp.select(
-        [diverged, small & bounded & settled, slow],
-        [Verdict.diverged, Verdict.root, Verdict.slow_point],
+        [diverged, small & bounded & settled, stalled, slow],
+        [Verdict.diverged, Verdict.root, Verdict.lost, Verdict.slow_point],
         Verdict.undetermined,
     ).astype(jnp.int32)
     # A small residual with a long Newton step may still become a root: carry on.
-    done = (
-        diverged | (small & bounded & settled) | slow | stuck | (num_steps >= max_steps)
-    )
-    return done, verdict
+    ended = diverged | (small & bounded & settled) | stalled | slow | stuck
+    return ended | (num_steps >= max_steps), verdict
 
 
 def judge_deflated(tol: Tolerances, x0, x, state, num_steps, max_steps):
