@@ -114,10 +114,14 @@ class Analyse:
         import rnndyn as rd
 
         start = time.perf_counter()
+        if self.out is not None:
+            self.out.parent.mkdir(parents=True, exist_ok=True)
         names = ("form", "tau", "activation", "readout", "scale")
         given = {k: v for k in names if (v := getattr(self, k)) is not None}
         model = rd.load_network(self.file, member=self.member, **given)
-        dt = rd.models.network_dt(self.file) if self.dt is None else self.dt
+        dt = self.dt
+        if dt is None:
+            dt = rd.models.network_dt(self.file, member=self.member)
         if dt is None:
             print("no dt, in the file or by --dt: the Euler map is not looked at")
         key = jax.random.key(self.seed)

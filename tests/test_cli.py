@@ -101,3 +101,21 @@ def test_the_published_example_is_a_valid_sweep():
 def test_doctor(rnndyn):
     text = rnndyn("doctor")
     assert "devices" in text and "precision" in text
+
+
+def test_analyses_one_of_many_networks_of_one_unit(rnndyn, tmp_path):
+    many = dict(W=np.array([[[0.5]], [[2.0]]]), tau=0.1, dt=0.02)
+    np.savez(tmp_path / "many.npz", form="rate", activation="tanh", **many)
+    figure = tmp_path / "figures" / "one.png"
+    out = rnndyn("analyse", "many.npz", "--member", 1, "--starts", 4, "--out", figure)
+    # x = tanh(2 x): two stable roots and the origin.
+    assert out.count("|x| 0.9575") == 2
+    assert figure.exists()
+
+
+@pytest.mark.slow
+def test_a_network_without_fixed_points_is_plotted_all_the_same(rnndyn, tmp_path):
+    arrays = dict(W=2 * np.eye(2), b=np.ones(2), tau=0.1)
+    np.savez(tmp_path / "none.npz", form="rate", activation="relu", **arrays)
+    rnndyn("analyse", "none.npz", "--starts", 4)
+    assert (tmp_path / "none.png").exists()

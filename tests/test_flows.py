@@ -185,6 +185,11 @@ def test_bad_input():
         flows.ScanFlow()
     with pytest.raises(ValueError, match="expected a step > 0"):
         flows.ScanFlow(dt=-1.0)
+    for end in (np.nan, np.inf):
+        with pytest.raises(ValueError, match="times are .*, expected finite"):
+            flows.ScanFlow(dt=0.1)(decay, jnp.ones(1), 0.0, end)
+    with pytest.raises(ValueError, match="values has shape .0, 2., expected at least"):
+        flows.HeldInput(jnp.zeros((0, 2)), 0.1)
     with pytest.raises(ValueError, match="num_steps"):
         jax.jit(lambda t: flows.ScanFlow(dt=0.1)(decay, jnp.ones(1), 0.0, t))(1.0)
     with pytest.raises(ValueError, match="expected floats"):
@@ -193,3 +198,33 @@ def test_bad_input():
         flows.ScanFlow(dt=0.1, method=flows.EulerMaruyama(1.0))(
             decay, jnp.ones(1), 0.0, 1.0
         )
+
+
+def test_noise_of_many_short_steps_is_white(getkey):
+    # Euler steps of x' = -500 x + dW: x <- a x + dW, a = 1/2, variance dt / (1 - a^2).
+    dt, steps = 1e-3, 12_000
+    flow = rd.flows.DiffraxFlow(solver=dfx.Euler(), dt0=dt, sigma=1.0)
+    ts = dt * jnp.arange(0, steps, 1)
+    f = lambda t, x, args: -500 * x
+    x = flow.trajectory(f, jnp.zeros(8), ts, key=getkey()).xs[100:]
+    np.testing.assert_allclose(jnp.var(x), dt / 0.75, rtol=0.05)
+    lag = jnp.mean(x[1:] * x[:-1]) / jnp.mean(x**2)
+    np.testing.assert_allclose(lag, 0.5, atol=0.02)
+
+
+def test_states_after_an_event_are_not_ok():
+    stop = dfx.Event(lambda t, y, args, **kwargs: y[0] > 0.5)
+    flow = rd.flows.DiffraxFlow(event=stop)
+    run = flow.trajectory(lambda t, x, args: 1 + 0 * x, jnp.zeros(1), jnp.arange(3.0))
+    assert not run.ok
+
+
+def test_noise_is_white_where_adaptive_steps_are_far_below_the_first(getkey):
+    # One step of Heun's method takes x' = -500 x to (1 - h + h^2/2) x, h = 1/2.
+    dt, steps = 1e-3, 6000
+    short = dfx.PIDController(rtol=1e6, atol=1e6, dtmax=dt)
+    flow = rd.flows.DiffraxFlow(dfx.Heun(), short, sigma=1.0, dt0=0.1)
+    f = lambda t, x, args: -500 * x
+    x = flow.trajectory(f, jnp.zeros(16), dt * jnp.arange(steps), key=getkey()).xs[100:]
+    lag = jnp.mean(x[1:] * x[:-1]) / jnp.mean(x**2)
+    np.testing.assert_allclose(lag, 0.625, atol=0.02)

@@ -1,5 +1,7 @@
 """Models: equations, the Euler map, constraints, files, bad input."""
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -7,6 +9,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 from helpers import all_models, tree_allclose
+from safetensors.numpy import save_file
 
 import rnndyn as rd
 
@@ -217,6 +220,10 @@ def test_npz_with_missing_arrays_and_overrides(tmp_path):
 def test_bad_input(getkey):
     m = rd.models
     W = jnp.eye(3)
+    rate, piecewise = (
+        m.RateRNN.from_arrays(W, tau=1.0),
+        m.PiecewiseLinearRNN.from_arrays,
+    )
     cases = [
         (lambda: m.RateRNN.from_arrays(np.ones((2, 3)), tau=1.0), "W has shape"),
         (lambda: m.RateRNN.from_arrays(W, np.ones((2, 3)), tau=1.0), "W_in has shape"),
@@ -233,7 +240,24 @@ def test_bad_input(getkey):
         (lambda: m.RateRNN.from_arrays(W, tau=0.1)(0.0, W[0], jnp.ones(2)), "input u"),
         (lambda: m.PiecewiseLinearRNN.from_arrays(np.ones((3, 3)), W), "off-diagonal"),
         (lambda: m.Sparse(0.0), "density = 0"),
+        (lambda: m.DaleBalanced().signs(1), "state_size = 1, expected at least two"),
+        (lambda: rate.map("one"), "dt = one and tau = .*, expected numbers"),
+        (lambda: rate.map(None), "dt = None"),
+        (lambda: piecewise(np.ones((2, 3)), W), r"A has shape \(2, 3\)"),
+        (lambda: piecewise(np.diag([np.nan, 1, 1]), W), "A has 1 non-finite"),
+        (lambda: m.RateRNN.from_arrays(W + 1j, tau=1.0), "W is complex"),
+        (lambda: m.RateRNN.from_arrays(W, 1j * W, tau=1.0), "W_in is complex"),
+        (lambda: m.RateRNN.from_arrays([["one"]], tau=1.0), "W is no array of numbers"),
+        (lambda: m.RateRNN.from_arrays(W, tau=1.0, x0=1j * W[0]), "x0 is complex"),
+        (lambda: m.LowRankRNN.from_arrays(1j * W, W, tau=1.0), "m is complex"),
     ]
+    for noise in (np.nan, -1.0, np.ones(5), []):
+        for build in (
+            lambda **o: m.RateRNN.from_arrays(W, tau=1.0, **o),
+            lambda **o: m.LowRankRNN.from_arrays(W, W, tau=1.0, **o),
+            lambda **o: piecewise(np.ones(3), W, **o),
+        ):
+            cases.append((functools.partial(build, noise=noise), "noise"))
     for call, message in cases:
         with pytest.raises(ValueError, match=message):
             call()
@@ -249,3 +273,48 @@ def test_stack_makes_an_ensemble_of_equal_kinds():
         rd.models.stack([nets[0], other])
     with pytest.raises(ValueError, match="at least one"):
         rd.models.stack([])
+
+
+def test_files_of_many_networks(tmp_path, recwarn):
+    path = tmp_path / "many.npz"
+    many = dict(W=np.stack([np.eye(3), 2 * np.eye(3)]), tau=0.1, dt=[0.01, 0.01])
+    np.savez(path, form="rate", activation="tanh", **many)
+    assert rd.load_network(path, member=1).W[0, 0] == 2
+    assert rd.models.network_dt(path) == 0.01
+    with pytest.raises(ValueError, match="holds 2 networks and member = 2"):
+        rd.load_network(path, member=2)
+    np.savez(path, form="rate", activation="tanh", **many, b=np.zeros((3, 3)))
+    with pytest.raises(ValueError, match="but b of length 3"):
+        rd.load_network(path, member=0)
+    np.savez(path, form="rate", activation="tanh", W=np.eye(3), tau=0.1)
+    assert rd.models.network_dt(path) is None
+    with pytest.raises(ValueError, match="holds one network and member = 7"):
+        rd.load_network(path, member=7)
+    np.savez(path, W=many["W"], dt=[0.01, 0.02])
+    assert rd.models.network_dt(path, member=1) == 0.02
+    for member in (None, 2, -1):
+        with pytest.raises(ValueError, match="2 different dt.*member=0 .. 1"):
+            rd.models.network_dt(path, member=member)
+    np.savez(path, W=many["W"], dt=[])
+    assert rd.models.network_dt(path, 0.5) == 0.5
+
+
+def test_broken_files_are_refused(tmp_path):
+    whole = tmp_path / "whole.npz"
+    np.savez(whole, form="rate", activation="tanh", W=np.eye(30), tau=0.1)
+    cut, empty, plain = (tmp_path / f"{name}.npz" for name in ("cut", "empty", "plain"))
+    cut.write_bytes(whole.read_bytes()[:2000])
+    empty.write_bytes(b"")
+    with plain.open("wb") as file:
+        np.save(file, np.eye(3))
+    for path in (cut, empty, plain):
+        with pytest.raises(ValueError, match="cannot be read as npz"):
+            rd.load_network(path)
+    listed = tmp_path / "listed.safetensors"
+    save_file({"W": np.eye(2)}, listed, metadata={"header": "[1, 2]"})
+    with pytest.raises(ValueError, match="its header is a list"):
+        rd.load_network(listed)
+    nameless = tmp_path / "nameless.npz"
+    np.savez(nameless, form=np.array([]), activation="tanh", W=np.eye(2), tau=0.1)
+    with pytest.raises(ValueError, match="a name has 0 entries"):
+        rd.load_network(nameless)

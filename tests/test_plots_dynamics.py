@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,8 +10,9 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
+import rnndyn as rd
 import rnndyn.dynamics as rdd
-from rnndyn import Map, Verdict, plots
+from rnndyn import Map, Verdict, models, plots
 from rnndyn.plots._style import STABLE, UNSTABLE
 
 
@@ -203,3 +205,33 @@ def test_fixed_points_draws_a_search(ax):
     assert plots.fixed_points(found, ax=ax) is ax
     assert ax.get_xlabel().startswith("PC1") and len(ax.collections) >= 2
     assert plots.fixed_points(found) is not ax
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_report_on_runs_that_diverge_from_nothing_found(size):
+    """x' = 59 x + 1: no root above zero, and e^1740 after 30 tau."""
+    with jax.enable_x64(True):
+        model = models.RateRNN.from_arrays(
+            60 * np.eye(size), b=np.ones(size), tau=0.1, activation="relu"
+        )
+    none, numbers, codes = np.zeros((0, size)), np.zeros(0), np.zeros(0, int)
+    ends = rdd.Attractors(
+        *(codes, codes, numbers, numbers, numbers, none, none[:, None], numbers),
+        *(np.zeros((0, 3)), numbers, codes, codes, numbers, none, 0.01, "flow", ()),
+    )
+    result = rd.mechanisms.Report(
+        *(model, 0.1, None, none, numbers, none + 0j, codes, numbers, numbers),
+        *(np.zeros((0, 0)), None, None, np.nan, none, numbers, ends, None, None),
+        *("undetermined", (), None),
+    )
+    fig = plots.report(result)
+    fig.draw_without_rendering()
+    assert all(np.isfinite([*a.get_xlim(), *a.get_ylim()]).all() for a in fig.axes)
+
+
+def test_what_is_empty_or_infinite_leaves_an_empty_figure(ax):
+    plots.spectrum(ax, np.zeros((0, 2), complex))
+    plane = plots.pca_plane(np.array([[1.0, 2.0], [3.0, 4.0], [np.inf, 0.0]]))
+    np.testing.assert_allclose(plane.origin, [2, 3])
+    lost = plots.pca_plane(np.full((2, 3), np.nan))
+    assert np.isfinite(lost.axes).all() and not lost.origin.any()

@@ -142,3 +142,11 @@ def test_published_window_of_a_fixed_response():
         length = 6 + 4 * i
         first = length - (2 if i == 15 else 1)  # 300 ms, by rounding
         np.testing.assert_array_equal(np.flatnonzero(window), range(first, length))
+
+
+def test_impossible_times():
+    for wrong in ({"dt": 0.0}, {"dt": -5e-3}, {"delay": np.inf}, {"delay": np.nan}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))} = "):
+            rd.tasks.DelayedCueDiscrimination(**wrong)
+    with pytest.raises(ValueError, match="dt = 0"):
+        rd.tasks.DelayedActivation(dt=0.0)

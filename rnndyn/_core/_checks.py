@@ -49,6 +49,10 @@ def check_step_ratio(dt: Any, tau: Any) -> None:
     """Raise a `ValueError` unless `0 < dt/tau <= 1`, where the Euler map of a leaky
     unit neither runs backwards nor overshoots."""
     if is_concrete(dt) and is_concrete(tau):
+        if not {np.asarray(dt).dtype.kind, np.asarray(tau).dtype.kind} <= set("fiu"):
+            raise ValueError(
+                f"dt = {dt} and tau = {tau}, expected numbers. Pass both in seconds."
+            )
         ratio = np.asarray(dt) / np.asarray(tau)
         if not bool(np.all((ratio > 0) & (ratio <= 1 + 1e-6))):
             raise ValueError(
@@ -60,10 +64,14 @@ def check_step_ratio(dt: Any, tau: Any) -> None:
 def steps_in(name: str, duration: float, dt: float) -> int:
     """Number of steps of `dt` in `duration`, both in seconds.
 
-    **Raises:** a `ValueError` if the duration is negative or no multiple of `dt`.
+    **Raises:** a `ValueError` if `dt` is not positive, or the duration is negative, not
+    finite or no multiple of `dt`.
     """
+    check_positive("dt", dt)
+    if not math.isfinite(duration):
+        raise ValueError(f"{name} = {duration}, expected finite seconds.")
     ratio = duration / dt
-    if duration < 0 or not math.isfinite(ratio) or abs(ratio - round(ratio)) > 1e-6:
+    if duration < 0 or abs(ratio - round(ratio)) > 1e-6:
         raise ValueError(
             f"{name} = {duration} s is not a non-negative multiple of dt = {dt} s. "
             f"Nearest choices: {math.floor(ratio) * dt:g} or {math.ceil(ratio) * dt:g}."
@@ -71,9 +79,19 @@ def steps_in(name: str, duration: float, dt: float) -> int:
     return round(ratio)
 
 
-def as_float(x: Any) -> jax.Array:
-    """`x` as a floating-point array; numbers take JAX's default float dtype."""
-    x = jnp.asarray(x)
+def as_float(x: Any, name: str = "the array") -> jax.Array:
+    """`x` as a floating-point array; numbers take JAX's default float dtype.
+
+    **Raises:** a `ValueError` for complex numbers, and for what is no array of numbers.
+    """
+    try:
+        x = jnp.asarray(x)
+    except TypeError as error:
+        raise ValueError(
+            f"{name} is no array of numbers ({error}). Pass numbers of one shape."
+        ) from error
+    if jnp.iscomplexobj(x):  # a cast would drop the imaginary part
+        raise ValueError(f"{name} is complex, expected real numbers. Pass {name}.real.")
     return x if eqx.is_inexact_array(x) else x.astype(jnp.result_type(float))
 
 

@@ -2,6 +2,8 @@
 
 import json
 import os
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,10 @@ def write_arrays(
     os.replace(partial, path)
 
 
+# What NumPy raises for files that are cut, empty or something else than an archive.
+_BROKEN = (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile, zlib.error)
+
+
 def read_arrays(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Arrays and header of a safetensors file, or of a plain npz (empty header).
 
@@ -48,7 +54,7 @@ def read_arrays(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]
         try:
             with np.load(path, allow_pickle=False) as data:
                 return {k: data[k] for k in data.files}, {}
-        except (ValueError, OSError) as error:
+        except _BROKEN as error:
             raise ValueError(
                 f"{path} cannot be read as npz without pickle ({error}). "
                 "Save plain arrays: numpy.savez(path, W=W, ...)."
@@ -56,8 +62,11 @@ def read_arrays(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]
     try:
         with safe_open(path, framework="numpy") as data:
             arrays = {k: data.get_tensor(k) for k in data.keys()}
-            return arrays, json.loads((data.metadata() or {}).get("header", "{}"))
-    except (SafetensorError, OSError) as error:
+            header = json.loads((data.metadata() or {}).get("header", "{}"))
+        if not isinstance(header, dict):
+            raise ValueError(f"its header is a {type(header).__name__}, no table")
+        return arrays, header
+    except (SafetensorError, ValueError, OSError) as error:
         raise ValueError(
             f"{path} is neither .npz nor safetensors ({error}). Save the arrays with "
             "numpy.savez or safetensors.numpy.save_file."

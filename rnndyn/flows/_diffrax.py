@@ -26,7 +26,8 @@ class DiffraxFlow(AbstractFlow):
     - `adjoint`: `RecursiveCheckpointAdjoint` by default (reverse mode only);
         `DirectAdjoint()` for both modes and for shooting.
     - `sigma`: amplitude of additive white noise (an SDE in the Ito sense; needs a
-        `key`, a solver for SDEs such as `diffrax.Euler()`, and `dt0`).
+        `key`, a solver for SDEs such as `diffrax.Euler()`, and `dt0`). The noise is
+        white for steps down to `dt0`, or `dt0 / 1000` with an adaptive controller.
     - `event`: a `diffrax.Event` at which to stop; its state is then returned.
     - `dt0`: first step, chosen by the solver if `None`.
     - `max_steps`: after which the solve counts as failed.
@@ -81,7 +82,10 @@ class DiffraxFlow(AbstractFlow):
     def trajectory(self, f, x0, ts, args=None, *, key=None):
         ts = _times(x0, ts)
         solution = self._solve(f, x0, ts[0], ts[-1], args, key, dfx.SaveAt(ts=ts))
-        return Trajectory(ts=ts, xs=solution.ys, ok=_succeeded(solution))
+        # After an event there are no states: diffrax fills up with infinities.
+        finite = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(solution.ys)]
+        ok = _succeeded(solution) & jnp.all(jnp.stack(finite))
+        return Trajectory(ts=ts, xs=solution.ys, ok=ok)
 
     def _solve(self, f, x0, t0, t1, args, key, saveat):
         dtype = t0.dtype
@@ -91,9 +95,17 @@ class DiffraxFlow(AbstractFlow):
             if key is None:
                 raise ValueError("key = None, expected a PRNG key: sigma is set.")
             shape = jax.ShapeDtypeStruct(x0.shape, x0.dtype)
-            span = jnp.abs(t1 - t0)
+            # Below its tolerance the tree interpolates: increments over shorter steps
+            # are correlated and too small. Adaptive steps may be far below the first.
+            tol = jnp.abs(t1 - t0) * 2.0**-12
+            constant = self.controller is None or isinstance(
+                self.controller, dfx.ConstantStepSize
+            )
+            if self.dt0 is not None:
+                finest = (0.5 if constant else 2.0**-11) * self.dt0
+                tol = jnp.minimum(tol, jnp.abs(jnp.asarray(finest, dtype)))
             path = dfx.VirtualBrownianTree(
-                jnp.minimum(t0, t1), jnp.maximum(t0, t1), span * 2.0**-12, shape, key
+                jnp.minimum(t0, t1), jnp.maximum(t0, t1), tol, shape, key
             )
             sigma = jnp.broadcast_to(jnp.asarray(self.sigma, dtype), x0.shape)
             noise = dfx.ControlTerm(

@@ -23,8 +23,13 @@ class HeldInput(eqx.Module):
 
     def __init__(self, values: Any, dt: Any, t0: Any = 0.0):
         """**Arguments:** `values` `(time, input)`; `dt`, `t0` in seconds."""
-        self.values = as_float(values)
+        self.values = as_float(values, "values")
         check_shape("values", values, (None, None), "One row a step: (time, input).")
+        if len(self.values) == 0:
+            raise ValueError(
+                f"values has shape {self.values.shape}, expected at least one row to "
+                "hold. Pass jnp.zeros((1, input)) for no input."
+            )
         self.dt = jnp.asarray(dt, self.values.dtype)
         self.t0 = jnp.asarray(t0, self.values.dtype)
 

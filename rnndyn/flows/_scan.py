@@ -167,8 +167,14 @@ class ScanFlow(AbstractFlow):
                 "the end time is traced but the number of steps must be known. "
                 "Pass ScanFlow(num_steps=...) instead of dt."
             )
+        joined = np.concatenate([np.ravel(t) for t in times])
+        if not np.all(np.isfinite(joined)):
+            raise ValueError(
+                f"the times are {joined}, expected finite seconds. Pass the end of the "
+                "interval, and num_steps= if it has to be traced."
+            )
         # Rounding of t1 - t0 must not cost a step.
-        spans = np.diff(np.concatenate([np.ravel(t) for t in times]))
+        spans = np.diff(joined)
         ratio = float(np.max(np.abs(spans), initial=0.0)) / self.dt
         return max(int(np.ceil(ratio - 1e-6 * max(ratio, 1))), 1)
 

@@ -196,9 +196,22 @@ def check_x0(x0: Any, state_size: int, dtype: Any) -> Array:
     """`x0` as an array of the model's dtype, zeros if missing."""
     if x0 is None:
         return jnp.zeros(state_size, dtype)
-    check_shape("x0", x0, (state_size,), "x0 is one state of the network.")
-    check_finite("x0", x0)
-    return jnp.asarray(x0, dtype)
+    return given_array(
+        "x0", x0, (state_size,), "x0 is one state of the network.", dtype=dtype
+    )
+
+
+def check_noise(noise: Any, dtype: Any) -> Array:
+    """`noise` as an array of the model's dtype: one finite number, not below zero."""
+    array = as_float(noise, "noise")
+    check_shape("noise", noise, (), "Pass one number for all units.")
+    # `noise` and not `array`, which under a transformation is always traced.
+    if is_concrete(noise) and not 0 <= float(noise) < float("inf"):
+        raise ValueError(
+            f"noise = {noise}, expected a finite standard deviation >= 0. Pass "
+            "noise=0.0 for none."
+        )
+    return array.astype(dtype)
 
 
 def input_current(W_in: Array, u: Any, bias: Array) -> Array:
@@ -214,6 +227,7 @@ def given_array(name: str, value: Any, shape: Any, remedy: str, *, dtype: Any) -
     axes of any size."""
     if value is None:
         return jnp.zeros(tuple(s or 0 for s in shape), dtype)
+    array = as_float(value, name)
     check_shape(name, value, shape, remedy)
     check_finite(name, value)
-    return jnp.asarray(value, dtype)
+    return array.astype(dtype)

@@ -9,7 +9,14 @@ import jax.random as jr
 from jaxtyping import Array, Float
 
 from .._core._types import KeyLike
-from ._base import AbstractRNN, check_sizes, check_tau, check_x0, input_current
+from ._base import (
+    AbstractRNN,
+    check_noise,
+    check_sizes,
+    check_tau,
+    check_x0,
+    input_current,
+)
 
 
 class ContinuousGRU(AbstractRNN):
@@ -65,7 +72,7 @@ class ContinuousGRU(AbstractRNN):
         self.W_out = jr.normal(keys[2], (output_size, n)) / n**0.5
         self.b_out = jnp.zeros(output_size)
         self.tau = check_tau(tau, n, self.W.dtype)
-        self.noise = jnp.asarray(noise, self.W.dtype)
+        self.noise = check_noise(noise, self.W.dtype)
         self.x0 = check_x0(x0, n, self.W.dtype)
         self.state_size = n
         self.input_size = input_size

@@ -142,6 +142,11 @@ class DaleBalanced(AbstractInit):
         return jnp.where(jnp.arange(state_size) < self._count(state_size), 1.0, -1.0)
 
     def _count(self, n: int) -> int:
+        if n < 2:
+            raise ValueError(
+                f"state_size = {n}, expected at least two: one unit that excites and "
+                "one that inhibits. Pass init=Gaussian() for a single unit."
+            )
         return min(max(round(self.excitatory * n), 1), n - 1)
 
     def __call__(self, input_size, state_size, output_size, *, key):

@@ -71,7 +71,7 @@ def load_network(
     if kind != "piecewise":
         _need(fields, "activation", path, "name of the activation, such as tanh")
     known = (*_READ[kind], "tau", "noise", "x0")
-    about = {"form", "dt", "class", "config", "first_member"}
+    about = {"form", "dt", "class", "config", "first_member", "schema"}
     unread = sorted(set(fields) - set(known) - about)
     if unread:
         warnings.warn(
@@ -86,7 +86,10 @@ def load_network(
 
 
 def _text(value: Any) -> str:
-    value = np.ravel(value)[0]
+    value = np.ravel(value)
+    if value.size != 1:
+        raise ValueError(f"a name has {value.size} entries, expected one: {value}.")
+    value = value[0]
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
@@ -106,10 +109,21 @@ def _plain(name: str, value: Any) -> Any:
     return value
 
 
-def network_dt(path: str | Path, default: float | None = None) -> float | None:
-    """The step (seconds) that a file says its network was trained with."""
-    fields = _fields(path, {})
-    return float(np.ravel(fields["dt"])[0]) if "dt" in fields else default
+def network_dt(
+    path: str | Path, default: float | None = None, *, member: int | None = None
+) -> float | None:
+    """The step (seconds) that a file says its network was trained with; `member` says
+    which network, where those of a file differ in it."""
+    arrays, header = read_arrays(path)
+    steps = np.ravel({"dt": (), **header, **arrays}["dt"])
+    if steps.size and np.any(steps != steps[0]):
+        if member is None or not 0 <= member < steps.size:
+            raise ValueError(
+                f"{path} holds {steps.size} different dt and member = {member}, "
+                f"expected one of them. Pass member=0 .. {steps.size - 1}."
+            )
+        steps = steps[member:]
+    return float(steps[0]) if steps.size else default
 
 
 def save_network(path: str | Path, model: AbstractRNN, **extra: Any) -> None:
@@ -155,16 +169,29 @@ def save_network(path: str | Path, model: AbstractRNN, **extra: Any) -> None:
 
 def _fields(path, overrides, member=None):
     arrays, header = read_arrays(path)
-    sizes = {np.shape(a)[:1] for a in arrays.values()}
-    stacked = np.ndim(arrays.get("W", arrays.get("m", 0))) == 3
-    count = max(sizes, default=(0,))[0] if stacked else 0
-    if stacked and (member is None or len(sizes) != 1 or not 0 <= member < count):
+    weights = arrays.get("W", arrays.get("m", np.zeros(())))
+    stacked = np.ndim(weights) == 3
+    count = len(weights) if stacked else 1
+    if stacked and (member is None or not 0 <= member < count):
         raise ValueError(
             f"{path} holds {count} networks and member = {member}, expected one of "
             f"them. Pass member=0 .. {count - 1}, or --member on the command line."
         )
-    if member is not None and stacked:
-        arrays = {k: a[member] for k, a in arrays.items()}
+    if not stacked and member not in (None, 0):
+        raise ValueError(
+            f"{path} holds one network and member = {member}, expected no member."
+        )
+    if stacked:
+        # Names and numbers may be shared; all else has a row for every network.
+        shared = {k for k, a in arrays.items() if np.ndim(a) == 0}
+        odd = [k for k in sorted(set(arrays) - shared) if len(arrays[k]) != count]
+        if odd:
+            raise ValueError(
+                f"{path} holds {count} networks, but {', '.join(odd)} of length "
+                f"{', '.join(str(len(arrays[k])) for k in odd)}, expected one row a "
+                "network."
+            )
+        arrays = {k: a if k in shared else a[member] for k, a in arrays.items()}
     given = {k: v for k, v in overrides.items() if v is not None}
     known = (*_WEIGHTS, *_NAMES, *_NUMBERS)
     for name in given:

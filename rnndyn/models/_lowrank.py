@@ -15,6 +15,7 @@ from .._core._types import KeyLike
 from ._activations import activation as activation_fn
 from ._base import (
     AbstractRNN,
+    check_noise,
     check_sizes,
     check_tau,
     check_x0,
@@ -153,7 +154,7 @@ class LowRankRNN(AbstractRNN):
         self.m, self.n, self.W_in, self.b, self.W_out, self.b_out, self.W_fixed = drawn
         dtype = drawn.m.dtype
         self.tau = check_tau(tau, state_size, dtype)
-        self.noise = jnp.asarray(noise, dtype)
+        self.noise = check_noise(noise, dtype)
         self.x0 = check_x0(x0, state_size, dtype)
         self.state_size = state_size
         self.rank = rank
@@ -189,7 +190,7 @@ class LowRankRNN(AbstractRNN):
 
         **Raises:** a `ValueError` for wrong shapes, unknown names or NaN weights.
         """
-        m = as_float(m)
+        m = as_float(m, "m")
         check_shape("m", m, (None, None), "m is (state, rank).")
         size, rank = m.shape
         readable = rank if latent_readout else size

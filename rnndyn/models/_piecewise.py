@@ -13,6 +13,7 @@ from .._core._system import Map
 from .._core._types import KeyLike
 from ._base import (
     AbstractRNN,
+    check_noise,
     check_sizes,
     check_tau,
     check_x0,
@@ -73,7 +74,7 @@ class PiecewiseLinearRNN(AbstractRNN):
         self.W_out = jr.normal(keys[3], (output_size, n)) / n**0.5
         self.b_out = jnp.zeros(output_size)
         self.tau = check_tau(tau, n, self.W.dtype)
-        self.noise = jnp.asarray(noise, self.W.dtype)
+        self.noise = check_noise(noise, self.W.dtype)
         self.x0 = check_x0(x0, n, self.W.dtype)
         self.state_size = n
         self.input_size = input_size
@@ -94,16 +95,17 @@ class PiecewiseLinearRNN(AbstractRNN):
         x0: Any = None,
     ) -> "PiecewiseLinearRNN":
         """A network from arrays: `A` `(state,)` or a diagonal `(state, state)`."""
-        W = as_float(W)
+        W = as_float(W, "W")
         check_shape("W", W, (None, None), "W maps units to units: (state, state).")
         n, dtype = W.shape[0], W.dtype
         if jnp.ndim(A) == 2:
-            if not bool(jnp.all(jnp.diag(jnp.diag(jnp.asarray(A))) == A)):
+            A = given_array("A", A, (n, n), "Pass the diagonal of A.", dtype=dtype)
+            if not bool(jnp.all(jnp.diag(jnp.diag(A)) == A)):
                 raise ValueError(
                     "A has off-diagonal entries, expected a diagonal matrix or its "
                     "diagonal. Move the off-diagonal part into W's linear twin."
                 )
-            A = jnp.diag(jnp.asarray(A))
+            A = jnp.diag(A)
         W_in = given_array("W_in", W_in, (n, None), "(state, input).", dtype=dtype)
         W_out = given_array("W_out", W_out, (None, n), "(output, state).", dtype=dtype)
         outputs = W_out.shape[0]
@@ -118,7 +120,7 @@ class PiecewiseLinearRNN(AbstractRNN):
             W_out=W_out,
             b_out=given_array("b_out", b_out, (outputs,), "(output,).", dtype=dtype),
             tau=check_tau(tau, n, dtype),
-            noise=jnp.asarray(noise, dtype),
+            noise=check_noise(noise, dtype),
             x0=check_x0(x0, n, dtype),
         )
         return eqx.tree_at(

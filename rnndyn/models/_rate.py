@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._core._checks import as_float, check_shape
@@ -13,6 +12,7 @@ from .._core._types import KeyLike
 from ._activations import activation as activation_fn
 from ._base import (
     AbstractRNN,
+    check_noise,
     check_sizes,
     check_tau,
     check_x0,
@@ -81,7 +81,7 @@ class AbstractFullRankRNN(AbstractRNN):
         self.W, self.W_in, self.b, self.b_in, self.W_out, self.b_out = drawn
         dtype = drawn.W.dtype
         self.tau = check_tau(tau, state_size, dtype)
-        self.noise = jnp.asarray(noise, dtype)
+        self.noise = check_noise(noise, dtype)
         self.x0 = check_x0(x0, state_size, dtype)
         self.state_size = state_size
         self.input_size = input_size
@@ -183,7 +183,7 @@ class CurrentRNN(AbstractFullRankRNN):
 
 def _connectivity(W, W_in, b, b_in, W_out, b_out):
     """Sizes and checked arrays."""
-    W = as_float(W)
+    W = as_float(W, "W")
     check_shape("W", W, (None, None), "W maps units to units: (state, state).")
     n = W.shape[0]
     given = functools.partial(given_array, dtype=W.dtype)

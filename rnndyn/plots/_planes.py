@@ -21,10 +21,15 @@ class Plane(NamedTuple):
 
 
 def pca_plane(states: Any) -> Plane:
-    """The plane of the first two principal components of states `(..., state)`."""
+    """The plane of the first two principal components of states `(..., state)`; states
+    of one unit, or one state, leave the second axis empty."""
     flat = np.asarray(states, float).reshape(-1, np.shape(states)[-1])
+    flat = flat[np.isfinite(flat).all(axis=1)]  # runs may diverge
+    flat = flat if len(flat) else np.zeros((1, flat.shape[1]))
     origin = flat.mean(axis=0)
     _, values, axes = np.linalg.svd(flat - origin, full_matrices=False)
+    missing = max(2 - len(values), 0)
+    values, axes = np.pad(values, (0, missing)), np.pad(axes, ((0, missing), (0, 0)))
     share = values**2 / max(np.sum(values**2), 1e-300)
     labels = tuple(f"PC{i + 1} ({100 * share[i]:.0f} %)" for i in range(2))
     return Plane(origin, axes[:2].T, (labels[0], labels[1]))
@@ -122,7 +127,7 @@ def spectrum(
         angle = np.linspace(0, 2 * np.pi, 200)
         ax.plot(np.cos(angle), np.sin(angle), lw=0.7, color="#999999")
         ax.set_aspect("equal")
-    if np.ptp(values.imag) < 0.2:  # rounding must not fill the axis
+    if not len(values) or np.ptp(values.imag) < 0.2:  # rounding must not fill the axis
         ax.set_ylim(-0.5, 0.5)
     unit_name = "1/tau" if kind == "flow" else "multiplier"
     return tidy(ax, title="eigenvalues", x=f"Re ({unit_name})", y="Im")

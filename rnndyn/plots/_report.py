@@ -36,7 +36,10 @@ def report(result: Report) -> Any:
     with jax.enable_x64(True):
         speed_field(ax, plane, jax.jit(jax.vmap(lambda x: model(0.0, x, None))))
     ax.set_title(f"{result.mechanism.replace('_', ' ')}", fontsize=10, loc="left")
-    spectrum(axes[0, 1], result.eigenvalues, unit=unit)
+    if len(result.points):
+        spectrum(axes[0, 1], result.eigenvalues, unit=unit)
+    else:
+        tidy(axes[0, 1], title="no fixed point found")
     ax = axes[1, 0]
     if result.readout.shape[1]:
         ax.bar(range(len(result.readout)), result.readout[:, 0], color="#2c7fb8")
@@ -60,12 +63,17 @@ def _paths(result: Report, unit: float) -> np.ndarray:
     model = result.model
     with jax.enable_x64(True):
         start = np.concatenate([result.points, result.attractors.state])[:12]
+        if not len(start):  # nothing was found
+            start = np.zeros((4, model.state_size))
         rng = np.random.default_rng(0)
         start = start + 0.5 * rng.standard_normal(start.shape)
         system = flow_map(model, unit / 10)
         u = np.zeros((300, model.input_size))
         run = jax.jit(jax.vmap(lambda x: iterate(system, x, 300, u)))
-        return np.asarray(run(start))
+        paths = np.asarray(run(start))
+    # What diverges is drawn on its way out, not to the largest float.
+    far = 1e6 * max(1.0, np.abs(start).max())
+    return np.where(np.abs(paths) < far, paths, np.nan)
 
 
 def ensemble_report(
