@@ -1,0 +1,119 @@
+"""Do phases scale with the time constant? Twice tau at twice the delay.
+
+The published control with tau = 20 ms, batch 32: slow points at a delay of 200 ms over
+all ten learning rates (published 0.29; 0.40 at 100 ms with tau = 10 ms), and from which
+delay on a tenth of the networks does not learn at the lowest rate, 0.001 (published
+560 ms; the fitted onset lies between 543 and 570 ms). Both sweeps are resumable.
+
+    python benchmarks/long_tau.py run --store FOLDER [rates] [onset]
+    python benchmarks/long_tau.py summary --store FOLDER
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import platform
+import time
+
+from rnndyn import _bootstrap
+
+
+_bootstrap.configure()
+
+import jax
+import numpy as np
+
+import rnndyn as rd
+from rnndyn.studies._published import check_share
+from rnndyn.studies._statistics import binomial_tail
+from rnndyn.studies.phases._summary import summarise
+from rnndyn.studies.rank2._stats import jsonable
+from rnndyn.sweeps import plan
+
+
+RESULT = pathlib.Path(__file__).parent / "results" / "long_tau.json"
+COMMON = {"batch": 32, "labels": ["compat"], "shard_size": 10}
+SWEEPS = {
+    "rates": rd.sweeps.preset("longtau", seeds=20, delay=[0.2], **COMMON),
+    "onset": rd.sweeps.preset(
+        "longtau",
+        seeds=20,
+        learning_rate=[0.001],
+        delay=[0.44, 0.48, 0.52, 0.56, 0.6],
+        **COMMON,
+    ),
+}
+NOT_LEARNED, SLOW_POINT = 0, 2
+
+
+def order(sweep):
+    """Shards: the first networks of every cell first, around the published onset."""
+    members = sweep.members()
+    seed, delay = members.values["seed"], members.values["delay"]
+    rows = [(shard.rows[0], shard.index) for shard in plan(sweep)]
+    return [i for *_, i in sorted((seed[r], abs(delay[r] - 0.56), i) for r, i in rows)]
+
+
+def run(store, names):
+    for name in names:
+        for shard in order(SWEEPS[name]):
+            rd.sweeps.run(SWEEPS[name], store / name, shards=[shard], wait=False)
+
+
+def summary(store):
+    rows = {}
+    for name in SWEEPS:
+        found, state = rd.sweeps.load(store / name), rd.sweeps.status(store / name)
+        cells = summarise("longtau", found)
+        rows[name] = {
+            "rates": cells.rates.tolist(),
+            "delays_ms": cells.x.tolist(),
+            "networks": cells.n.tolist(),
+            "not_learned_cycle_slow_point": cells.counts().tolist(),
+            "networks_planned": int(np.prod(cells.code.shape)),
+            "hours_of_training": round(float(np.nansum(state.seconds)) / 3600, 2),
+        }
+        if name == "rates":
+            code = cells.code[cells.code >= 0]
+            slow = int(np.sum(code == SLOW_POINT))
+            # The published share is that of 200 networks.
+            check = check_share("slow points", slow, len(code), 0.29, per_cell=200)
+            rows[name]["check"] = check.to_dict()
+        else:
+            counts = np.asarray(cells.counts())[0]
+            n = counts.sum(axis=1)
+            share = counts[:, NOT_LEARNED] / np.maximum(n, 1)
+            above = cells.x[(share >= 0.1) & (n > 0)]
+            rows[name]["share_not_learned"] = share.tolist()
+            rows[name]["first_delay_with_a_tenth_ms"] = min(above, default=None)
+            # How likely so many failures are, were a tenth the true share.
+            failed = counts[:, NOT_LEARNED]
+            rows[name]["p_if_a_tenth"] = [
+                float(binomial_tail(int(k), int(m), 0.1))
+                for k, m in zip(failed, n, strict=True)
+            ]
+    out = {
+        "question": __doc__.split("\n")[0],
+        "commands": __doc__.strip().split("\n\n")[-1].split("\n"),
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": {"processor": platform.machine(), "device": str(jax.devices()[0])},
+        "versions": {"jax": jax.__version__, "rnndyn": rd.__version__},
+        "load_average": os.getloadavg()[2],
+        **rows,
+    }
+    out = jsonable(out)
+    RESULT.write_text(json.dumps(out, indent=1) + "\n")
+    print(json.dumps(out))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("what", choices=("run", "summary"))
+    parser.add_argument("names", nargs="*", default=list(SWEEPS))
+    parser.add_argument("--store", type=pathlib.Path, required=True)
+    given = parser.parse_args()
+    if given.what == "run":
+        run(given.store, given.names)
+    else:
+        summary(given.store)
