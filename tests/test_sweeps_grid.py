@@ -2,6 +2,7 @@
 
 import jax
 import jax.random as jr
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -161,6 +162,12 @@ def test_hash_is_of_what_is_trained():
     )
 
 
+def from_dict(**axes):
+    """Axes, and fields whose name ends in an underscore, as a TOML file has them."""
+    fields = {k[:-1]: axes.pop(k) for k in list(axes) if k.endswith("_")}
+    return SweepConfig.from_dict({"grid": axes or {"seed": 1}, **fields})
+
+
 @pytest.mark.parametrize(
     ("make", "match"),
     [
@@ -186,11 +193,43 @@ def test_hash_is_of_what_is_trained():
             ),
             "axis delay",
         ),
+        (lambda: from_dict(delay={"from": 0, "to": 1, "count": 2.5}), "count = 2.5"),
+        (lambda: from_dict(delay={"from": "a", "to": 1, "count": 2}), "from = 'a'"),
+        (lambda: from_dict(seed=True), "axis seed: True"),
+        (lambda: from_dict(seed=[-1]), "seed = -1, expected 0"),
+        (lambda: from_dict(seed=[2**32]), "seed = 4294967296, expected 0"),
+        (lambda: from_dict(units=[0]), "units = 0, expected >= 1"),
+        (lambda: from_dict(batch=[8, 0]), "batch = 0, expected >= 1"),
+        (lambda: from_dict(tau=[0.1, 0.004]), "dt/tau = 1.25"),
+        (lambda: SweepConfig.from_dict({"grid": 5}), "grid = 5, expected a table"),
+        (lambda: from_dict(labels_=5), "labels = 5, expected a list"),
+        (lambda: from_dict(labels_="primary"), "labels = 'primary', expected a list"),
+        (lambda: from_dict(rate_epochs_=-5), "rate_epochs = -5, expected >= 0"),
+        (lambda: from_dict(noise_=-1), "noise = -1.0, expected >= 0"),
+        (lambda: from_dict(root_seed_=-1), "root_seed = -1, expected 0"),
     ],
 )
 def test_impossible_sweeps(make, match):
     with pytest.raises(ValueError, match=match):
         make()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "match"),
+    [
+        ("long_delay", "x", "long_delay = 'x', expected a finite number"),
+        ("long_epochs", 0.5, "long_epochs = 0.5, expected a whole number"),
+        ("protocol", ["a"], r"protocol = \['a'\] is not known"),
+        ("tau", "a", "tau = 'a', expected a finite number"),
+        ("root_seed", "x", "root_seed = 'x', expected a finite number"),
+    ],
+)
+def test_fields_of_another_type_without_a_type_checker(
+    field, value, match, monkeypatch
+):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(ValueError, match=match):
+        SweepConfig.from_dict({"grid": {"seed": 1}, field: value})
 
 
 def test_periods_must_be_whole_steps_before_anything_runs():

@@ -467,3 +467,12 @@ def test_another_order_of_axes_is_another_sweep(done):
     turned = small(grid={"delay": [0.0, 0.1], "learning_rate": [0.3, 0.03], "seed": 3})
     with pytest.raises(ValueError, match="order of axes: learning_rate, delay"):
         sweeps.run(turned, done.store.out)
+
+
+def test_one_network_is_chosen_by_its_number(done):
+    one, _ = done.networks(3)
+    np.testing.assert_array_equal(one.W, done.networks([3])[0].W)
+    with pytest.raises(ValueError, match="rows do not fit 12 networks"):
+        done.networks([12])
+    with pytest.raises(ValueError, match="no networks were chosen"):
+        done.networks([])

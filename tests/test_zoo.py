@@ -25,6 +25,9 @@ CONFIG = dict(
 )
 
 
+PAIR = {"W": np.ones((2, 3, 3)), "tau": np.full(2, 0.1)}
+
+
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory):
     grid = {"delay": [0.0, 0.1], "learning_rate": [0.3, 0.1], "seed": 2}
@@ -75,6 +78,19 @@ def test_selection_by_value_and_name(kept):
         kept.ensemble([])
 
 
+def test_networks_are_chosen_by_one_value_each(kept, tmp_path):
+    for name, values in kept.curves(3).items():
+        np.testing.assert_array_equal(values, kept.curves([3])[name])
+    with pytest.raises(ValueError, match="rows do not fit 8 networks"):
+        kept.weights([8])
+    with pytest.raises(ValueError, match="learning_rate has no codes"):
+        kept.rows(learning_rate="0.1")
+    codes = np.asarray([[3, 3], [1, 3]])
+    cued = zoo.save(PAIR | {"cue_code": codes}, tmp_path / "cued")
+    with pytest.raises(ValueError, match=r"zoo.names\('cue_code'\) == 'limit_cycle'"):
+        cued.rows(cue_code="limit_cycle")
+
+
 def test_the_card_says_what_is_inside(kept):
     text = (kept.path / "README.md").read_text()
     front = text.split("---")[1]
@@ -116,6 +132,20 @@ def test_what_is_wrong_is_named(kept, tmp_path):
     path = broken(lambda p: edit(p, groups=groups[:-1]))
     with pytest.raises(ValueError, match="every network once"):
         zoo.validate(path)
+    for rows in ([0, 1, 9], [0, 1]):
+        wrong = [groups[0] | {"rows": rows}, *groups[1:]]
+        with pytest.raises(ValueError, match="every network once"):
+            zoo.load(broken(lambda p, g=wrong: edit(p, groups=g)))
+    for name, change in (
+        ("fields", lambda about: about.pop("fields")),
+        ("groups.weights", lambda about: about["groups"][0].pop("weights")),
+    ):
+        about = json.loads((kept.path / "zoo.json").read_text())
+        change(about)
+        text = json.dumps(about)
+        path = broken(lambda p, t=text: (p / "zoo.json").write_text(t))
+        with pytest.raises(ValueError, match=f"zoo.json lacks {name}"):
+            zoo.load(path)
     path = broken(lambda p: edit(p, schema="rnndyn.zoo/0"))
     with pytest.raises(ValueError, match="has schema 'rnndyn.zoo/0'"):
         zoo.load(path)
@@ -280,8 +310,7 @@ def test_chosen_networks_keep_their_rows(sweep, tmp_path):
 
 
 def test_the_form_decides_what_is_built(tmp_path):
-    arrays = {"W": np.ones((2, 3, 3)), "tau": np.full(2, 0.1)}
-    current = zoo.save(arrays, tmp_path / "current", network={"form": "current"})
+    current = zoo.save(PAIR, tmp_path / "current", network={"form": "current"})
     assert isinstance(current.ensemble(), rd.models.CurrentRNN)
     one = rd.load_network(current.path / "weights-00000.safetensors", member=1)
     assert isinstance(one, rd.models.CurrentRNN)
@@ -291,7 +320,31 @@ def test_the_form_decides_what_is_built(tmp_path):
         ({"form": "current", "class": "RateRNN"}, "disagree"),
     ):
         with pytest.raises(ValueError, match=said):
-            zoo.save(arrays, tmp_path / "wrong", network=wrong)
+            zoo.save(PAIR, tmp_path / "wrong", network=wrong)
+
+
+def test_weights_that_make_no_network_are_not_saved(kept, tmp_path):
+    wide = {"m": np.ones((2, 3, 1)), "n": np.ones((2, 3, 1)), "tau": np.ones(2)}
+    for arrays, network, said in (
+        ({"W": PAIR["W"]}, {}, "do not make a RateRNN .* 'tau'"),
+        ({"tau": PAIR["tau"]}, {}, "do not make a RateRNN .* 'W'"),
+        (PAIR | {"b": np.ones((2, 4))}, {}, r"b has shape \(4,\), expected \(3\)"),
+        (PAIR | {"tau": 0.1}, {}, "an entry a network"),
+        (wide, {"scale": "2"}, "scale = '2'"),
+        (PAIR | {"m": wide["m"]}, {"class": "RateRNN"}, "do not make a RateRNN"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            zoo.save(arrays, tmp_path / "wrong", network=network)
+    with pytest.raises(ValueError, match="per_file = 0"):
+        zoo.save(PAIR, tmp_path / "wrong", per_file=0)
+    assert not list(tmp_path.iterdir())
+    # Neither are they valid if somebody changed what they are said to be.
+    copy = shutil.copytree(kept.path, tmp_path / "copy")
+    about = json.loads((copy / "zoo.json").read_text())
+    about["groups"][0]["network"]["activation"] = "bar"
+    (copy / "zoo.json").write_text(json.dumps(about))
+    with pytest.raises(ValueError, match="activation = 'bar'"):
+        zoo.validate(copy)
 
 
 def test_files_without_a_checksum_are_named(kept, tmp_path):

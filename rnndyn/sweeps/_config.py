@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .._core._checks import one_of, steps_in
+from .._core._checks import check_positive, check_step_ratio, one_of, steps_in
 from ._grid import WHOLE, Grid, Members, canonical, member_id
 from ._protocol import MEMBER_FIELDS, PROTOCOLS, AbstractProtocol
 from ._published import PUBLISHED
@@ -19,6 +19,8 @@ from ._published import PUBLISHED
 SCHEMA = "rnndyn.sweep/1"
 _LABELS = ("primary", "compat")
 _UNHASHED = ("name", "labels")
+_LEAST = {"units": 1, "batch": 1, "noise": 0}
+_SEEDS = 2**32  # keys take 32 bits of a seed
 PRESETS = tuple(PUBLISHED)
 """Names of the published sweeps."""
 
@@ -95,7 +97,11 @@ class SweepConfig:
     labels: tuple[str, ...] = field(default=_LABELS)
 
     def __post_init__(self):
-        one_of("protocol", self.protocol, PROTOCOLS)
+        if not isinstance(self.grid, Grid):
+            raise ValueError(
+                f"grid = {self.grid!r}, expected a Grid. Pass rnndyn.sweeps.Grid(...)."
+            )
+        one_of("protocol", self.protocol, tuple(PROTOCOLS))
         for name in self.labels:
             one_of("label", name, _LABELS)
         for name in self.grid.names:
@@ -106,15 +112,32 @@ class SweepConfig:
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} = {value!r}, expected a whole number >= 1.")
         for name in MEMBER_FIELDS:
-            value = canonical(getattr(self, name), whole=name in WHOLE)
+            value = _number(name, getattr(self, name), whole=name in WHOLE)
             object.__setattr__(self, name, value)
+        for name in ("rate_epochs", "long_epochs", "long_delay"):
+            value = getattr(self, name)
+            whole = name == "long_epochs"
+            if value is not None and _number(name, value, whole=whole) < 0:
+                raise ValueError(f"{name} = {value!r}, expected >= 0.")
         object.__setattr__(self, "rate_epochs", float(self.rate_epochs))
-        rates = self.grid.axes.get("learning_rate", (self.learning_rate,))
+        root = _number("root_seed", self.root_seed, whole=True)
+        object.__setattr__(self, "root_seed", root)
+        values = {k: self.grid.axes.get(k, (getattr(self, k),)) for k in MEMBER_FIELDS}
+        for name, least in _LEAST.items():
+            if min(values[name]) < least:
+                raise ValueError(f"{name} = {min(values[name])}, expected >= {least}.")
+        for name, seeds in (("root_seed", (root,)), ("seed", values["seed"])):
+            for bad in (s for s in seeds if not 0 <= s < _SEEDS):
+                raise ValueError(f"{name} = {bad}, expected 0 .. {_SEEDS - 1}.")
+        rates = values["learning_rate"]
         if min(rates) <= 0:
             raise ValueError(f"learning_rate = {min(rates)}, expected > 0.")
+        for name in ("dt", "tau"):
+            check_positive(name, np.asarray(values[name]))
+        check_step_ratio(max(values["dt"]), min(values["tau"]))
         if "dt" not in self.grid.names:
             for name in ("cue", "delay", "reaction", "post_reaction"):
-                for value in self.grid.axes.get(name, (getattr(self, name),)):
+                for value in values[name]:
                     steps_in(name, value, self.dt)
 
     @property
@@ -158,7 +181,10 @@ class SweepConfig:
         **Raises:** a `ValueError` that names unknown or missing fields.
         """
         given = dict(given)
-        grid = dict(given.pop("grid", {}))
+        grid = given.pop("grid", {})
+        if not isinstance(grid, Mapping):
+            raise ValueError(f"grid = {grid!r}, expected a table of axes by name.")
+        grid = dict(grid)
         name, seeds = given.pop("preset", None), given.pop("seeds", None)
         known = {f.name for f in fields(cls)} - {"grid"}
         for key in given:
@@ -176,6 +202,10 @@ class SweepConfig:
         if not grid:
             raise ValueError("no grid, expected a table [grid] of axes, or a preset.")
         if "labels" in given:
+            if not isinstance(given["labels"], list | tuple):
+                raise ValueError(
+                    f"labels = {given['labels']!r}, expected a list of names."
+                )
             given["labels"] = tuple(given["labels"])
         return cls(grid=Grid({k: _axis(k, v) for k, v in grid.items()}), **given)
 
@@ -236,8 +266,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     lines = []
     for name in [*old, *(k for k in new if k not in old)]:
         a, b = old.get(name), new.get(name)
-        turned = isinstance(a, Mapping) and a == b and list(a) != list(b)
-        if name in _UNHASHED or (a == b and not turned):
+        if name in _UNHASHED:
             continue
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             for axis in [*a, *(k for k in b if k not in a)]:
@@ -245,7 +274,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
                     lines.append(f"grid.{axis}: {_brief(a, axis)} -> {_brief(b, axis)}")
             if set(a) == set(b) and list(a) != list(b):
                 lines.append(f"order of axes: {', '.join(a)} -> {', '.join(b)}")
-        else:
+        elif a != b:
             lines.append(f"{name}: {_brief(old, name)} -> {_brief(new, name)}")
     return lines
 
@@ -257,6 +286,14 @@ def _brief(table, name):
     if isinstance(value, list) and len(value) > 8:
         return f"{len(value)} values {value[0]} .. {value[-1]}"
     return repr(value)
+
+
+def _number(name: str, value: Any, whole: bool = False) -> float | int:
+    """A number as it is stored, or a `ValueError` that says which one is none."""
+    try:
+        return canonical(value, whole=whole)
+    except ValueError as error:
+        raise ValueError(f"{name} = {error}") from None
 
 
 def _axis(name: str, given: Any) -> Any:
@@ -271,5 +308,8 @@ def _axis(name: str, given: Any) -> Any:
             f"axis {name} = {dict(given)}, expected a list of values or the keys "
             "from, to, count and (optionally) spacing."
         )
+    for end in ("from", "to"):
+        _number(f"axis {name}: {end}", given[end])
+    count = int(_number(f"axis {name}: count", given["count"], whole=True))
     space = np.geomspace if spacing == "log" else np.linspace
-    return space(given["from"], given["to"], given["count"])
+    return space(given["from"], given["to"], count)

@@ -112,6 +112,20 @@ def canonical(value: Any, *, whole: bool = False) -> float | int:
     return float(f"{float(value):.12g}")
 
 
+def positions(rows: Any, count: int) -> np.ndarray:
+    """Positions of the networks that a number, a list, a slice or a mask chooses.
+
+    **Raises:** a `ValueError` if there are no such networks.
+    """
+    try:
+        return np.atleast_1d(np.arange(count)[rows])
+    except IndexError as error:
+        raise ValueError(
+            f"rows do not fit {count} networks ({error}). Pass positions below "
+            f"{count}, or a mask of that length."
+        ) from error
+
+
 def member_id(values: Mapping[str, Any]) -> int:
     """A number in [0, 2^63) from names and values, whatever their order."""
     text = ";".join(f"{k}={float(values[k]):.12g}" for k in sorted(values))
@@ -135,7 +149,8 @@ def id_keys(root: KeyLike, ids: Any, purpose: int) -> Key[Array, " members"]:
 
 
 def _values(name: str, given: Any) -> tuple[float | int, ...]:
-    if name == "seed" and isinstance(given, int | np.integer):
+    counted = isinstance(given, int | np.integer) and not isinstance(given, bool)
+    if name == "seed" and counted:
         given = range(int(given))
     try:
         values = tuple(

@@ -11,7 +11,7 @@ import numpy as np
 from .._core._checks import one_of
 from ..models import member
 from ._config import SweepConfig
-from ._grid import Grid
+from ._grid import Grid, positions
 from ._labels import CODES, blank, unpack
 from .disk._store import Store, need
 
@@ -94,12 +94,15 @@ class Sweep:
     def networks(self, rows: Any) -> tuple[Any, Any]:
         """Trained networks and their tasks, as ensembles.
 
-        **Arguments:** `rows`: positions in the arrays, or a mask over them.
+        **Arguments:** `rows`: positions in the arrays, one or several, or a mask over
+        them.
 
         **Raises:** a `ValueError` if the networks do not share a program; select by
         `post_reaction`, `units` and the like, or use `groups`.
         """
         groups = self.groups(rows)
+        if not groups:
+            raise ValueError("no networks were chosen, expected at least one.")
         if len(groups) != 1:
             raise ValueError(
                 f"these networks belong to {len(groups)} programs (padded lengths, "
@@ -110,7 +113,7 @@ class Sweep:
 
     def groups(self, rows: Any = slice(None)) -> list[tuple[np.ndarray, Any, Any]]:
         """`(rows, networks, tasks)` for each set of networks that share a program."""
-        rows = np.arange(len(self))[rows]
+        rows = positions(rows, len(self))
         shapes: dict[Any, list[int]] = {}
         for row in rows:
             shard = self.store.shards[self.finished[self._part[row]]]

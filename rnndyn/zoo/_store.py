@@ -19,10 +19,11 @@ from .._core._checks import one_of
 from .._core._store import named_leaves, read_arrays, write_arrays
 from ..models._activations import ACTIVATIONS
 from ..sweeps import Sweep, load as load_sweep
+from ..sweeps._grid import positions
 from ..sweeps.disk._files import publish, sha256, versions
 from ._card import card
 from ._schema import CURVES, SCHEMA, WEIGHTS, describe, field, problems
-from ._zoo import Zoo, network_class
+from ._zoo import Zoo, build
 
 
 Arrays = Mapping[str, Any]
@@ -54,14 +55,15 @@ def save(
         for the card.
     - `network`: for arrays, what the weights do not say: `form`, `activation`,
         `readout`, and `class`, `scale`, `latent_readout` of low-rank networks.
-    - `rows`: which networks, all by default.
+    - `rows`: which networks, by position or as a mask; all by default.
     - `curves`: whether to keep the training curves.
     - `per_file`: networks a file of weights, at most.
 
     **Returns:** the data set, as `load` gives it.
 
     **Raises:** a `ValueError` if nothing is in the source, an array is not part of the
-    schema or does not fit it, or the folder is there already.
+    schema or does not fit it, the weights do not make networks, or the folder is there
+    already.
 
     !!! example
 
@@ -73,6 +75,8 @@ def save(
     path = Path(path)
     if path.exists():
         raise ValueError(f"{path} is there already. Pass the name of a new folder.")
+    if per_file < 1:
+        raise ValueError(f"per_file = {per_file}, expected >= 1.")
     origin: dict[str, Any] = {}
     if isinstance(source, str | Path):
         source = load_sweep(source)
@@ -87,6 +91,7 @@ def save(
     bad = [*problems(table, count)]
     for group in groups:
         bad += problems(group["weights"] | group["curves"], len(group["rows"]))
+        bad += [] if bad else _misfits(group["network"], group["weights"])
     if bad:
         raise ValueError(f"the source does not fit {SCHEMA}: {'; '.join(bad)}.")
 
@@ -130,6 +135,7 @@ def save(
             for p in sorted(folder.iterdir())
         }
         (folder / "zoo.json").write_text(json.dumps(about, indent=1))
+        validate(folder)
         return {"schema": SCHEMA, "networks": count}
 
     publish(path, fill)
@@ -137,7 +143,8 @@ def save(
 
 
 def validate(path: str | Path) -> Zoo:
-    """Check a data set: schema, checksums, shapes, kinds, codes, finite weights.
+    """Check a data set: schema, checksums, shapes, kinds, codes, finite weights that
+    make networks.
 
     **Returns:** the data set.
 
@@ -160,22 +167,30 @@ def validate(path: str | Path) -> Zoo:
     if not bad:
         count = zoo.about["networks"]
         bad += problems(zoo.table, count)
-        rows = np.concatenate([g["rows"] for g in zoo.about["groups"]])
-        if sorted(rows.tolist()) != list(range(count)):
-            bad.append("the groups do not hold every network once")
         for group in zoo.about["groups"]:
             for kind in ("weights", "curves"):
                 if kind in group:
                     arrays, _ = read_arrays(zoo.path / group[kind])
                     bad += problems(arrays, len(group["rows"]))
+                    if kind == "weights" and not bad:
+                        bad += _misfits(group["network"], arrays)
     if bad:
         raise ValueError(f"{path} is not a valid data set: {'; '.join(bad)}.")
     return zoo
 
 
+def _misfits(network: Mapping[str, Any], weights: Arrays) -> list[str]:
+    """Why weights do not make networks of their kind; all have the shapes of one."""
+    try:
+        build(network, {k: v[:1] for k, v in weights.items()})
+    except ValueError as error:
+        return [str(error).rstrip(".")]
+    return []
+
+
 def _of_sweep(sweep: Sweep, rows: Any, curves: bool) -> tuple[dict, list[dict]]:
     """Table and groups of the finished networks of a sweep."""
-    rows = np.arange(len(sweep))[slice(None) if rows is None else rows]
+    rows = positions(slice(None) if rows is None else rows, len(sweep))
     known = {k: v for k, v in sweep.arrays.items() if field(k) and k not in WEIGHTS}
     table = {k: _stored(k, v[rows]) for k, v in known.items()}
     paths = sweep.curves() if curves else {}
@@ -219,14 +234,17 @@ def _of_arrays(
     unknown = sorted(set(about) - set(_ABOUT))
     if unknown:
         raise ValueError(f"network has {unknown}, expected some of {list(_ABOUT)}.")
-    network_class(about)
+    sizes = {k: np.shape(v)[:1] for k, v in arrays.items()}
+    if len(set(sizes.values())) != 1 or () in sizes.values():
+        raise ValueError(
+            f"the arrays have leading axes {sizes}, expected one size. Pass an entry a "
+            "network, such as tau=numpy.full(networks, 0.1)."
+        )
     rows = slice(None) if rows is None else rows
+    rows = positions(rows, next(iter(sizes.values()))[0])
     given = {k: _stored(k, np.asarray(v)[rows]) for k, v in arrays.items()}
-    sizes = {v.shape[:1] for v in given.values()}
-    if len(sizes) != 1:
-        raise ValueError(f"the arrays have leading axes {sizes}, expected one size.")
     table = {k: v for k, v in given.items() if k not in WEIGHTS and k not in CURVES}
-    count = next(iter(sizes))[0]
+    count = len(rows)
     table.setdefault("id", np.arange(count, dtype=np.int64))
     group = {
         "network": about,

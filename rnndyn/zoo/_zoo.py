@@ -11,6 +11,7 @@ import numpy as np
 from .._core._checks import one_of
 from .._core._store import read_arrays
 from ..models import CurrentRNN, LowRankRNN, RateRNN
+from ..sweeps._grid import positions
 from ..sweeps.disk._files import read_json
 from ._schema import SCHEMA
 
@@ -37,6 +38,7 @@ class Zoo:
             raise ValueError(
                 f"{path} has schema {self.about.get('schema')!r}, expected {SCHEMA!r}."
             )
+        _check_about(self.about, path)
         self.table, _ = read_arrays(self.path / "table.safetensors")
         self._file = np.zeros(len(self), int)
         self._place = np.zeros(len(self), int)
@@ -63,6 +65,9 @@ class Zoo:
     def rows(self, **wanted: Any) -> np.ndarray:
         """Positions of the networks with these values; labels by name.
 
+        **Raises:** a `ValueError` for unknown fields and names, and for fields with a
+        value a cue, which do not say which networks to take.
+
         !!! example
 
             ```python
@@ -73,9 +78,16 @@ class Zoo:
         for name, value in wanted.items():
             one_of("field", name, self.table)
             values = self.table[name]
+            if values.ndim > 1:
+                named = isinstance(value, str)
+                read = f"names({name!r})" if named else f"table[{name!r}]"
+                raise ValueError(
+                    f"{name} has a value a cue, expected one a network. Say for which "
+                    f"cues: numpy.flatnonzero((zoo.{read} == {value!r}).any(axis=1))."
+                )
             if isinstance(value, str):
-                one_of(name, value, self.about["fields"][name]["codes"])
                 values = self.names(name)
+                one_of(name, value, self.about["fields"][name]["codes"])
                 keep &= values == value
             elif values.dtype.kind == "f":
                 keep &= np.isclose(values, value, rtol=1e-9, atol=0)
@@ -93,7 +105,7 @@ class Zoo:
         `last_*` `(rows, last)` end in the last column, `history_*` `(rows, record)`
         begin in the first. Empty if the data set has none.
         """
-        rows = np.arange(len(self))[rows]
+        rows = positions(rows, len(self))
         found: dict[str, np.ndarray] = {}
         for mine, part in self._read(rows, "curves"):
             for name, values in part.items():
@@ -114,14 +126,7 @@ class Zoo:
 
         **Raises:** a `ValueError` if they are of different kinds or sizes.
         """
-        about, arrays = self._one_kind(rows)
-        build = network_class(about)
-        names = ("activation", "readout")
-        if about["class"] == "LowRankRNN":
-            names = (*names, "form", "scale", "latent_readout")
-        given = {k: about[k] for k in names if k in about}
-        arrays = {k: jnp.asarray(v) for k, v in arrays.items()}
-        return eqx.filter_vmap(lambda a: build.from_arrays(**a, **given))(arrays)
+        return build(*self._one_kind(rows))
 
     def to_xarray(self) -> Any:
         """The table as an `xarray.Dataset` with units and meanings (needs
@@ -137,7 +142,7 @@ class Zoo:
         return xarray.Dataset(variables, attrs={"title": self.about["title"]})
 
     def _one_kind(self, rows):
-        rows = np.atleast_1d(np.arange(len(self))[rows])
+        rows = positions(rows, len(self))
         if not len(rows):
             raise ValueError("no networks were chosen, expected at least one.")
         kinds = [
@@ -170,6 +175,25 @@ class Zoo:
                 yield mine, {k: v[place] for k, v in arrays.items()}
 
 
+def build(about: Mapping[str, Any], arrays: Mapping[str, Any]) -> Any:
+    """An ensemble from what a data set says of its networks, and named weights.
+
+    **Raises:** a `ValueError` if the weights do not make such networks.
+    """
+    kind = network_class(about)
+    names = ("activation", "readout")
+    if about["class"] == "LowRankRNN":
+        names = (*names, "form", "scale", "latent_readout")
+    given = {k: about[k] for k in names if k in about}
+    arrays = {k: jnp.asarray(v) for k, v in arrays.items()}
+    try:
+        return eqx.filter_vmap(lambda a: kind.from_arrays(**a, **given))(arrays)
+    except TypeError as error:  # an array that is needed, or has no place there
+        raise ValueError(
+            f"the weights {sorted(arrays)} do not make a {about['class']} ({error})."
+        ) from error
+
+
 def network_class(about: Mapping[str, Any]) -> Any:
     """The class of networks that a data set names.
 
@@ -178,3 +202,16 @@ def network_class(about: Mapping[str, Any]) -> Any:
     classes = {"RateRNN": RateRNN, "CurrentRNN": CurrentRNN, "LowRankRNN": LowRankRNN}
     one_of("class of networks", about["class"], classes)
     return classes[about["class"]]
+
+
+def _check_about(about, path):
+    """Raise a `ValueError` unless `zoo.json` says where every network is."""
+    lacking = [k for k in ("title", "networks", "fields", "groups") if k not in about]
+    groups = about.get("groups", [])
+    wanted = ("rows", "network", "weights")
+    lacking += sorted({f"groups.{k}" for g in groups for k in wanted if k not in g})
+    if lacking:
+        raise ValueError(f"{path}: zoo.json lacks {', '.join(lacking)}.")
+    rows = sorted(r for g in groups for r in g["rows"])
+    if rows != list(range(about["networks"])):
+        raise ValueError(f"{path}: the groups do not hold every network once.")
