@@ -65,6 +65,9 @@ def summary(store):
     rows = {}
     for name in SWEEPS:
         found, state = rd.sweeps.load(store / name), rd.sweeps.status(store / name)
+        if not len(found):
+            rows[name] = "not run"
+            continue
         cells = summarise("longtau", found)
         rows[name] = {
             "rates": cells.rates.tolist(),
