@@ -4,6 +4,8 @@ import abc
 from typing import Any
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from .._core._types import KeyLike, VectorField
@@ -50,3 +52,8 @@ class AbstractFlow(eqx.Module):
         key: KeyLike | None = None,
     ) -> Trajectory:
         """States at times `ts` `(time,)`, started from `x0` at `ts[0]`."""
+
+
+def all_finite(xs: Any) -> Bool[Array, ""]:
+    """Whether every number of every leaf is finite."""
+    return jnp.all(jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(xs)]))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Float
 
-from ._base import AbstractFlow, Trajectory
+from ._base import AbstractFlow, Trajectory, all_finite
 from ._inputs import switch_times
 from ._scan import _times
 
@@ -83,12 +83,12 @@ class DiffraxFlow(AbstractFlow):
         ts = _times(x0, ts)
         solution = self._solve(f, x0, ts[0], ts[-1], args, key, dfx.SaveAt(ts=ts))
         # After an event there are no states: diffrax fills up with infinities.
-        finite = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(solution.ys)]
-        ok = _succeeded(solution) & jnp.all(jnp.stack(finite))
+        ok = _succeeded(solution) & all_finite(solution.ys)
         return Trajectory(ts=ts, xs=solution.ys, ok=ok)
 
     def _solve(self, f, x0, t0, t1, args, key, saveat):
         dtype = t0.dtype
+        controller = self._controller(args, dtype)
         field = dfx.ODETerm(lambda t, x, args: f(t, x, args))
         terms = field
         if self.sigma is not None:
@@ -98,10 +98,8 @@ class DiffraxFlow(AbstractFlow):
             # Below its tolerance the tree interpolates: increments over shorter steps
             # are correlated and too small. Adaptive steps may be far below the first.
             tol = jnp.abs(t1 - t0) * 2.0**-12
-            constant = self.controller is None or isinstance(
-                self.controller, dfx.ConstantStepSize
-            )
             if self.dt0 is not None:
+                constant = isinstance(controller, dfx.ConstantStepSize)
                 finest = (0.5 if constant else 2.0**-11) * self.dt0
                 tol = jnp.minimum(tol, jnp.abs(jnp.asarray(finest, dtype)))
             path = dfx.VirtualBrownianTree(
@@ -121,7 +119,7 @@ class DiffraxFlow(AbstractFlow):
             y0=x0,
             args=args,
             saveat=saveat,
-            stepsize_controller=self._controller(args, dtype),
+            stepsize_controller=controller,
             adjoint=self.adjoint,
             event=self.event,
             max_steps=self.max_steps,

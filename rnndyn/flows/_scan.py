@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from .._core._checks import is_concrete
 from .._core._system import Map
-from ._base import AbstractFlow, Trajectory
+from ._base import AbstractFlow, Trajectory, all_finite
 from ._inputs import HeldInput, PulseInput
 
 
@@ -196,8 +196,7 @@ class ScanFlow(AbstractFlow):
 
         _, xs = jax.lax.scan(interval, (x0, key), (ts[:-1], ts[1:]))
         xs = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), x0, xs)
-        finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(xs)]
-        return Trajectory(ts=ts, xs=xs, ok=jnp.all(jnp.stack(finite)))
+        return Trajectory(ts=ts, xs=xs, ok=all_finite(xs))
 
     def _run(self, f, x0, t0, t1, num_steps, args, key):
         dt = (t1 - t0) / num_steps

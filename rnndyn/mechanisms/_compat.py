@@ -129,11 +129,7 @@ def compat_labels(
     dt = task.dt if dt is None else dt
     check_step_ratio(dt, models.tau)
     check_fit(models, task, outputs=False)
-    check_counts(members=members)
-    if draws < 1:
-        raise ValueError(f"draws = {draws}, expected at least one run.")
-    if chunk < 1:
-        raise ValueError(f"chunk = {chunk}, expected at least one network.")
+    check_counts(members=members, draws=draws, chunk=chunk)
     if not 0 <= cue < task.num_conditions:
         raise ValueError(
             f"cue = {cue}, expected 0 .. {task.num_conditions - 1}, a condition of the "

@@ -194,8 +194,6 @@ def check_tau(tau: Any, state_size: int, dtype: Any) -> Array:
 
 def check_x0(x0: Any, state_size: int, dtype: Any) -> Array:
     """`x0` as an array of the model's dtype, zeros if missing."""
-    if x0 is None:
-        return jnp.zeros(state_size, dtype)
     return given_array(
         "x0", x0, (state_size,), "x0 is one state of the network.", dtype=dtype
     )
