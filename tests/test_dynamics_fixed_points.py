@@ -238,9 +238,11 @@ def test_roots_alone_cost_fewer_steps():
     assert np.array_equal(is_root[a], (alone.verdict == Verdict.root)[b])
     assert same_set(rdd.certify(alone).roots(), rdd.certify(everything).roots(), 1e-10)
     assert alone.stats["num_steps"].sum() < everything.stats["num_steps"].sum()
-    # A slow point that a float32 step could take for one is given up, not lost as root.
+    # Where there is nothing to find every start is given up.
     bump = rdd.fixed_points(lambda t, x, m: m + x**2, GRID, 1e-3, slow=False)
     assert not bump.mask.any() and np.all(bump.verdict == Verdict.lost)
+    with pytest.raises(ValueError, match="gives slow points up"):
+        rdd.slow_points(Net(W), x0s, slow=False)
 
 
 def test_line_attractor_stays_finite_and_is_named():

@@ -113,8 +113,7 @@ def linearise(
 
     One loop over the selected rows: an eigendecomposition costs more than a root
     search from one start, and most rows are duplicates. `shift` (0 or 1) is added to
-    the eigenvalues; only these are differentiable. Without `spectrum` they and
-    `condition` are NaN.
+    the eigenvalues; only these are differentiable. Without `spectrum` they are NaN.
     """
     frozen, points = freeze((fn, x))
     slots, size = x.shape
@@ -124,12 +123,9 @@ def linearise(
         open_, condition, newton = carry
         i = jnp.argmax(open_)
         jac = _finite(jax.jacfwd(frozen)(points[i]))
-        ratio = jnp.full((), jnp.nan, x.dtype)
-        if spectrum:
-            sigma = jnp.linalg.svd(jac, compute_uv=False)
-            ratio = sigma[0] / jnp.maximum(sigma[-1], sigma[0] * eps**2)
-            # In turn, see below.
-            jac = _after(sigma[0], jac)
+        sigma = jnp.linalg.svd(jac, compute_uv=False)
+        ratio = sigma[0] / jnp.maximum(sigma[-1], sigma[0] * eps**2)
+        jac = _after(sigma[0], jac)  # in turn, see below
         step, _ = distance_to_root(frozen, jac, frozen(points[i]), points[i])
         return (
             open_.at[i].set(False),

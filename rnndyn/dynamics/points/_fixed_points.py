@@ -82,13 +82,12 @@ def fixed_points(
     - `lanes`: how many starts run side by side. Default: a quarter of the starts, at
         most 64, on a CPU fewer for large states. A GPU prefers more.
     - `time_scale`: unit of time of a flow's speeds. Default: the system's own, else 1.
-    - `spectrum`: whether to compute eigenvalues and condition numbers. Default: where
-        the default backend can (CPUs and GPUs). Without them `eigenvalues`, `margin`
-        and `condition` of the points found are NaN and `stability` is 0 until `certify`
-        computes them.
+    - `spectrum`: whether to compute eigenvalues. Default: where the default backend
+        can (CPUs and GPUs). Without them `eigenvalues` and `margin` of the points
+        found are NaN and `stability` is 0 until `certify` computes them.
     - `slow`: whether to follow starts to slow points. Without, a start that comes to
-        rest where nothing is a root is given up early, as `lost`, which saves a
-        quarter of the steps where slow points abound.
+        rest where nothing is a root is given up early, as `lost`: fewer steps where
+        slow points abound.
     - `key`: typed key for the added starts and for samplers. Default: a fixed key.
 
     **Returns:**
@@ -138,6 +137,11 @@ def slow_points(
     decided by `certify`. Position and speed of a slow point are differentiable; their
     accuracy is that of the minimum (`ghost_passage` polishes it first).
     """
+    if not options.get("slow", True):
+        raise ValueError(
+            "`slow` = False gives slow points up, expected True. Search roots alone "
+            "with `fixed_points(..., slow=False)`."
+        )
     wanted = (Verdict.root, Verdict.slow_point, Verdict.ghost, Verdict.continuum)
     return _search(system, x0s, args, wanted=wanted, **options)
 

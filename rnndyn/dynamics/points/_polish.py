@@ -232,7 +232,7 @@ def _is_kink(fn, x):
     step = 1e-7 * jnp.maximum(1, norm(x)) * direction / np.linalg.norm(direction)
 
     def slopes(y):
-        # A few products with the Jacobian show a jump at the cost of one evaluation.
+        # A few products with the Jacobian show a jump; all of it costs more.
         _, tangent_of = jax.linearize(fn, y)
         return jax.vmap(tangent_of)(jnp.asarray(np.array(probes)))
 
