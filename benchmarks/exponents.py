@@ -16,9 +16,7 @@ published data by 0.2), so the JSON says what is missing and what it would cost.
 import argparse
 import dataclasses
 import json
-import os
 import pathlib
-import platform
 import time
 
 from rnndyn import _bootstrap
@@ -26,8 +24,8 @@ from rnndyn import _bootstrap
 
 _bootstrap.configure()
 
-import jax
 import numpy as np
+from phases_report import origin
 
 import rnndyn as rd
 from rnndyn.studies.phases._exponents import boundary
@@ -82,16 +80,11 @@ def summary(store):
     epochs = found.config.members().epochs
     steps = np.asarray(found.arrays["steps"])
     out = {
-        "question": __doc__.split("\n")[0],
-        "commands": __doc__.strip().split("\n\n")[-1].split("\n"),
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": {"processor": platform.machine(), "device": str(jax.devices()[0])},
-        "versions": {"jax": jax.__version__, "rnndyn": rd.__version__},
+        **origin(__doc__),
         "networks": {"planned": len(epochs), "trained": len(steps)},
         "network_epochs": {"planned": int(epochs.sum()), "trained": int(steps.sum())},
         "hours_of_training": round(float(np.nansum(state.seconds)) / 3600, 2),
         "hours_missing_at_this_pace": round(state.remaining / 3600, 1),
-        "load_average": os.getloadavg()[2],
         "rates": cells.rates.tolist(),
         "delays_ms": cells.x.tolist(),
         "networks_a_cell": cells.n.tolist(),

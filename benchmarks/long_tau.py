@@ -11,23 +11,20 @@ delay on a tenth of the networks does not learn at the lowest rate, 0.001 (publi
 
 import argparse
 import json
-import os
 import pathlib
-import platform
-import time
 
 from rnndyn import _bootstrap
 
 
 _bootstrap.configure()
 
-import jax
 import numpy as np
+from phases_report import origin
 
 import rnndyn as rd
-from rnndyn.studies._published import check_share
 from rnndyn.studies._statistics import binomial_tail
-from rnndyn.studies.phases._summary import summarise
+from rnndyn.studies.phases._study import long_tau_check
+from rnndyn.studies.phases._summary import NOT_LEARNED, summarise
 from rnndyn.studies.rank2._stats import jsonable
 from rnndyn.sweeps import plan
 
@@ -44,7 +41,6 @@ SWEEPS = {
         **COMMON,
     ),
 }
-NOT_LEARNED, SLOW_POINT = 0, 2
 
 
 def order(sweep):
@@ -78,11 +74,7 @@ def summary(store):
             "hours_of_training": round(float(np.nansum(state.seconds)) / 3600, 2),
         }
         if name == "rates":
-            code = cells.code[cells.code >= 0]
-            slow = int(np.sum(code == SLOW_POINT))
-            # The published share is that of 200 networks.
-            check = check_share("slow points", slow, len(code), 0.29, per_cell=200)
-            rows[name]["check"] = check.to_dict()
+            rows[name]["check"] = long_tau_check({"longtau": cells}).to_dict()
         else:
             counts = np.asarray(cells.counts())[0]
             n = counts.sum(axis=1)
@@ -96,16 +88,7 @@ def summary(store):
                 float(binomial_tail(int(k), int(m), 0.1))
                 for k, m in zip(failed, n, strict=True)
             ]
-    out = {
-        "question": __doc__.split("\n")[0],
-        "commands": __doc__.strip().split("\n\n")[-1].split("\n"),
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": {"processor": platform.machine(), "device": str(jax.devices()[0])},
-        "versions": {"jax": jax.__version__, "rnndyn": rd.__version__},
-        "load_average": os.getloadavg()[2],
-        **rows,
-    }
-    out = jsonable(out)
+    out = jsonable({**origin(__doc__), **rows})
     RESULT.write_text(json.dumps(out, indent=1) + "\n")
     print(json.dumps(out))
 
@@ -115,7 +98,7 @@ if __name__ == "__main__":
     parser.add_argument("what", choices=("run", "summary"))
     parser.add_argument("names", nargs="*", default=list(SWEEPS))
     parser.add_argument("--store", type=pathlib.Path, required=True)
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     if given.what == "run":
         run(given.store, given.names)
     else:

@@ -1,6 +1,8 @@
-"""What `phases.py` says about labelled networks, as plain values for its JSON."""
+"""What the benchmarks of the phases study put into their JSON, as plain values."""
 
+import os
 import platform
+import time
 from pathlib import Path
 
 import numpy as np
@@ -149,3 +151,19 @@ def machine():
         if line.startswith("model name")
     ]
     return {"cpu": names[0], "cores": len(names), "system": platform.platform()}
+
+
+def origin(doc):
+    """Question and commands of a script, when and on what it ran."""
+    import jax
+
+    import rnndyn as rd
+
+    return {
+        "question": doc.split("\n")[0],
+        "commands": doc.strip().split("\n\n")[-1].split("\n"),
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": {"processor": platform.machine(), "device": str(jax.devices()[0])},
+        "versions": {"jax": jax.__version__, "rnndyn": rd.__version__},
+        "load_average": os.getloadavg()[2],
+    }

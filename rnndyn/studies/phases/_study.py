@@ -207,7 +207,7 @@ def _checks(sweeps, boundaries) -> list[Check]:
     return [
         *by_cell,
         *(_whole(sweeps.get(name), name) for name in WHOLE),
-        _long_tau(sweeps),
+        long_tau_check(sweeps),
         *exponent_checks(sweeps, boundaries),
     ]
 
@@ -229,7 +229,7 @@ def _whole(summary: Summary | None, name: str) -> Check:
     return Check(label, said, ours, verdict, total=int(summary.n.sum()))
 
 
-def _long_tau(sweeps) -> Check:
+def long_tau_check(sweeps) -> Check:
     """Twice the time constant at twice the delay: slow points over all rates."""
     label, said = "tau = 20 ms, slow points at 200 ms over all rates", "0.29"
     summary = sweeps.get("longtau")
