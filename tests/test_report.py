@@ -258,6 +258,7 @@ def test_a_network_of_the_demo_can_be_analysed(tmp_path):
     with pytest.raises(ValueError, match="holds 6 networks"):
         rd.load_network(path)
     model = rd.load_network(path, member=4)
+    assert rd.models.network_dt(path) == rd.tasks.DelayedCueDiscrimination().dt
     expected = rd.models.member(run.result.models, 4)
     np.testing.assert_array_equal(model.W, expected.W)
     assert model.readout_activation == "sigmoid"

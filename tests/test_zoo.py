@@ -307,6 +307,8 @@ def test_chosen_networks_keep_their_rows(sweep, tmp_path):
     np.testing.assert_array_equal(loaded.weights()["W"], theirs.W)
     last = zoo.save(sweep, tmp_path / "last", rows=[7, 6, 0])
     np.testing.assert_array_equal(last.weights([2])["W"], sweep.networks([0])[0].W)
+    weights = last.path / "weights-00000.safetensors"
+    assert rd.models.network_dt(weights, member=0) == last.table["dt"][0]
 
 
 def test_the_form_decides_what_is_built(tmp_path):

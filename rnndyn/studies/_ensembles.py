@@ -162,7 +162,8 @@ def save_ensemble(run: EnsembleRun, out: str | Path, *, shard: int = 500) -> Pat
         rows = slice(first, first + shard)
         path = out / f"weights-{i:05d}.safetensors"
         header = {"class": "RateRNN", "form": "rate", "activation": "tanh"}
-        header |= {"readout": "sigmoid", "config": config, "first_member": first}
+        header |= {"readout": "sigmoid", "dt": DelayedCueDiscrimination().dt}
+        header |= {"config": config, "first_member": first}
         write_arrays(path, {k: np.asarray(v)[rows] for k, v in named.items()}, header)
         files.append(path)
     evidence = run.report.to_dict()

@@ -108,6 +108,8 @@ def save(
                     entry[kind] = name
                     arrays = {k: v[cut] for k, v in group[kind].items()}
                     header = {"schema": SCHEMA, "first_member": first}
+                    if "dt" in table:
+                        header["dt"] = table["dt"][entry["rows"]].tolist()
                     write_arrays(folder / name, arrays, group["network"] | header)
                 written.append(entry)
                 index += 1
