@@ -54,3 +54,17 @@ def lorenz(t, x, args):
     return jnp.stack(
         [10 * (x[1] - x[0]), x[0] * (28 - x[2]) - x[1], x[0] * x[1] - 8 / 3 * x[2]]
     )
+
+
+def record(seed, n, frames, std, *, gain=3.0, alpha=0.1, poisson=False):
+    """The published generator: weights and `frames + 1` frames of a chaotic network."""
+    rng = np.random.default_rng(seed)
+    W = rng.normal(0, gain / np.sqrt(n), (n, n))
+    np.fill_diagonal(W, 0)
+    r = np.empty((frames + 1, n))
+    r[0] = rng.uniform(-1, 1, n)
+    draw = lambda s: rng.poisson(s, n) if poisson else s * rng.normal(size=n)
+    for t in range(frames):
+        new = np.tanh(W @ r[t] + draw(std[0])) + draw(std[1])
+        r[t + 1] = (1 - alpha) * r[t] + alpha * new
+    return W, r
