@@ -6,11 +6,8 @@ here in NumPy from its equations and run in the same process, on the same data.
 
     python benchmarks/cornn.py iterates            # agreement, CPU per step, floor
     python benchmarks/cornn.py accuracy            # CPU to the same correlation
-    python benchmarks/cornn.py memory              # T = 100,000, N = 200
     python benchmarks/cornn.py stream              # latency of 100 new frames
     python benchmarks/cornn.py scaling             # CPU against T and N, and a bound
-    python benchmarks/cornn.py held-out            # R2 of d on the next 1000 frames
-    python benchmarks/cornn.py poisson             # 100 networks with Poisson noise
     python benchmarks/cornn.py large               # N = 5,000, T = 30,000
     python benchmarks/cornn.py iterates --threads 2 --sizes 200x2000,500x5000
 
@@ -18,20 +15,18 @@ Times are CPU seconds of the process (with two threads, of both, and the elapsed
 of a step beside them), compilation excluded and reported apart; each is the least of
 several repeats. With two threads ours runs as `rnndyn.configure` sets a process up:
 operations side by side, each on one thread, BLAS too. Expected: the same iterates to
-1e-8, at least 1.4 times less CPU a step at N = 200 and never more, at least twice less
-to the same correlation, and no more than 1.5 times the data in memory.
+1e-8, at least 1.4 times less CPU a step at N = 200 and never more, and at least twice
+less to the same correlation.
 """
 
 import argparse
 import functools
-import gc
 import json
 import os
 import platform
 import resource
 import subprocess
 import sys
-import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -51,7 +46,6 @@ if THREADS:
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.stats
 import threadpoolctl
 
 import rnndyn.fitting as fi
@@ -240,77 +234,6 @@ def accuracy(sizes, repeats, target_steps=30, seeds=3):
     return out
 
 
-def memory(n=200, frames=100_000):
-    """Peak memory of a fit above a process that has run the same program."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "rates.npy"
-        np.save(path, record(0, n, frames)[1])
-        call = [sys.executable, __file__, "memory-child", str(path)]
-        found = {}
-        for kind in ("aligned", "numpy"):
-            done = subprocess.run([*call, kind], capture_output=True, text=True)
-            if done.returncode:
-                raise RuntimeError(done.stderr)
-            found[kind] = json.loads(done.stdout.splitlines()[-1])
-    print(json.dumps(found, indent=1))
-    return found
-
-
-def memory_child(path, kind):
-    """One measurement in a process of its own."""
-
-    def resident():
-        status = Path("/proc/self/status").read_text()
-        take = lambda key: int(status.split(key)[1].split()[0]) / 1024
-        return take("VmRSS:"), take("VmHWM:")
-
-    def load():
-        """NumPy's own memory, which JAX copies, or memory aligned as JAX's is."""
-        if kind == "numpy":
-            return np.load(path)
-        source = np.load(path, mmap_mode="r")
-        raw = np.empty(source.nbytes + 64, np.uint8)
-        skip = -raw.ctypes.data % 64
-        rates = raw[skip : skip + source.nbytes].view(np.float64)
-        rates = rates.reshape(source.shape)
-        for k in range(0, len(source), 1000):
-            rates[k : k + 1000] = source[k : k + 1000]
-        return rates
-
-    def fit():
-        return ours(load(), 5)
-
-    fit()
-    gc.collect()
-    import ctypes
-
-    ctypes.CDLL("libc.so.6").malloc_trim(0)
-    before, _ = resident()
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-    rates = load()
-    gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # loading may have held it twice
-    loaded, _ = resident()
-    start = time.process_time()
-    ours(rates, 5)
-    cpu = time.process_time() - start
-    _, peak = resident()
-    data = Path(path).stat().st_size / 2**20
-    print(
-        json.dumps(
-            {
-                "data_MiB": data,
-                "warm_MiB": before,
-                "with_the_data_MiB": loaded,
-                "peak_MiB": peak,
-                "data_and_fit_in_units_of_the_data": (peak - before) / data,
-                "fit_in_units_of_the_data": (peak - loaded) / data,
-                "cpu_s_of_5_steps": cpu,
-            }
-        )
-    )
-
-
 def stream(sizes, repeats):
     """CPU and wall milliseconds of an update by 100 frames."""
     out = {}
@@ -393,100 +316,6 @@ def scaling(repeats, steps=10):
     return found
 
 
-def poisson(networks=100, n=200, frames=1500):
-    """Correlation of the weights after 0, 10 and 30 steps with Poisson noise on
-    currents and rates, all networks in one program, and what goes with a low one after
-    10. Published medians of 100 networks: .323, .945, .993."""
-    drawn = [
-        record(100 + k, n, frames, (1e-2, 0.1), poisson=True) for k in range(networks)
-    ]
-
-    def fit(r, steps):
-        outliers = fi.Reject(0.5)
-        return fi.cornn(
-            r, alpha=ALPHA, outliers=outliers, max_steps=steps, tol=0.0
-        ).theta
-
-    start = time.process_time()
-    with jax.enable_x64(True):
-        rates = jnp.asarray(np.array([r for _, r in drawn]))
-        # One call a number of steps: two batched Cholesky factorisations side by side
-        # block each other for ever in jaxlib 0.10.2.
-        fits = jax.jit(jax.vmap(fit, (0, None)))
-        thetas = np.array([np.asarray(fits(rates, k)) for k in (0, 10, 30)])
-    found = {
-        "networks": networks,
-        "cpu_s_with_compilation": time.process_time() - start,
-    }
-    r = np.array(
-        [
-            [fi.weight_correlation(W, theta.T) for theta in thetas[:, k]]
-            for k, (W, _) in enumerate(drawn)
-        ]
-    )
-    for column, steps in enumerate((0, 10, 30)):
-        row = {}
-        for name, statistic in (("median", np.median), ("mean", np.mean)):
-            interval = scipy.stats.bootstrap(
-                (r[:, column],), statistic, method="percentile", rng=0
-            ).confidence_interval
-            row[name] = float(statistic(r[:, column]))
-            row[f"{name}_95_percent"] = [float(v) for v in interval]
-        found[f"{steps} steps"] = row
-    found["lowest_after_10_steps"] = np.sort(r[:, 1])[:10].tolist()
-    found["below_0.94_after_10_steps"] = int((r[:, 1] < 0.94).sum())
-    frozen, awake = np.array([stillness(W, rates) for W, rates in drawn]).T
-    traits = {
-        "share of the mean square of rates that is in their means": frozen,
-        "least share of frames that a neuron has |tanh z| < 0.9": awake,
-        "correlation after 0 steps": r[:, 0],
-    }
-    low = np.argsort(r[:, 1])[:5]
-    found["with_the_correlation_after_10_steps"] = {
-        name: {
-            "rank_correlation": float(scipy.stats.spearmanr(v, r[:, 1])[0]),
-            "of_the_five_lowest": v[low].tolist(),
-            "median": float(np.median(v)),
-        }
-        for name, v in traits.items()
-    }
-    moving = r[frozen < 0.4]
-    found["mean_of_those_with_less_than_0.4_in_the_means"] = {
-        "networks": len(moving),
-        "r": moving.mean(axis=0).tolist(),
-    }
-    print(json.dumps(found, indent=1))
-    return found
-
-
-def stillness(W, r):
-    """How little a network moves: see `poisson`."""
-    frozen = np.sum(r.mean(axis=0) ** 2) / np.sum(np.mean(r**2, axis=0))
-    awake = np.mean(np.abs(np.tanh(r @ W.T)) < 0.9, axis=0)
-    return frozen, awake.min()
-
-
-def held_out(n=200, frames=3000, seeds=10):
-    """One-step R2 of d on the next 1000 frames, and r, by steps; published, of one
-    network: R2 .962, .991, .994, .996."""
-    rows = {k: [] for k in (0, 5, 10, 30)}
-    for seed in range(seeds):
-        W, r = record(seed, n, frames + 1001)
-        for steps, found in rows.items():
-            fit = ours(r[: frames + 1], steps)
-            scores = fi.held_out(fit.theta, r[frames:], alpha=ALPHA)["model"]
-            found.append((scores["r2_d"], fi.weight_correlation(W, fit.W)))
-    found = {}
-    for steps, values in rows.items():
-        found[steps] = {
-            "median_r2_d": float(np.median([v[0] for v in values])),
-            "mean_r2_d": float(np.mean([v[0] for v in values])),
-            "median_r": float(np.median([v[1] for v in values])),
-        }
-        print(steps, found[steps])
-    return found
-
-
 def large(n, frames, max_steps):
     """Twenty-five million weights, Poisson noise on the rates, ten trials."""
     W, r = record_trials(0, n, frames)
@@ -536,16 +365,13 @@ def save(key, value):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parts = ("iterates", "accuracy", "memory", "stream", "scaling", "held-out")
-    parser.add_argument("part", choices=(*parts, "poisson", "large", "memory-child"))
-    parser.add_argument("rest", nargs="*")
+    parts = ("iterates", "accuracy", "stream", "scaling", "large")
+    parser.add_argument("part", choices=parts)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--sizes", default="200x2000,500x5000,1000x10000")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--steps", default="0,1,4")
     args = parser.parse_args()
-    if args.part == "memory-child":
-        return memory_child(*args.rest)
     if THREADS != args.threads:
         # Numbers of threads can only be set before the libraries are loaded.
         env = os.environ | {"RNNDYN_BENCH_THREADS": str(args.threads)}
@@ -556,16 +382,10 @@ def main():
         found = iterates(sizes, args.repeats)
     elif args.part == "accuracy":
         found = accuracy(sizes, args.repeats)
-    elif args.part == "memory":
-        found = memory()
     elif args.part == "stream":
         found = stream(sizes, args.repeats)
     elif args.part == "scaling":
         found = scaling(args.repeats)
-    elif args.part == "held-out":
-        found = held_out()
-    elif args.part == "poisson":
-        found = poisson()
     else:
         found = large(*sizes[-1], [int(k) for k in args.steps.split(",")])
         key = f"{key}, {args.sizes}"
