@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import rnndyn.fitting as fi
+from rnndyn import Verdict
 from rnndyn.fitting.convex._constraints import build_constraint
 
 
@@ -93,6 +94,21 @@ def test_known_zeros_help():
     assert np.all(confined.W[absent] == 0)
     accuracy = [fi.weight_correlation(W, fit.W) for fit in (free, confined)]
     assert accuracy[1] > accuracy[0]
+
+
+@pytest.mark.filterwarnings("ignore:.*were clipped")
+@pytest.mark.parametrize("seed", range(4))
+def test_steps_go_on_until_the_confined_weights_are_optimal(seed):
+    rng = np.random.default_rng(seed)
+    r = record(rng.normal(size=(8, 8)) / 2, 500, (0.05, 1e-3), alpha=0.4, seed=seed)
+    signs = rng.choice([-1, 1], 8)
+    for confined in ({"mask": fi.no_self_connections(8)}, {"sign": signs}):
+        fit = fi.cornn(r, alpha=0.4, max_steps=1000, outliers=fi.Keep(), **confined)
+        assert fit.num_steps < 1000 and np.all(fit.verdict == Verdict.root)
+        assert fit.gradient_norm.max() <= 1e-9 and np.all(fit.differentiable)
+    # The start is not called diverged because it is projected.
+    low = fi.cornn(r, alpha=0.4, max_steps=0, rank=2)
+    assert not np.any(low.verdict == Verdict.diverged)
 
 
 @pytest.mark.filterwarnings("ignore:.*were clipped")

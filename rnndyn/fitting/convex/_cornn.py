@@ -274,17 +274,18 @@ def _fit(
     theta = normal.start if init is None else jnp.asarray(init, rows.rates.dtype)
     # No step changes weights of neurons left out: they would stay as they came.
     theta = jnp.where(linked, theta, 0)
+    quick = blocks
     if mixed:
         quick = Blocks(rows, alive, dtype=sweep_dtype, size=block_size)
-        state = solver.begin(quick, theta)
-        first = state.rms
+    state = solver.begin(quick, theta)
+    first = state.rms
+    if constraint is not None:
+        first = first + solver.bend(blocks, theta - constraint.project(theta))
+    if mixed:
         # Below this a gradient is rounding of the quick passes.
         floor = jnp.maximum(tol, 2 * float(jnp.finfo(sweep_dtype).eps))
         state = solver.run(quick, state, max_steps, floor)
         state = solver.look_again(blocks, state)
-    else:
-        state = solver.begin(blocks, theta)
-        first = state.rms
     state = solver.run(blocks, state, max_steps, tol)
     theta, norm, kept = state.theta, state.rms, state.sweep.kept
     held, gap = state.sweep.mask, jnp.zeros_like(norm)

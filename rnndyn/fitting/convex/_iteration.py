@@ -194,11 +194,16 @@ class Solver(eqx.Module):
         pull = self.penalty / blocks.num_rows
         return state.sweep.gradient + pull * (state.theta - state.chi + state.dual)
 
+    def bend(self, blocks: Blocks, gap: Array) -> Float[Array, " neuron"]:
+        """Change of the slope over a distance between weights, by the Hessian."""
+        factor = self.normal.factor
+        return rms(factor @ (factor.T @ gap)) / blocks.num_rows
+
     def _measured(self, blocks, state):
         size = rms(self._slope(blocks, state))
         if self.constraint is not None:
-            gap = rms(state.theta - state.chi)
-            size = size + self.penalty / blocks.num_rows * gap
+            # The residual is that of the confined weights.
+            size = size + self.bend(blocks, state.theta - state.chi)
         return eqx.tree_at(lambda s: s.rms, state, size)
 
     def _step(self, blocks, old):
