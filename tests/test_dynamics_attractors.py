@@ -240,6 +240,34 @@ def test_mirror_images_are_two():
     assert found.label.tolist() == [0, 0, 1, 1, 0]
 
 
+def test_a_long_k_cycle_is_one():
+    k = 300  # more than are stored
+
+    def turning(x, a):
+        angle, r = jnp.arctan2(x[1], x[0]), jnp.linalg.norm(x)
+        angle = angle + 2 * jnp.pi * 7 / k - 0.5 * jnp.sin(k * angle) / k
+        r = 1 + 0.5 * (r - 1)
+        return r * jnp.stack([jnp.cos(angle), jnp.sin(angle)])
+
+    x0s = jax.random.normal(jax.random.key(0), (8, 2))
+    found = attractors(Map(turning), x0s, rounds=2)
+    assert found.names == ["k_cycle"] and found.period.tolist() == [k]
+
+
+@pytest.mark.parametrize("height", [0.2, 0.04])
+def test_what_differs_by_little_against_its_extent_is_two(height):
+    rise = lambda z: z * (1 - (z / height) ** 2)
+
+    def flow(t, x, a):
+        r2 = (x[0] ** 2 + x[1] ** 2) / 1e4
+        return jnp.append((1 - r2) * x[:2] + turn(x[:2]), rise(x[2]))
+
+    flip = lambda x, a: jnp.stack([-100 * jnp.tanh(x[0] / 50), x[1] + rise(x[1]) / 2])
+    x0s = np.array([[80.0, 0, 0.01], [9, 90.0, 0.02], [80.0, 3, -0.01]])
+    for found in (attractors(flow, x0s), attractors(Map(flip), x0s[:, ::2])):
+        assert found.count.tolist() == [2, 1]
+
+
 @eqx.filter_jit
 def late(x0, r):
     run = settle(logistic, x0, r, transient=2000, window=2000)

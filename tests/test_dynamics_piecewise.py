@@ -139,6 +139,21 @@ def test_points_on_a_boundary_are_found_once():
     assert near.sum() == 1 and found.boundary[near].all()
 
 
+def test_units_of_one_component_do_not_hide_another():
+    # z_2 = z_2 / 2 - 3 relu(z_2) + 1: 1 / 3.5, and 2 only with the wrong sign.
+    for large in (1.0, 1e10, 1e12):
+        found = plrnn_fixed_points([0.0, 0.5], [[0, 0], [0, -3.0]], [large, 1.0])
+        assert found.complete
+        np.testing.assert_allclose(found.z, [[large, 1 / 3.5]], rtol=1e-12)
+
+
+def test_a_plane_that_touches_its_orthant_in_one_point_is_no_family():
+    u = np.array([1.0, 2.0, 3.0])
+    W = 0.5 * np.eye(3) - 0.1 * np.outer(u, u)
+    found = plrnn_fixed_points(np.full(3, 0.5), W, np.zeros(3))
+    assert found.z.tolist() == [[0, 0, 0]] and len(found.continua) == 0
+
+
 def test_full_A_scale_and_similar_systems():
     A, W, h = network(1, 5, 2.0)
     base = plrnn_cycles(A, W, h, 2)

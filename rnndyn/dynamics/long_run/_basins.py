@@ -29,12 +29,14 @@ def group(
 
     Each end is compared with the first of every group of its verdict: points by
     distance, cycles as closed curves and by their periods, k-cycles as sets, other
-    motion by its averages and variances. All continua are one group.
+    motion by its averages and variances. The averages of cycles must agree too: they
+    tell what is small against the extent. All continua are one group.
 
     **Arguments:**
 
     - `verdict`: shape `(starts,)`.
-    - `ends`: fields of `LateRun`, with a leading axis of starts.
+    - `ends`: fields of `LateRun`, with a leading axis of starts, and `step`, that of
+        the integration.
     - `tol_point`: points closer than this, times max(1, |x|), are one.
     """
     groups: list[list[int]] = []
@@ -60,22 +62,35 @@ def _same_point(a, b, tol) -> bool:
     return bool(gap <= tol * max(1.0, np.linalg.norm(a["point"])))
 
 
-def _same_cycle(a, b, _) -> bool:
+def _same_mean(a, b, tol) -> bool:
+    """Whether averages over cycles agree, to within their own errors; with different
+    steps of the integration nothing is known of these."""
+    error = 3 * (a["drift"] + b["drift"]) * max(a["extent"], b["extent"])
+    gap = np.linalg.norm(a["mean"] - b["mean"])
+    close = gap <= error + tol * max(1.0, np.linalg.norm(a["mean"]))
+    return bool(close or a["step"] != b["step"])
+
+
+def _same_cycle(a, b, tol) -> bool:
     extent = max(a["extent"], b["extent"])
     if abs(a["period"] - b["period"]) > 1e-2 * a["period"]:
         return False
-    if abs(a["extent"] - b["extent"]) > 1e-2 * extent:
+    if abs(a["extent"] - b["extent"]) > 1e-2 * extent or not _same_mean(a, b, tol):
         return False
     # The median, since chords cut corners where the motion is fast.
     gaps = np.sort(_to_curve(a["orbit"], b["orbit"])) / extent
     return bool(gaps[len(gaps) // 2] < 1e-3 and gaps[int(0.9 * len(gaps))] < 2e-2)
 
 
-def _same_k_cycle(a, b, _) -> bool:
-    k = round(float(a["period"]))
-    if k != round(float(b["period"])):
+def _same_k_cycle(a, b, tol) -> bool:
+    k, samples = round(float(a["period"])), len(a["orbit"])
+    if k != round(float(b["period"])) or not _same_mean(a, b, tol):
         return False
-    gaps = np.linalg.norm(b["orbit"][:k] - a["orbit"][:1], axis=1)
+    if k >= 2 * samples:
+        return _same_statistics(a, b, 1e-3)
+    # Of a long cycle only a part is stored; two parts have a state in common.
+    some = a["orbit"][: max(1, k + 1 - samples), None]
+    gaps = np.linalg.norm(b["orbit"][None, :k] - some, axis=2)
     return bool(gaps.min() <= 1e-4 * max(a["extent"], b["extent"]))
 
 

@@ -163,6 +163,12 @@ class _Problem:
     def step(self, z):
         return z @ self.A.T + np.maximum(z, 0) @ self.W.T + self.h
 
+    def terms(self, z):
+        """Sizes of the terms that make up each component of `step`, one state earlier:
+        rounding is relative to these, not to the largest component."""
+        terms = np.abs(z) @ np.abs(self.A).T + np.maximum(z, 0) @ np.abs(self.W).T
+        return np.roll(terms + np.abs(self.h), 1, axis=0)
+
     def compose(self, patterns):
         """`z_k = P z_0 + q` along sequences of patterns (count, order, state)."""
         count = len(patterns)
@@ -228,20 +234,21 @@ class _Problem:
 
     def record(self, z) -> None:
         """Record a solution, if it is a cycle of the map and of this minimal period."""
-        scale = max(np.abs(z).max(), np.abs(self.h).max())
-        gap = np.abs(self.step(z) - np.roll(z, -1, axis=0)).max()
-        if not gap <= 1e-9 * scale:
+        scale = self.terms(z)
+        near = lambda y: bool(np.all(np.abs(y - z) <= 1e-9 * scale))
+        if not near(np.roll(self.step(z), 1, axis=0)):
             return
         k = self.order
-        for p in range(1, k):
-            if k % p == 0 and np.abs(np.roll(z, -p, axis=0) - z).max() <= 1e-9 * scale:
-                return
+        if any(k % p == 0 and near(np.roll(z, -p, axis=0)) for p in range(1, k)):
+            return
+        same = lambda y: any(near(np.roll(y, r, axis=0)) for r in range(k))
+        if any(map(same, self.on_boundary)):
+            return
         if (np.abs(z) <= 1e-12 * scale).any():
-            same = lambda y: min(
-                np.abs(np.roll(y, r, axis=0) - z).max() for r in range(k)
-            )
-            if all(same(y) > 1e-9 * scale for y in self.on_boundary):
-                self.on_boundary.append(z)
+            # Also found with the signs that rounding gave it.
+            for key in [key for key, y in self.cycles.items() if same(y)]:
+                del self.cycles[key]
+            self.on_boundary.append(z)
             return
         patterns, shift = _canonical(z > 0)
         self.cycles.setdefault(patterns.tobytes(), np.roll(z, -shift, axis=0))
@@ -274,10 +281,11 @@ class _Problem:
             places = np.array([_inside(low, high)])
             point = high - low <= 1e-8 * scale
         else:
-            places, point = _feasible(a, b, 1e-10 * scale), False
+            places = _feasible(a, b, 1e-10 * scale)
             if places is None:
                 self.unresolved += 1
                 return
+            point = _reach(a, b, 1e-10 * scale) <= 1e-8 * scale
         orbit = (z0 + null @ places).reshape(self.order, -1)
         if point:
             self.record(orbit)
@@ -346,6 +354,23 @@ def _feasible(a, b, tol):
             return s
         s = inverse @ (np.maximum(value, 0) - b)
     return None
+
+
+def _reach(a, b, tol) -> float:
+    """How far apart places with a s + b >= 0 in every row lie, along any axis."""
+    # Costs 0.3 s to import: not before it is needed.
+    from scipy.optimize import linprog
+
+    reach = 0.0
+    for axis in np.eye(a.shape[1]):
+        ends = [
+            linprog(sign * axis, A_ub=-a, b_ub=b + tol, bounds=(None, None))
+            for sign in (1, -1)
+        ]
+        if not all(end.success for end in ends):
+            return np.inf
+        reach = max(reach, -(ends[0].fun + ends[1].fun))
+    return reach
 
 
 def _moves(orbit) -> bool:
