@@ -191,11 +191,32 @@ def test_a_trajectory_that_does_not_arrive_says_so():
         assert not way.arrived and np.isinf(way.time) and np.isfinite(way.x).all()
 
 
+def test_a_small_speed_without_a_root_is_no_root():
+    cases = (
+        (lambda t, x, a: jnp.exp(x), Verdict.undetermined),  # small far to the left
+        (lambda t, x, a: 1e-13 + x**2, Verdict.undetermined),
+        (lambda t, x, a: x - 0.2, Verdict.root),
+        (lambda t, x, a: jnp.ones_like(x), Verdict.slow_point),
+    )
+    for f, verdict in cases:
+        found = ghost_passage(f, jnp.array([0.3]))
+        assert found.verdict == verdict and np.all(np.isfinite(found.x))
+
+
+def test_one_unit_has_no_second_eigenvalue():
+    rate = np.sqrt(0.5)
+    b = np.array([2 * rate - np.arctanh(rate) + 1e-3])
+    unit = rd.models.RateRNN.from_arrays(np.array([[2.0]]), b=b, tau=0.1)
+    found = ghost_passage(unit, jnp.array([-rate]), jnp.zeros(0))
+    assert found.verdict == Verdict.ghost
+    assert np.isposinf(found.next_eigenvalue.real) and found.next_eigenvalue.imag == 0
+
+
 def test_bad_input():
     one = jnp.ones(1)
     with pytest.raises(ValueError, match="Map"):
         passage_time(rd.Map(lambda x, a: x), one, one)
-    with pytest.raises(ValueError, match="shapes"):
+    with pytest.raises(ValueError, match="shape"):
         passage_time(scalar, jnp.ones((1, 1)), jnp.ones((1, 1)), 1e-2)
     with pytest.raises(ValueError, match="state"):
         ghost_passage(scalar, jnp.ones((2, 1)), 1e-2)

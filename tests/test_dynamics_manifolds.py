@@ -142,8 +142,25 @@ def test_a_sign_change_without_a_root_is_undetermined():
     assert len(found.offset) == 2 and np.all(np.isinf(found.offset))
 
 
+def test_nothing_passes_where_the_flow_stands_still():
+    # A saddle-node on a circle, at angle 0.
+    angle = np.linspace(0, 2 * np.pi, 64, endpoint=False)
+    points = np.stack([np.cos(angle), np.sin(angle)], 1)
+    found = ring_flow(ring(lambda theta: 0.1 * (1 - jnp.cos(theta))), points, PLANE)
+    assert found.verdict == Verdict.undetermined and len(found.fixed_angle) == 0
+
+
 def test_bad_input():
     f = lambda t, x, a: -x
+    holed = circle()
+    holed[3] = np.nan
+    with pytest.raises(ValueError, match="non-finite"):
+        ring_flow(f, holed, PLANE)
+    for few in ({"num_knots": 1}, {"grid": 0}):
+        with pytest.raises(ValueError, match="at least 4"):
+            ring_flow(f, circle(), PLANE, **few)
+    with pytest.raises(ValueError, match="num_points"):
+        slow_manifold(f, np.ones((1, 3, 2)), num_points=0)
     with pytest.raises(ValueError, match="traj, time, state"):
         slow_manifold(f, np.ones((3, 2)))
     with pytest.raises(ValueError, match="rel_speed"):

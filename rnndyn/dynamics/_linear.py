@@ -125,7 +125,7 @@ def linearise(
         jac = _finite(jax.jacfwd(frozen)(points[i]))
         sigma = jnp.linalg.svd(jac, compute_uv=False)
         ratio = sigma[0] / jnp.maximum(sigma[-1], sigma[0] * eps**2)
-        jac = _after(sigma[0], jac)  # in turn, see below
+        jac = after(sigma[0], jac)  # in turn, see below
         step, _ = distance_to_root(frozen, jac, frozen(points[i]), points[i])
         return (
             open_.at[i].set(False),
@@ -204,7 +204,7 @@ def distance_to_root(
 
     def by_singular_vectors():
         # Under `vmap` both ways are taken: in turn, see `linearise`.
-        u, sigma, vh = jnp.linalg.svd(_after(quick, jac))
+        u, sigma, vh = jnp.linalg.svd(after(quick, jac))
         regular = sigma > 4 * eps * sigma[0]
         inverse = jnp.where(regular, 1 / jnp.where(regular, sigma, 1), 0)
         solve = lambda g: vh.T @ (inverse * (u.T @ g))
@@ -220,7 +220,7 @@ def distance_to_root(
     return lax.cond(done, lambda: quick, by_singular_vectors), bound
 
 
-def _after(done, a):
+def after(done, a):
     """`a`, in a way that the compiler takes to depend on the number `done`."""
     return jnp.where(jnp.isnan(done) | (done >= 0), a, 0)
 

@@ -143,6 +143,47 @@ def check_starts(x0s: Array) -> Array:
     return x0s
 
 
+def as_states(
+    name: str,
+    x: Any,
+    axes: tuple[str, ...] | list[tuple[str, ...]],
+    remedy: str,
+    system: Any = None,
+    args: PyTree = None,
+) -> Array:
+    """`x` as floats with the given axes (or one of a list of these), for verbs whose
+    states are vectors; with `system`, what that returns is checked too."""
+    options = axes if isinstance(axes, list) else [axes]
+    wanted = " or ".join(str(a).replace("'", "") for a in options)
+    try:
+        array = jnp.asarray(x)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"`{name}` is a {type(x).__name__}, expected floats of shape {wanted}. "
+            "Make nested states vectors with jax.flatten_util.ravel_pytree."
+        ) from error
+    if (
+        not any(array.ndim == len(a) for a in options)
+        or 0 in array.shape
+        or not (jnp.issubdtype(array.dtype, jnp.floating))
+    ):
+        raise ValueError(
+            f"`{name}` has shape {array.shape} and dtype {array.dtype}, expected "
+            f"floats of shape {wanted}. {remedy}"
+        )
+    if system is not None:
+        check_system(system, args, array.reshape(-1, array.shape[-1])[0])
+    return array
+
+
+def check_system(system: Any, args: PyTree, x: Array) -> None:
+    """`ValueError` unless the system returns the shape and dtype of the state `x`."""
+    if is_map(system):
+        check_residual(lambda x: system(x, args), x)
+    else:
+        check_residual(lambda x: system(jnp.zeros((), x.dtype), x, args), x)
+
+
 def check_residual(residual: Callable, x: Array) -> None:
     """`ValueError` unless the residual returns what it was given in shape and dtype."""
     try:

@@ -15,6 +15,7 @@ from ..._core._masks import norm
 from ..._core._system import Map, time_scale_of
 from ..._core._verdicts import Verdict
 from ...flows import RK4, AbstractFlow, ScanFlow
+from .._states import as_states
 from ..points._points import Frozen, Values
 from ._cycle_guess import CloseReturns, same_orbit
 from ._cycles import (
@@ -150,12 +151,8 @@ def limit_cycles(
             "limit_cycles got a Map, expected a flow f(t, x, args). The oscillations "
             "of maps are invariant circles or k-cycles: see k_cycles."
         )
-    x0s = jnp.asarray(x0s)
-    if x0s.ndim != 2 or not jnp.issubdtype(x0s.dtype, jnp.floating):
-        raise ValueError(
-            f"`x0s` has shape {x0s.shape} and dtype {x0s.dtype}, expected floats of "
-            "shape (starts, state)."
-        )
+    axes = ("starts", "state")
+    x0s = as_states("x0s", x0s, axes, "Pass one start as x0[None].", f, args)
     if max_cycles < 1:
         raise ValueError(f"`max_cycles` = {max_cycles}, expected at least 1.")
     if max_steps < 1:

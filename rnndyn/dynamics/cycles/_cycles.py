@@ -16,6 +16,7 @@ from ..._core._masks import norm
 from ..._core._system import Map
 from ..._core._verdicts import Verdict
 from ...flows import AbstractFlow, DiffraxFlow, Dopri8, ScanFlow
+from .._states import as_states
 from ..points._points import Frozen
 from ._floquet import Floquet, floquet
 from ._limit_cycle import LimitCycle
@@ -87,12 +88,10 @@ def limit_cycle(
             "limit_cycle got a Map, expected a flow f(t, x, args). The oscillations of "
             "maps are invariant circles or k-cycles: see k_cycles and invariant_circle."
         )
-    x0 = jnp.asarray(x0)
-    if x0.ndim not in (1, 2) or x0.dtype not in (jnp.float32, jnp.float64):
-        raise ValueError(
-            f"`x0` has shape {x0.shape} and dtype {x0.dtype}, expected floats of shape "
-            "(state,) or (segments, state), in 32 or 64 bits."
-        )
+    axes = [("state",), ("segments", "state")]
+    x0 = as_states("x0", x0, axes, "One guess, in 32 or 64 bits.", f, args)
+    if x0.dtype not in (jnp.float32, jnp.float64):
+        raise ValueError(f"`x0` has dtype {x0.dtype}, expected 32 or 64 bits.")
     if max_steps < 1:
         raise ValueError(f"`max_steps` = {max_steps}, expected at least 1.")
     if jnp.ndim(period) != 0:

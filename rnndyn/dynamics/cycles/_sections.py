@@ -15,6 +15,7 @@ from ..._core._export import Result
 from ..._core._masks import norm
 from ..._core._system import Map
 from ...flows import AbstractFlow, Dopri8, ScanFlow
+from .._states import as_states
 from ._crossings import attach_crossings, find_crossings
 
 
@@ -260,13 +261,7 @@ _IS_MAP = (
 def _check_start(f, x0, verb):
     if isinstance(f, Map):
         raise ValueError(_IS_MAP.format(verb))
-    x0 = jnp.asarray(x0)
-    if x0.ndim != 1 or not jnp.issubdtype(x0.dtype, jnp.floating):
-        raise ValueError(
-            f"`x0` has shape {x0.shape} and dtype {x0.dtype}, expected floats of shape "
-            "(state,). Batch over starts with `jax.vmap`."
-        )
-    return x0
+    return as_states("x0", x0, ("state",), "Batch over starts with `jax.vmap`.")
 
 
 def _check_section(normal, offset, x0):

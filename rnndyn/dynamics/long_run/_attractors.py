@@ -4,6 +4,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, PyTree
 
@@ -14,6 +15,7 @@ from ..._core._types import KeyLike
 from ..._core._verdicts import Verdict, names
 from ...flows import AbstractMethod
 from .._linear import jacobian
+from .._states import as_states, check_system
 from ..points._points import Frozen
 from ..points._starts import AbstractSampler
 from ._basins import group, wilson
@@ -34,7 +36,8 @@ class Attractors(Result):
         interval for the share. Shares are of the starts, not of state space, and
         include the starts that were not decided.
     - `state`: one state on it, shape `(attractors, state)`: the root itself, certified.
-    - `orbit`: states on it, `(attractors, 256, state)`: one period of a cycle.
+    - `orbit`: states on it, `(attractors, 256, state)`: one period of a cycle; of a
+        map, consecutive states, which of a longer k-cycle are a part.
     - `period`: of cycles and k-cycles, NaN for the rest.
     - `exponents`: the three largest Lyapunov exponents, NaN where the state has fewer.
     - `extent`: half the diagonal of its bounding box.
@@ -114,7 +117,8 @@ def attractors(
     - `steps`: length of the transient and of the window in the first round.
     - `rounds`: how often an undecided start is continued.
     - `chunk`: starts run side by side.
-    - `tol_point`: roots closer than this, times max(1, |x|), are one.
+    - `tol_point`: roots, and averages over cycles, closer than this, times max(1, |x|),
+        are one.
     - `key`: for samplers.
 
     **Returns:** `Attractors`. Not guaranteed: that an attractor with a small basin is
@@ -129,12 +133,8 @@ def attractors(
     is_map = isinstance(system, Map)
     if isinstance(x0s, AbstractSampler):
         x0s = x0s(system, args, key=jax.random.key(0) if key is None else key)
+    as_states("x0s", x0s, ("starts", "state"), "Pass one start as x0[None].")
     x0s = np.asarray(x0s)
-    if x0s.ndim != 2 or 0 in x0s.shape or not np.issubdtype(x0s.dtype, np.floating):
-        raise ValueError(
-            f"`x0s` has shape {x0s.shape} and dtype {x0s.dtype}, expected floats of "
-            "shape (starts, state). Pass one start as x0[None]."
-        )
     for name, value in (("steps", steps), ("rounds", rounds), ("chunk", chunk)):
         if value < 1:
             raise ValueError(f"`{name}` = {value}, expected at least 1.")
@@ -148,6 +148,7 @@ def attractors(
     x0s = x0s.astype(np.float64)
     with in_double():
         problem = Frozen(*Frozen(system, args).thaw(np.float64))
+        check_system(*problem.thaw(), jnp.asarray(x0s[0]))
         step = 1.0 if is_map else _default_dt(problem, x0s) if dt is None else dt
         run = _Runs(problem, x0s, step, not is_map and dt is None, method, chunk)
         for r in range(rounds):
@@ -218,11 +219,12 @@ class _Runs:
         return joined
 
     def keep(self, index, verdict, ends, dt):
+        units = {"period": dt, "window": dt, "rates": 1 / dt}
+        ends = {k: v * units.get(k, 1) for k, v in ends.items()}
+        ends["step"] = np.full(len(verdict), dt)
         if not self.ends:
             shape = lambda a: (len(self.x), *a.shape[1:])
             self.ends = {k: np.zeros(shape(a)) for k, a in ends.items()}
-        units = {"period": dt, "window": dt, "rates": 1 / dt}
-        ends = {k: v * units.get(k, 1) for k, v in ends.items()}
         for name, value in ends.items():
             self.ends[name][index] = value
         self.verdict[index] = verdict

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 from ..._core._system import Map
 from ..._core._types import KeyLike
 from ...flows import RK4, AbstractMethod, ExplicitRungeKutta
+from .._states import as_states
 
 
 class LyapunovSpectrum(eqx.Module):
@@ -120,18 +121,15 @@ def lyapunov_spectrum(
         lambda a: jnp.asarray(a) if isinstance(a, np.ndarray) else a, args
     )
     options = (k, t_transient, t_total, dt, method, qr_every, project, key)
-    return _spectrum(system, jnp.asarray(x0), args, *options)
+    axes = [("state",), ("trajectories", "state")]
+    x0 = as_states("x0", x0, axes, "Pass one start or several.", system, args)
+    return _spectrum(system, x0, args, *options)
 
 
 # One program, cached: an eager call compiles once for each system and shape.
 @eqx.filter_jit
 def _spectrum(system, x0, args, *options):
     k, t_transient, t_total, dt, method, qr_every, project, key = options
-    if x0.ndim not in (1, 2) or not jnp.issubdtype(x0.dtype, jnp.floating):
-        raise ValueError(
-            f"`x0` has shape {x0.shape} and dtype {x0.dtype}, expected floats of shape "
-            "(state,) or (trajectories, state)."
-        )
     size = x0.shape[-1]
     k = int(size if k is None else k)
     if not 1 <= k <= size:
@@ -143,7 +141,14 @@ def _spectrum(system, x0, args, *options):
             f"`project` = True with a {type(system).__name__} of {size} variables, "
             "expected a flow of at least 2: only flows have a direction of motion."
         )
+    if t_transient < 0:
+        raise ValueError(f"`t_transient` = {t_transient}, expected 0 or more.")
     if isinstance(system, Map):
+        if dt is not None:
+            raise ValueError(
+                f"`dt` = {dt} with a Map, expected None: a map is not integrated. Give "
+                "it to the map, `Map(F, dt=...)`, for exponents per unit of time."
+            )
         unit = 1.0 if system.dt is None else system.dt
         steps = lambda t: round(t)
         advance = lambda x, h, count: system(x, args)

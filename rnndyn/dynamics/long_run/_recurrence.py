@@ -12,6 +12,7 @@ from ..._core._masks import norm
 from ..._core._system import Map, residual_fn
 from ...flows import RK4, AbstractMethod
 from .._linear import newton_length
+from .._states import as_states
 
 
 SAMPLES = 256
@@ -115,6 +116,7 @@ def settle(
     (weighted averages); Benettin et al. 1980, doi:10.1007/BF02128236.
     """
     is_map = isinstance(system, Map)
+    x0 = as_states("x0", x0, ("state",), "Use jax.vmap for several.", system, args)
     dtype, size = x0.dtype, x0.size
     if is_map:
         advance = lambda x, h: system(x, args)

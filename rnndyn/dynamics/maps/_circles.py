@@ -11,6 +11,7 @@ from ..._core._export import Result
 from ..._core._masks import norm
 from ..._core._system import Map
 from ..._core._verdicts import Verdict
+from .._states import as_states
 from ..long_run._late_verdict import verdict_of
 from ..long_run._recurrence import settle
 
@@ -103,12 +104,8 @@ def invariant_circle(
             f"invariant_circle got a {type(system).__name__}, expected a rnndyn.Map. "
             "For a flow use rnndyn.dynamics.limit_cycle."
         )
-    x0 = jnp.asarray(x0)
-    if x0.ndim != 1 or not jnp.issubdtype(x0.dtype, jnp.floating):
-        raise ValueError(
-            f"`x0` has shape {x0.shape} and dtype {x0.dtype}, expected floats of shape "
-            "(state,). Use jax.vmap for several starts."
-        )
+    remedy = "Use jax.vmap for several starts."
+    x0 = as_states("x0", x0, ("state",), remedy, system, args)
     if samples < 64:
         raise ValueError(f"`samples` = {samples}, expected at least 64.")
     run = settle(system, x0, args, transient=transient, window=window)
@@ -128,7 +125,7 @@ def invariant_circle(
     code = jnp.where(rest, int(Verdict.constant), code)
     slow = code == Verdict.slow_point
     code = jnp.where(slow, int(Verdict.undetermined), code)
-    some = lambda a: jnp.where(is_circle, a[best], 0)
+    some = lambda a: jnp.where(is_circle & ~open_, a[best], 0)
     return InvariantCircle(
         verdict=code.astype(jnp.int32),
         rotation=some(rotation),

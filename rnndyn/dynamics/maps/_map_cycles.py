@@ -6,6 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Complex, Float, Int, PyTree
 
@@ -16,6 +17,7 @@ from ..._core._system import Map
 from ..._core._verdicts import Verdict
 from .._implicit import attach
 from .._linear import newton_length
+from .._states import as_states
 from ..cycles._floquet import floquet
 from ..points._search import Found, Tolerances, run_lanes
 from ..points._solver import LevenbergMarquardt
@@ -114,14 +116,10 @@ def k_cycles(
             f"k_cycles got a {type(system).__name__}, expected a rnndyn.Map. For a "
             "flow use rnndyn.dynamics.limit_cycle."
         )
-    x0s = jnp.asarray(x0s)
-    if x0s.ndim != 2 or 0 in x0s.shape or not jnp.issubdtype(x0s.dtype, jnp.floating):
-        raise ValueError(
-            f"`x0s` has shape {x0s.shape} and dtype {x0s.dtype}, expected floats of "
-            "shape (starts, state). Pass one start as x0[None]."
-        )
-    if k < 1:
-        raise ValueError(f"`k` = {k}, expected a period of at least 1.")
+    axes = ("starts", "state")
+    x0s = as_states("x0s", x0s, axes, "Pass one start as x0[None].", system, args)
+    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+        raise ValueError(f"`k` = {k}, expected a whole period of at least 1.")
     slots, size = x0s.shape
     x0s = lax.stop_gradient(x0s)
 

@@ -175,7 +175,10 @@ class LevenbergMarquardt(optx.AbstractLeastSquaresSolver):
         predicted = 0.5 * jnp.vdot(v, mu * v - gradient)
         gain = 0.5 * (speed**2 - trial_speed**2) / predicted
         flat = jnp.abs(trial_speed - speed) <= 32 * eps * speed
-        accept = ((trial_speed < speed) & (gain > 1e-3)) | flat
+        # A constant system has the same speed at any step, one that is NaN too.
+        accept = (((trial_speed < speed) & (gain > 1e-3)) | flat) & jnp.all(
+            jnp.isfinite(trial)
+        )
         change = jnp.where(gain > 0.75, self.shrink, self.grow).astype(x.dtype)
         change = jnp.where(flat | ((gain > 0.25) & (gain <= 0.75)), 1, change)
         # Where J is 0 there is no step.

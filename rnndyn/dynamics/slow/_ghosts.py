@@ -16,6 +16,8 @@ from ..._core._masks import norm
 from ..._core._system import is_map, residual_fn, time_scale_of
 from ..._core._verdicts import Verdict
 from .._implicit import SpeedSlope, attach
+from .._linear import after, newton_length
+from .._states import as_states
 from ..points._certify import certify
 from ..points._points import FixedPoints, Values
 from ..points._search import Tolerances
@@ -45,7 +47,8 @@ class Ghost(Result):
         eigenvalue is +-2 sqrt(drift curvature).
     - `condition`: |w| |v|, the condition number of the null eigenvalue.
     - `verdict`: `ghost`; `slow_point` if the speed is minimal but this is no
-        saddle-node's ghost; `root`; `undetermined` if the speed is not minimal.
+        saddle-node's ghost; `root`; `undetermined` if the speed is not minimal,
+        or that of a root without a root nearby.
     """
 
     x: Float[Values, "*points state"]
@@ -101,13 +104,8 @@ def ghost_passage(
 
     **Reference:** S. Strogatz & R. Westervelt 1989, doi:10.1103/PhysRevB.40.10501.
     """
-    x = jnp.asarray(x)
-    if x.ndim != 1 or not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(
-            f"`x` has shape {x.shape} and dtype {x.dtype}, expected one floating-point "
-            "state (state,). Use `jax.vmap` for several, or `ghosts` for the result of "
-            "a search."
-        )
+    remedy = "Use `jax.vmap` for several, or `ghosts` for the result of a search."
+    x = as_states("x", x, ("state",), remedy, system, args)
     return _ghost_passage(system, x, args, time_scale)
 
 
@@ -195,12 +193,15 @@ def _ghost_passage(system, x, args, time_scale):
     saddle_node = is_saddle_node(
         freeze(drift), freeze(curvature), freeze(eigenvalue), second, profile
     )
-    verdict = _verdict(frozen, minimum, freeze(speed), jac, saddle_node)
+    # In turn, see `linearise`.
+    jac = after(jnp.abs(second), freeze(jac))
+    verdict = _verdict(frozen, minimum, freeze(f), jac, saddle_node)
     return Ghost(
         x=x,
         speed=speed,
         eigenvalue=eigenvalue / unit,
-        next_eigenvalue=second / unit,
+        # A complex infinity over a number would be NaN.
+        next_eigenvalue=lax.complex(second.real / unit, second.imag / unit),
         right=right,
         left=left,
         drift=drift / unit,
@@ -243,16 +244,19 @@ def _right_null(jac, left, guess):
     return jnp.where(jnp.all(jnp.isfinite(vector)), vector, guess)
 
 
-def _verdict(fn, x, speed, jac, saddle_node):
+def _verdict(fn, x, f, jac, saddle_node):
     tols = Tolerances(x.dtype, x.size)
-    eps = jnp.finfo(x.dtype).eps
+    eps, speed = jnp.finfo(x.dtype).eps, norm(f)
+    small = speed <= tols.speed_at(x)
+    length = newton_length(jac, f, x, fn)
+    is_root = small & (length <= tols.step * jnp.maximum(1, norm(x)))
     slope = SpeedSlope(fn)
     flat = norm(slope(x)) * jnp.maximum(1, norm(x))
     flat = flat <= tols.slope * speed**2 + 64 * eps * norm(jac) * speed
-    curvature = jnp.linalg.eigvalsh(jax.jacfwd(slope)(x))
+    curvature = jnp.linalg.eigvalsh(after(length, jax.jacfwd(slope)(x)))
     minimal = flat & (curvature[0] >= -tols.step * jnp.abs(curvature[-1]))
     return jnp.select(
-        [speed <= tols.speed_at(x), minimal & saddle_node, minimal],
-        [Verdict.root, Verdict.ghost, Verdict.slow_point],
+        [is_root, small, minimal & saddle_node, minimal],
+        [Verdict.root, Verdict.undetermined, Verdict.ghost, Verdict.slow_point],
         Verdict.undetermined,
     ).astype(jnp.int32)

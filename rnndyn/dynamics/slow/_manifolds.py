@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Complex, Float, Int, PyTree
 
 from ..._core._batch import in_double
+from ..._core._checks import check_finite, check_positive
 from ..._core._export import Result
 from ..._core._system import is_map, residual_fn, time_scale_of
 from ..._core._verdicts import Verdict
@@ -107,6 +108,10 @@ def slow_manifold(
         )
     if not 0 < rel_speed < 1:
         raise ValueError(f"`rel_speed` = {rel_speed}, expected a number in (0, 1).")
+    if num_points < 1:
+        raise ValueError(f"`num_points` = {num_points}, expected at least 1.")
+    if time_scale is not None:
+        check_positive("time_scale", time_scale)
     scale = time_scale_of(system) if time_scale is None else time_scale
     unit = 1.0 if is_map(system) else float(np.asarray(scale))
     with in_double():
@@ -190,8 +195,8 @@ class RingFlow(Result):
     - `verdict`: `root` if there are such angles and each has its root; `continuum` if
         the flow stands still all round (within `tol`); `limit_cycle`
         (`invariant_circle` of a map) if it goes round; `undetermined` if the
-        points leave more than `max_hole` of the angle open (this is no ring), or where
-        a root is missing.
+        points leave more than `max_hole` of the angle open (this is no ring), where a
+        root is missing, or where the flow stands still without changing its sign.
     """
 
     angle: Float[Values, " grid"]
@@ -241,7 +246,8 @@ def ring_flow(
     **Returns:** a `RingFlow`; look at its `verdict`. Between the roots it says what the
     flow does on the spline, which is as good as the points are dense.
 
-    **Raises:** a `ValueError` for wrong shapes.
+    **Raises:** a `ValueError` for wrong shapes, points that are not finite, and fewer
+    than 4 knots or angles.
 
     **Reference:** A. Sagodi et al. 2024, arXiv:2408.00109.
     """
@@ -251,6 +257,12 @@ def ring_flow(
             f"`points` and `plane` have shapes {points.shape} and {plane.shape}, "
             "expected (points, state) and (2, state). Pass the rows of the read-out or "
             "the first two principal components."
+        )
+    check_finite("points", points)
+    if num_knots < 4 or grid < 4:
+        raise ValueError(
+            f"num_knots = {num_knots} and grid = {grid}, expected at least 4 each. "
+            "Leave them out for the defaults."
         )
     theta = np.linspace(0, 2 * np.pi, grid, endpoint=False)
     size = points.shape[1]
@@ -279,6 +291,8 @@ def ring_flow(
 
     x, omega, slope = velocity(theta)
     norm = np.abs(omega * np.linalg.norm(slope, axis=1)).max()
+    if not np.all(np.isfinite(omega)):
+        return _ring(theta, x, omega, Verdict.undetermined)
     still = np.abs(omega) <= tol
     # Angles at which nothing moves carry the last sign: a touch is no change.
     sign = np.sign(np.where(still, 0, omega))
@@ -291,6 +305,8 @@ def ring_flow(
     (index,) = np.nonzero(sign != np.roll(sign, -1))
     if not len(index):
         circle = Verdict.invariant_circle if is_map(system) else Verdict.limit_cycle
+        # Nothing passes an angle at which nothing moves.
+        circle = Verdict.undetermined if still.any() else circle
         return _ring(theta, x, omega, circle, norm)
     low, high = theta[index], theta[index] + 2 * np.pi / grid
     for _ in range(50):

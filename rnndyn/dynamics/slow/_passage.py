@@ -15,6 +15,7 @@ from ..._core._export import Result
 from ..._core._masks import norm
 from ..._core._system import is_map
 from ...flows import Dopri8
+from .._states import as_states
 
 
 # Steps of the last stretch, which ends on the plane exactly.
@@ -90,15 +91,17 @@ def passage_time(
             "passage_time got a Map, expected a flow f(t, x, args). Count the steps of "
             "a map, or pass the flow that it discretises."
         )
-    x0, end = jnp.asarray(x0), jnp.asarray(end)
+    if max_steps < 1:
+        raise ValueError(f"`max_steps` = {max_steps}, expected at least 1.")
+    remedy = "Use `jax.vmap` for several starts."
+    x0 = as_states("x0", x0, ("state",), remedy, f, args)
+    end = as_states("end", end, ("state",), remedy)
     normal = end - x0 if normal is None else jnp.asarray(normal)
     if x0.ndim != 1 or end.shape != x0.shape or normal.shape != x0.shape:
         raise ValueError(
             f"x0, end and normal have shapes {x0.shape}, {end.shape}, {normal.shape}, "
             "expected three times (state,). Use `jax.vmap` for several starts."
         )
-    if not jnp.issubdtype(x0.dtype, jnp.floating):
-        raise ValueError(f"`x0` has dtype {x0.dtype}, expected a floating-point one.")
     if rtol is None:
         rtol = 1e-12 if x0.dtype == jnp.float64 else 1e-5
     return _passage_time(f, x0, end, args, normal, rtol, max_steps)
