@@ -263,6 +263,20 @@ def test_a_boundary_that_is_none_has_no_exponent():
         theory.fit_no_solution_boundary(x, p, lrs, drop=(99,))
 
 
+def test_a_curve_of_the_wrong_direction_is_no_boundary():
+    x, lrs = np.linspace(0, 400, 21), np.geomspace(0.3, 0.006, 8)
+    p = 1 / (1 + np.exp(0.05 * (x - 50 * lrs[:, None] ** (-1 / 4))))
+    fit = theory.fit_slow_point_boundary
+    with pytest.raises(ValueError, match="0 critical delays"):
+        fit(x, 1 - p, lrs)
+    p[-1] = 0.5
+    assert not fit(x, p, lrs).used[-1] and abs(fit(x, p, lrs).exponent - 4) < 0.01
+    with pytest.raises(ValueError, match="level = 1.5"):
+        fit(x, p, lrs).band(100.0, level=1.5)
+    with pytest.raises(ValueError, match="factor is not finite"):
+        theory.fit_boundary(x, 1 - p, lrs, networks=100, factor=lambda T: -T)
+
+
 def test_too_few_delays_and_disorder():
     x, lrs = np.linspace(0, 400, 21), np.geomspace(0.1, 0.001, 8)
     p = 1 - np.exp(-0.02 * np.maximum(x - 10 * lrs[:, None] ** (-1 / 2.5), 0))

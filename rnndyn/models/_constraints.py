@@ -7,9 +7,10 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from .._core._checks import check_shape
+from .._core._checks import check_shape, is_concrete
 
 
 FIXED_LEAVES = ("tau", "noise", "x0", "W_fixed")
@@ -45,6 +46,8 @@ class Dale(AbstractConstraint):
 
     def __call__(self, weight):
         check_shape("signs", self.signs, weight.shape[-1:], "One sign a column.")
+        if is_concrete(self.signs) and np.any(np.abs(self.signs) != 1):
+            raise ValueError(f"signs = {self.signs}, expected +1 or -1 for each unit.")
         weight = jnp.abs(weight) * self.signs[None, :]
         return weight if self.mask is None else jnp.where(self.mask, weight, 0)
 
@@ -69,7 +72,7 @@ class Constraints(eqx.Module):
     def __call__(self, model: Any) -> Any:
         """The model with every named field replaced by its allowed value."""
         for name, constraint in self.by_name.items():
-            if getattr(model, name, None) is None:
+            if not eqx.is_array(getattr(model, name, None)):
                 fields = [k for k, v in vars(model).items() if eqx.is_array(v)]
                 raise ValueError(
                     f"constraint on {name!r}, but the model has no such array. "
@@ -85,7 +88,17 @@ class Constraints(eqx.Module):
 
 def trainable(model: Any, *, fixed: tuple[str, ...] = FIXED_LEAVES) -> Any:
     """Which leaves are trained: a pytree of booleans like `model`, false for the
-    fields named in `fixed` and for everything that is not a float array."""
+    fields named in `fixed` and for everything that is not a float array.
+
+    **Raises:** a `ValueError` if `fixed` is a string or names what the model lacks.
+    """
+    missing = [k for k in fixed if k not in FIXED_LEAVES and not hasattr(model, k)]
+    if isinstance(fixed, str) or missing:
+        known = [k for k in vars(model) if eqx.is_inexact_array(getattr(model, k))]
+        raise ValueError(
+            f"fixed = {fixed!r}, expected a tuple of fields such as {known}. Pass "
+            f"(*{FIXED_LEAVES}, ...) to leave these untrained as well."
+        )
 
     def decide(path, leaf):
         name = getattr(path[0], "name", None)

@@ -73,6 +73,11 @@ class DelayedCueDiscrimination(AbstractTask):
         self.post_steps = steps_in("post_reaction", post_reaction, dt)
         if self.reaction_steps == 0:
             raise ValueError("reaction = 0 s, expected at least one step of dt.")
+        if self.cue_steps + delay_steps == 0:
+            raise ValueError(
+                f"delay = {delay} s with no cue, expected at least one step before the "
+                "reaction: without it all weights of the balanced loss are 0."
+            )
         needed = self.cue_steps + delay_steps + self.reaction_steps + self.post_steps
         if num_steps is not None and num_steps < needed:
             raise ValueError(

@@ -7,7 +7,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float, Int
 
-from ._fits import _grid
+from ._fits import _grid, check_level
 
 
 def effective_rate(
@@ -74,6 +74,7 @@ def first_crossing(
     **Returns:** `Crossings`. Biased towards short delays where few networks were
     trained: the first of many noisy cells decides.
     """
+    check_level(level)
     fractions = np.asarray(fractions, float)
     delays, fractions, _ = _grid(
         delays, fractions, np.ones(len(fractions)), ascending=True
@@ -156,6 +157,12 @@ def resample_exponent(
 
     **Raises:** a `ValueError` if shapes disagree, or no draw can be fitted.
     """
+    check_level(level)
+    if resample_rates and "drop" in options:
+        raise ValueError(
+            f"drop = {options['drop']} with resample_rates=True, expected one of them: "
+            "redrawn rates have other indices. Leave the rates out of `lrs`."
+        )
     draw, shape = _resampler(outcomes, networks)
     why: Any = None
     rng = np.random.default_rng(seed)

@@ -44,6 +44,7 @@ class BoundaryFit(eqx.Module):
         """Lower and upper rates at `delay` (one axis) from `draws` lines out of the
         normal distribution of slope and intercept. It takes scatter about the line for
         independent and normal, and knows nothing of the error of a critical delay."""
+        check_level(level)
         rng = np.random.default_rng(seed)
         mean = [-self.exponent, self.intercept]
         slope, intercept = rng.multivariate_normal(mean, self.covariance, draws).T
@@ -104,7 +105,7 @@ def fit_no_solution_boundary(
         return np.where(x < x0, 0, 1 - np.exp(-k * (x - x0)))
 
     reached = fractions.max(axis=1) >= at_least
-    critical = _midpoints(onset, delays, fractions, start, where=reached)
+    critical = _midpoints(onset, delays, fractions, start, 1, where=reached)
     used = critical > 0
     wrong = [i for i in drop if not -len(lrs) <= i < len(lrs)]
     if wrong:
@@ -126,8 +127,8 @@ def fit_slow_point_boundary(
     """The boundary beyond which networks are not slow points, as in Figure S3F.
 
     For every learning rate the fraction of slow points is fitted by the logistic curve
-    `1/(1 + exp(-k (T - T_0)))`, with `k < 0`; then a line is put through
-    `(ln T_0, ln lr)` for rates of at least `min_rate`.
+    `1/(1 + exp(-k (T - T_0)))`; then a line is put through `(ln T_0, ln lr)` for rates
+    of at least `min_rate` whose curve falls, `k < 0`.
 
     ```python
     delays, lrs = np.linspace(0, 400, 21), np.geomspace(0.3, 0.006, 8)
@@ -156,7 +157,7 @@ def fit_slow_point_boundary(
     def logistic(x, x0, k):
         return 1 / (1 + np.exp(-k * (x - x0)))
 
-    critical = _midpoints(logistic, delays, fractions, start)
+    critical = _midpoints(logistic, delays, fractions, start, -1)
     return _line(critical, lrs, (critical > 0) & (lrs >= min_rate))
 
 
@@ -171,7 +172,7 @@ def fit_no_memory_boundary(
 
     For every response window the fraction not learned is fitted by
     `1/(1 + exp(k (ln lr - x_0)))`; then a line is put through
-    `(ln window, ln exp(x_0))`.
+    `(ln window, ln exp(x_0))` for windows whose curve rises with the rate, `k < 0`.
 
     ```python
     windows, lrs = np.linspace(20, 400, 20), np.geomspace(1, 1e-3, 20)
@@ -196,11 +197,18 @@ def fit_no_memory_boundary(
     def logistic(x, x0, k):
         return 1 / (1 + np.exp(k * (x - x0)))
 
-    logs = _midpoints(logistic, np.log(lrs), fractions.T, start, maxfev=1_000_000)
+    x = np.log(lrs)
+    logs = _midpoints(logistic, x, fractions.T, start, -1, maxfev=1_000_000)
     # A fit that ran away is none.
     reach = 10 + np.max(np.abs(np.log(lrs)))
     rates = np.exp(np.where(np.abs(logs) < reach, logs, np.nan))
     return _line(windows, rates, np.isfinite(rates) & (windows > 0))
+
+
+def check_level(level: Any) -> None:
+    """Raise a `ValueError` unless `level` is a probability in (0, 1)."""
+    if not 0 < level < 1:
+        raise ValueError(f"level = {level}, expected a probability in (0, 1).")
 
 
 def _grid(delays, fractions, lrs, *, ascending=False):
@@ -232,9 +240,10 @@ def _grid(delays, fractions, lrs, *, ascending=False):
 
 
 def _midpoints(
-    curve: Callable[..., Any], x, rows, start, *, where=None, maxfev=0
+    curve: Callable[..., Any], x, rows, start, sign, *, where=None, maxfev=0
 ) -> np.ndarray:
-    """The first parameter of `curve` fitted to every row; NaN if that failed."""
+    """The first parameter of `curve` fitted to every row; NaN if that failed, or if
+    the second, the steepness, has not the `sign` of this boundary."""
     if len(x) < 2:
         raise ValueError(
             f"each curve has {len(x)} point, expected at least 2 for its 2 parameters. "
@@ -253,7 +262,9 @@ def _midpoints(
                 popt, _ = curve_fit(curve, x, row, p0=list(start), maxfev=maxfev)
             except RuntimeError:  # no convergence
                 continue
-        found[i] = popt[0]
+        # A flat row leaves a midpoint that means nothing.
+        if sign * popt[1] * np.ptp(x) > 1e-3:
+            found[i] = popt[0]
     return found
 
 

@@ -223,7 +223,14 @@ class _CensoredLine:
         self.log_delay = np.linspace(best.min() - 3, best.max() + 3, 2000)
         self.shift = np.zeros_like(self.log_delay)
         if factor is not None:
-            self.shift = np.log(factor(np.exp(self.log_delay)))
+            with np.errstate(invalid="ignore", divide="ignore"):
+                self.shift = np.log(factor(np.exp(self.log_delay)))
+            if not np.all(np.isfinite(self.shift)):
+                raise ValueError(
+                    "factor is not finite and positive at all delays from "
+                    f"{np.exp(self.log_delay[0]):g} to {np.exp(self.log_delay[-1]):g}, "
+                    "expected a positive number at each."
+                )
 
     def loss(self, a, b, log_sigma):
         """Minus the log likelihood."""

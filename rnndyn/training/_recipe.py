@@ -97,7 +97,8 @@ class Recipe(eqx.Module):
     - `start`: initial states, an `AbstractStart`.
     - `readout`: `"before"` or `"after"` the update.
     - `constraints`: applied to the weights inside the loss.
-    - `fixed`: names of array fields that are not trained.
+    - `fixed`: names of array fields that are not trained, instead of the default
+        `("tau", "noise", "x0", "W_fixed")`.
     - `stop`: an `AbstractStop`, or `None`.
     """
 

@@ -50,7 +50,7 @@ def scores(
         outputs = jnp.concatenate([outputs, 1 - outputs], axis=-1)
         targets = jnp.concatenate([targets, 1 - targets], axis=-1)
     share = outputs / jnp.sum(outputs, axis=-1, keepdims=True)
-    share = jnp.where(jnp.isnan(share), 0, share)
+    share = jnp.where(jnp.isfinite(share), share, 0)
     truth = jnp.argmax(targets, axis=-1)
     miss = jnp.mean(jnp.abs(jnp.argmax(share, axis=-1) - truth).astype(share.dtype), 1)
     right = jnp.take_along_axis(share, truth[..., None], axis=-1)
