@@ -7,7 +7,8 @@ points is unknown, and three stored patterns, W = 2 / N sum xi xi^T, which has 5
 Compared in one run, everything in float64:
 
 - ours: search for roots alone from the same starts and float64 certificate; apart from
-  it, with slow points, the default strategy (added starts) and eigenvalues;
+  it, with slow points too, and then with the default strategy (added starts) and
+  eigenvalues;
 - batched Levenberg-Marquardt in numpy;
 - the usual way of the field: minimise the mean of q = |f|^2 / 2 over all starts by one
   Adam (compiled by JAX), whose rate falls by 5% whenever the mean has not improved
@@ -142,7 +143,8 @@ def distinct(points, tol=1e-6):
 
 
 def linear_algebra(size, lanes=64):
-    """CPU-milliseconds for one solve of each kind in all lanes."""
+    """CPU-milliseconds for one solve of each kind in all lanes, and for what a
+    certificate needs: the inverse, or singular vectors near singular matrices."""
     key = jax.random.key(0)
     jac = jax.random.normal(key, (lanes, size, size)) / size**0.5 - jnp.eye(size)
     f = jax.random.normal(key, (lanes, size))
@@ -168,6 +170,8 @@ def linear_algebra(size, lanes=64):
         "cholesky": cholesky,
         "lu": lu,
         "stacked_qr": qr,
+        "inverse": lambda j, f: jnp.linalg.inv(j) @ f,
+        "singular_vectors": lambda j, f: jnp.linalg.svd(j)[0] @ f,
     }
     for name, solve in kinds.items():
         batched = jax.jit(jax.vmap(solve))
@@ -242,6 +246,7 @@ def measure(kind, size):
         "measured": time.strftime("%Y-%m-%d %H:%M"),
         "starts": count,
         "ours": ours(net, x0s, repeats, strategy=bare, spectrum=False, slow=False),
+        "ours_with_slow_points": ours(net, x0s, repeats, strategy=bare, spectrum=False),
         "ours_with_slow_points_added_starts_and_spectra": ours(net, x0s, repeats),
         "cpu_ms_per_solve_of_64": solve,
     }

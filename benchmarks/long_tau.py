@@ -5,7 +5,7 @@ all ten learning rates (published 0.29; 0.40 at 100 ms with tau = 10 ms), and fr
 delay on a tenth of the networks does not learn at the lowest rate, 0.001 (published
 560 ms; the fitted onset lies between 543 and 570 ms). Both sweeps are resumable.
 
-    python benchmarks/long_tau.py run --store FOLDER [rates] [onset]
+    python benchmarks/long_tau.py run [rates] [onset] --store FOLDER
     python benchmarks/long_tau.py summary --store FOLDER
 """
 
@@ -78,15 +78,15 @@ def summary(store):
         else:
             counts = np.asarray(cells.counts())[0]
             n = counts.sum(axis=1)
-            share = counts[:, NOT_LEARNED] / np.maximum(n, 1)
-            above = cells.x[(share >= 0.1) & (n > 0)]
-            rows[name]["share_not_learned"] = share.tolist()
-            rows[name]["first_delay_with_a_tenth_ms"] = min(above, default=None)
-            # How likely so many failures are, were a tenth the true share.
-            failed = counts[:, NOT_LEARNED]
-            rows[name]["p_if_a_tenth"] = [
-                float(binomial_tail(int(k), int(m), 0.1))
-                for k, m in zip(failed, n, strict=True)
+            # `p_if_a_tenth`: how likely so many failures are, were that their share.
+            rows[name]["cells"] = [
+                {
+                    "delay_ms": float(delay),
+                    "share_not_learned": k / m,
+                    "p_if_a_tenth": float(binomial_tail(int(k), int(m), 0.1)),
+                }
+                for delay, k, m in zip(cells.x, counts[:, NOT_LEARNED], n, strict=True)
+                if m
             ]
     out = jsonable({**origin(__doc__), **rows})
     RESULT.write_text(json.dumps(out, indent=1) + "\n")
