@@ -198,8 +198,11 @@ def test_impossible_requests():
         run(record_every=0)
     with pytest.raises(ValueError, match=r"learning_rate has shape \(3,\)"):
         run(learning_rate=[0.1, 0.2, 0.3])
-    with pytest.raises(ValueError, match="non-finite"):
-        run(learning_rate=np.nan)
+    for rate in (np.nan, -0.1):
+        with pytest.raises(ValueError, match="non-finite or negative"):
+            run(learning_rate=rate)
+    with pytest.raises(ValueError, match="expected a tuple of fields"):
+        run(fixed=("no_such_field",))
     with pytest.raises(ValueError, match=r"networks \[2\] have non-finite weights"):
         run(eqx.tree_at(lambda n: n.W, NETS, NETS.W.at[2, 0, 0].set(jnp.nan)))
     with pytest.raises(ValueError, match="ids has shape"):

@@ -278,8 +278,11 @@ def _initial(models, recipe, learning_rate, key, ids):
             f"learning_rate has shape {learning_rate.shape}, expected () or "
             f"({count},): one number, or one for each network."
         )
-    if not np.all(np.isfinite(learning_rate)):
-        raise ValueError("learning_rate has non-finite entries, expected numbers.")
+    if not np.all(np.isfinite(learning_rate) & (learning_rate >= 0)):
+        raise ValueError(
+            f"learning_rate = {learning_rate} has non-finite or negative entries, "
+            "expected numbers of at least 0."
+        )
     ids = check_ids(ids, count)
     _check_weights(models, recipe, count)
     rates = jnp.broadcast_to(jnp.asarray(learning_rate, models.x0.dtype), (count,))

@@ -116,8 +116,10 @@ class Recipe(eqx.Module):
                 f"optimiser is a {type(self.optimiser).__name__}, expected a callable "
                 "that takes the learning rate: optax.adam, not optax.adam(1e-3)."
             )
-        if self.batch < 1:
-            raise ValueError(f"batch = {self.batch}, expected at least one trial.")
+        if self.batch < 1 or self.batch % 1:
+            raise ValueError(
+                f"batch = {self.batch}, expected a whole number, at least one trial."
+            )
         if self.readout not in ("before", "after"):
             raise ValueError(
                 f"readout = {self.readout!r}, expected 'before' or 'after' the update."
