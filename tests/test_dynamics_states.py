@@ -159,3 +159,25 @@ def test_time_scale_of_a_nested_field_is_kept():
 def test_bad_states_are_a_value_error(f, x0s, words):
     with pytest.raises(ValueError, match=words):
         rdd.fixed_points(f, x0s)
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        lambda f, x: rdd.k_cycles(f, x["a"], 2),
+        lambda f, x: rdd.attractors(f, np.asarray(x["a"])),
+        lambda f, x: rdd.invariant_circle(f, x["a"][0]),
+        lambda f, x: rdd.lyapunov_spectrum(f, x["a"][0], t_transient=0, t_total=100),
+    ],
+)
+def test_maps_of_another_shape_are_refused_by_every_verb(verb):
+    with pytest.raises(ValueError, match="expected the same shape"):
+        verb(Map(lambda x, a: x[:1]), {"a": jnp.ones((3, 2))})
+
+
+def test_verbs_of_vectors_say_so():
+    nested = {"a": jnp.ones((3, 2))}
+    with pytest.raises(ValueError, match="is a dict.*ravel_pytree"):
+        rdd.k_cycles(Map(lambda x, a: x), nested, 2)
+    with pytest.raises(ValueError, match="is a dict.*ravel_pytree"):
+        rdd.limit_cycle(lambda t, x, a: x, nested, 1.0)

@@ -43,3 +43,9 @@ def test_sequence_task_and_score():
     np.testing.assert_allclose(float(task.score(trial, late).accuracy), 39 / 40)
     with pytest.raises(ValueError, match="multiple"):
         DelayedActivation(0.033)
+
+
+def test_a_trial_without_an_early_part_is_refused():
+    # All weights of its balanced loss would be 0.
+    with pytest.raises(ValueError, match="at least one step before the reaction"):
+        DelayedActivation(delay=0.0)
