@@ -216,7 +216,7 @@ def test_bad_input():
     one = jnp.ones(1)
     with pytest.raises(ValueError, match="Map"):
         passage_time(rd.Map(lambda x, a: x), one, one)
-    with pytest.raises(ValueError, match="shape"):
+    with pytest.raises(ValueError, match=r"expected floats of shape \(state,\)"):
         passage_time(scalar, jnp.ones((1, 1)), jnp.ones((1, 1)), 1e-2)
     with pytest.raises(ValueError, match="state"):
         ghost_passage(scalar, jnp.ones((2, 1)), 1e-2)

@@ -99,14 +99,9 @@ def test_held_out_known_answers():
     inputs = rng.normal(size=(400, 2))
     rates = free_run(theta, rng.uniform(-0.5, 0.5, 20), 400, inputs, alpha=alpha)
     kinds = {"true": theta, "none": np.zeros_like(theta)}
-    scores = held_out(
-        kinds,
-        rates[200:],
-        inputs[200:],
-        alpha=alpha,
-        train=rates[:200],
-        train_inputs=inputs[:200],
-    )
+    parts = rates[200:], inputs[200:]
+    given = dict(alpha=alpha, train=rates[:200], train_inputs=inputs[:200])
+    scores = held_out(kinds, *parts, **given)
     assert scores.predictors == ("true", "none", "persistence", "ridge")
     assert scores["true"]["r2_d"] > 1 - 1e-10 and scores["true"]["skill"] > 1 - 1e-10
     assert scores["none"]["r2_d"] <= 0  # predicts 0, not the mean
@@ -120,15 +115,7 @@ def test_held_out_known_answers():
     x = np.concatenate([rates[:199], inputs[:199]], axis=1)
     past = (rates[1:200] - (1 - alpha) * rates[:199]) / alpha
     weights = np.linalg.lstsq(x, past, rcond=None)[0]
-    plain = held_out(
-        theta,
-        rates[200:],
-        inputs[200:],
-        alpha=alpha,
-        train=rates[:200],
-        train_inputs=inputs[:200],
-        ridge=0.0,
-    )
+    plain = held_out(theta, *parts, **given, ridge=0.0)
     linear = np.concatenate([r, inputs[200:399]], axis=1) @ weights
     share = 1 - ((d - linear) ** 2).sum() / ((d - d.mean(axis=0)) ** 2).sum()
     assert plain["ridge"]["r2_d"] == pytest.approx(share, abs=1e-6)

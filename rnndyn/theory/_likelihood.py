@@ -8,7 +8,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from ._fits import _grid
+from ._fits import _grid, check_level
 
 
 _LEAST, _MOST = 0.05, 100
@@ -146,8 +146,8 @@ def fit_boundary(
         raise ValueError(f"delays = {delays}, expected at least 2.")
     if networks < 1:
         raise ValueError(f"networks = {networks}, expected at least 1 a cell.")
-    if level is not None and not 0 < level < 1:
-        raise ValueError(f"level = {level}, expected a probability in (0, 1) or None.")
+    if level is not None:
+        check_level(level)
     if not 0 < lapse < 0.5:
         raise ValueError(f"lapse = {lapse}, expected a probability in (0, 0.5).")
     keep = lrs >= min_rate

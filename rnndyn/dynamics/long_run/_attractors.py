@@ -133,6 +133,7 @@ def attractors(
     is_map = isinstance(system, Map)
     if isinstance(x0s, AbstractSampler):
         x0s = x0s(system, args, key=jax.random.key(0) if key is None else key)
+    # Only looked at: as an array of JAX float64 starts may lose digits.
     as_states("x0s", x0s, ("starts", "state"), "Pass one start as x0[None].")
     x0s = np.asarray(x0s)
     for name, value in (("steps", steps), ("rounds", rounds), ("chunk", chunk)):

@@ -104,8 +104,7 @@ def invariant_circle(
             f"invariant_circle got a {type(system).__name__}, expected a rnndyn.Map. "
             "For a flow use rnndyn.dynamics.limit_cycle."
         )
-    remedy = "Use jax.vmap for several starts."
-    x0 = as_states("x0", x0, ("state",), remedy, system, args)
+    x0 = as_states("x0", x0, ("state",), "Use jax.vmap for several starts.")
     if samples < 64:
         raise ValueError(f"`samples` = {samples}, expected at least 64.")
     run = settle(system, x0, args, transient=transient, window=window)
