@@ -203,6 +203,19 @@ def test_constrained_fits_map_over_networks():
         np.testing.assert_allclose(many.theta[k], one(rs[k]).theta, atol=1e-10)
 
 
+def test_masks_and_signs_of_their_own_under_vmap():
+    rates = record(chaotic(0, 8), 150, (0.1, 1e-2))
+    rng = np.random.default_rng(1)
+    masks, signs = rng.random((2, 8, 8)) < 0.2, rng.integers(-1, 2, (2, 8))
+    one = lambda m, s: fi.cornn(rates, alpha=0.1, mask=m, sign=s, max_steps=15)
+    many = jax.jit(jax.vmap(one))(jnp.asarray(masks), jnp.asarray(signs))
+    for k in range(2):
+        np.testing.assert_array_equal(many.theta[k][masks[k]], 0)
+        assert np.all(many.theta[k] * signs[k][:, None] >= 0)
+        theta = one(masks[k], signs[k]).theta
+        np.testing.assert_allclose(many.theta[k], theta, atol=1e-10)
+
+
 BAD = {
     "mask shape": (dict(mask=np.zeros((4, 4), bool)), "mask has shape"),
     "mask dtype": (dict(mask=np.zeros((5, 5))), "expected bool"),

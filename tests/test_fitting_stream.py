@@ -92,6 +92,8 @@ def test_bad_input():
     make = lambda **kw: fi.stream(**(dict(num_neurons=4, alpha=0.1, load=1e-2) | kw))
     with pytest.raises(ValueError, match="load = 0"):
         make(load=0.0)
+    with pytest.raises(ValueError, match="load = inf"):
+        make(load=np.inf)
     with pytest.raises(ValueError, match="dt / tau"):
         make(alpha=2.0)
     with pytest.raises(ValueError, match="num_neurons = 0"):

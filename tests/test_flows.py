@@ -194,6 +194,10 @@ def test_bad_input():
         jax.jit(lambda t: flows.ScanFlow(dt=0.1)(decay, jnp.ones(1), 0.0, t))(1.0)
     with pytest.raises(ValueError, match="expected floats"):
         flows.ScanFlow(dt=0.1)(decay, jnp.ones(1, int), 0.0, 1.0)
+    with pytest.raises(ValueError, match="dt0 = None"):
+        flows.DiffraxFlow(dfx.Euler(), sigma=1.0)(
+            decay, jnp.ones(1), 0.0, 1.0, key=jax.random.key(0)
+        )
     with pytest.raises(ValueError, match="PRNG key"):
         flows.ScanFlow(dt=0.1, method=flows.EulerMaruyama(1.0))(
             decay, jnp.ones(1), 0.0, 1.0

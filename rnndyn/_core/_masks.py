@@ -5,13 +5,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 
 def unique_mask(
     x: Float[Array, "slots state"], candidates: Bool[Array, " slots"], tol: Any
 ) -> Bool[Array, " slots"]:
-    """The first of every group of candidates that lie within `tol` of each other.
+    """The first of every group of candidates that lie within `tol` of each other, in
+    the sense of `group_sizes`."""
+    return group_sizes(x, candidates, tol) > 0
+
+
+def group_sizes(
+    x: Float[Array, "slots state"], candidates: Bool[Array, " slots"], tol: Any
+) -> Int[Array, " slots"]:
+    """How many candidates lie within `tol` of each other, at the first of every group;
+    0 at the others.
 
     Greedy in the order of the slots: a candidate is kept if no earlier *kept* one is
     close to it, so chains of neighbours do not swallow each other. The cost is one
@@ -22,22 +31,18 @@ def unique_mask(
     - `x`: points, shape `(slots, state)`, best first.
     - `candidates`: which slots take part.
     - `tol`: points a, b coincide if |a - b| <= tol max(1, |a|), Euclidean norms.
-
-    **Returns:**
-
-    Mask of shape `(slots,)`.
     """
 
     def body(carry):
-        open_, kept = carry
+        open_, sizes = carry
         i = jnp.argmax(open_)
-        near = _around(x, i, tol)
         # The centre leaves the queue even if it is not finite, or this never ends.
-        return open_ & ~near & ~_one_hot(i, open_.size), kept | _one_hot(i, open_.size)
+        first = _one_hot(i, open_.size)
+        mine = open_ & (_around(x, i, tol) | first)
+        return open_ & ~mine, jnp.where(first, jnp.sum(mine, dtype=jnp.int32), sizes)
 
-    start = (candidates, jnp.zeros_like(candidates))
-    _, kept = lax.while_loop(lambda carry: jnp.any(carry[0]), body, start)
-    return kept & candidates
+    start = (candidates, jnp.zeros(candidates.shape, jnp.int32))
+    return lax.while_loop(lambda carry: jnp.any(carry[0]), body, start)[1]
 
 
 def near_kept(

@@ -45,6 +45,7 @@ from .maps._piecewise import (
     plrnn_fixed_points as plrnn_fixed_points,
 )
 from .points._certify import certify as certify_points
+from .points._coverage import Coverage as Coverage
 from .points._fixed_points import (
     fixed_points as fixed_points,
     slow_points as slow_points,

@@ -94,14 +94,18 @@ class DiffraxFlow(AbstractFlow):
         if self.sigma is not None:
             if key is None:
                 raise ValueError("key = None, expected a PRNG key: sigma is set.")
+            if self.dt0 is None:
+                raise ValueError(
+                    "dt0 = None, expected a number: sigma is set, and the step says "
+                    "how finely noise is resolved. Pass dt0, e.g. a tenth of tau."
+                )
             shape = jax.ShapeDtypeStruct(x0.shape, x0.dtype)
             # Below its tolerance the tree interpolates: increments over shorter steps
             # are correlated and too small. Adaptive steps may be far below the first.
-            tol = jnp.abs(t1 - t0) * 2.0**-12
-            if self.dt0 is not None:
-                constant = isinstance(controller, dfx.ConstantStepSize)
-                finest = (0.5 if constant else 2.0**-11) * self.dt0
-                tol = jnp.minimum(tol, jnp.abs(jnp.asarray(finest, dtype)))
+            constant = isinstance(controller, dfx.ConstantStepSize)
+            finest = (0.5 if constant else 2.0**-11) * self.dt0
+            tol = jnp.abs(jnp.asarray(finest, dtype))
+            tol = jnp.minimum(jnp.abs(t1 - t0) * 2.0**-12, tol)
             path = dfx.VirtualBrownianTree(
                 jnp.minimum(t0, t1), jnp.maximum(t0, t1), tol, shape, key
             )

@@ -86,7 +86,8 @@ def certify(
     verdict[verdict == Verdict.continuum] = Verdict.root
     verdict[verdict == Verdict.ghost] = Verdict.slow_point
     unique, was_unique = np.zeros((nets, slots), bool), flat(points.unique)
-    steps = flat(points.stats["num_steps"])
+    stats = {k: flat(v) for k, v in points.stats.items()}
+    steps = stats["num_steps"]
     problem, scale = _batched64(points, flat), flat(points.time_scale)
     scale = scale.astype(np.float64)
 
@@ -126,6 +127,9 @@ def certify(
     certified[net[good], slot[good]] = True
     unique |= _unique(x, speed, certified, tol_unique)
     _demote(x, verdict, Verdict.root, unique, certified, reach)
+    if "hits" not in stats:
+        ran = stats["given"] & (steps > 0) & (verdict == Verdict.root)
+        stats["hits"] = _hits(x, ran, unique)
     _add_mirrored(polish, x, speed, verdict, unique, jac, kinked, bound, tol_unique)
     dimension, bases = find_continua(polish, x, unique, jac, bound)
     family = label_families(polish, x, dimension, bases)
@@ -207,7 +211,7 @@ def certify(
         condition=arrange(condition),
         time_scale=scale.reshape(batch),
         problem=points.problem,
-        stats={"num_steps": arrange(steps)},
+        stats={k: arrange(v) for k, v in stats.items()},
         kind=points.kind,
         wanted=points.wanted,
         certified=True,
@@ -264,6 +268,17 @@ def _unique(x, speed, candidates, tol):
             if candidates[n, s] and not close(x[n, kept[n]], x[n, s], tol).any():
                 kept[n, s] = True
     return kept
+
+
+def _hits(x, rows, kept):
+    """How many of the rows lie at every point that was kept."""
+    hits = np.zeros(kept.shape, np.int32)
+    for n in range(len(x)):
+        index = np.flatnonzero(kept[n])
+        if len(index):
+            nearest = np.argmin(_distances(x[n, rows[n]], x[n, index]), axis=1)
+            np.add.at(hits[n], index[nearest], 1)
+    return hits
 
 
 def _inherit(x, chosen, kept, *values):

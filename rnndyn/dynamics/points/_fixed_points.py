@@ -1,6 +1,5 @@
 """Fixed points and slow points of flows and maps."""
 
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -9,8 +8,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import PyTree
 
+from ..._core._checks import is_concrete
 from ..._core._closures import capture, freeze
-from ..._core._masks import first_indices, near_kept, norm, unique_mask
+from ..._core._masks import near_kept, norm, unique_mask
 from ..._core._system import is_map, residual_fn, time_scale_of
 from ..._core._types import KeyLike
 from ..._core._verdicts import Verdict
@@ -18,9 +18,10 @@ from .._implicit import SpeedSlope, attach
 from .._linear import linearise, stability
 from .._states import check_residual, check_starts, flatten_states
 from ._points import FixedPoints, Frozen
-from ._search import Found, Tolerances, huge, most_lanes, run_lanes
+from ._rounds import Rounds
+from ._search import Tolerances
 from ._solver import LevenbergMarquardt
-from ._starts import AbstractSampler, MultiStart, Seen
+from ._starts import AbstractSampler
 from ._strategies import as_strategies
 
 
@@ -42,6 +43,7 @@ def fixed_points(
     time_scale: Any = None,
     spectrum: bool | None = None,
     slow: bool = True,
+    unseen: Any = None,
     key: KeyLike | None = None,
 ) -> FixedPoints:
     """Fixed points of a flow or a map, from many starts at once.
@@ -88,6 +90,10 @@ def fixed_points(
     - `slow`: whether to follow starts to slow points. Without, a start that comes to
         rest where nothing is a root is given up early, as `lost`: fewer steps where
         slow points abound.
+    - `unseen`: give up the rest of the given starts once the chance that another one
+        ends at a root not seen is below this, by the 95 % interval of
+        `FixedPoints.coverage` (.02: after 150 starts at the least). They are `lost`,
+        with 0 steps. Default: all starts run.
     - `key`: typed key for the added starts and for samplers. Default: a fixed key.
 
     **Returns:**
@@ -119,6 +125,7 @@ def fixed_points(
         time_scale=time_scale,
         spectrum=spectrum,
         slow=slow,
+        unseen=unseen,
         key=key,
     )
 
@@ -163,6 +170,7 @@ def _search(
     time_scale=None,
     spectrum=None,
     slow=True,
+    unseen=None,
     key=None,
 ):
     solver = LevenbergMarquardt() if solver is None else solver
@@ -173,6 +181,11 @@ def _search(
         )
     if max_steps < 1:
         raise ValueError(f"`max_steps` = {max_steps}, expected at least 1.")
+    if unseen is not None and is_concrete(unseen) and not 0 < unseen < 1:
+        raise ValueError(
+            f"`unseen` = {unseen}, expected a chance between 0 and 1, e.g. .02: one "
+            "more start of fifty may find a new root. Leave it out to run them all."
+        )
     key = jax.random.key(0) if key is None else key
     k_sample, k_large, k_rounds, k_probes = jax.random.split(key, 4)
     if isinstance(x0s, AbstractSampler):
@@ -192,11 +205,11 @@ def _search(
     tols = Tolerances(x0s.dtype, size, tol, tol_unique, 0.0 if slow else STALL)
 
     strategies = as_strategies(strategy)
-    starts, found = _rounds(
-        frozen, solver, tols, strategies, x0s, k_large, k_rounds, lanes, max_steps
-    )
+    rounds = Rounds(frozen, solver, tols, strategies, lanes, max_steps, unseen)
+    starts, found = rounds.run(x0s, k_large, k_rounds)
+    num_given = x0s.shape[0]
     probes = jax.random.normal(k_probes, (4, size), x0s.dtype)
-    starts, found = _close(frozen, tols, strategies, starts, found, probes)
+    starts, found = rounds.close(starts, found, probes)
 
     # Unique roots first, in the order of their starts (their speeds are rounding, and
     # the given starts should decide which root stands in the first slot), then unique
@@ -205,6 +218,7 @@ def _search(
     is_slow = found.verdict == Verdict.slow_point
     speed = jnp.where(is_root, 0, found.speed)
     order = jnp.lexsort((speed, ~is_slow, ~is_root))
+    given = order < num_given
     take = lambda tree: jax.tree.map(lambda a: a[order], tree)
     starts, found = take(starts), take(found)
     is_root, is_slow = take(is_root), take(is_slow)
@@ -213,6 +227,7 @@ def _search(
     speed = jnp.where(is_root, 0, found.speed)
     order = jnp.lexsort((speed, ~(unique & is_slow), ~(unique & is_root)))
     starts, found, unique = take(starts), take(found), unique[order]
+    given = given[order]
 
     is_root = found.verdict == Verdict.root
     x = attach(fn, found.x, is_root & unique)
@@ -247,137 +262,11 @@ def _search(
         condition=linear.condition,
         time_scale=jnp.asarray(scale, x0s.dtype),
         problem=Frozen(system, args),
-        stats={"num_steps": found.num_steps},
+        stats={"num_steps": found.num_steps, "given": given},
         kind=kind,
         wanted=wanted,
         certified=False,
     )
-
-
-def _rounds(fn, solver, tols, strategies, x0s, k_first, k_rounds, lanes, max_steps):
-    """The given starts with what the strategies put beside them, then their rounds."""
-    given = x0s.shape[0]
-    sizes = [s.sizes(given) for s in strategies]
-    keys = jax.random.split(k_first, len(strategies))
-    beside = [
-        s.first(x0s, extra, k)
-        for s, (extra, _, _), k in zip(strategies, sizes, keys, strict=True)
-        if extra
-    ]
-    starts = jnp.concatenate([x0s, *beside])
-    first = starts.shape[0]
-    # Row 0 is the round of the given starts, which proposes nothing.
-    plan = [(0, 0)] + [
-        (i, n) for i, (_, rounds, n) in enumerate(sizes) if n for _ in range(rounds)
-    ]
-    which, counts = (jnp.asarray(v, jnp.int32) for v in zip(*plan, strict=True))
-    ends = first + jnp.cumsum(counts, dtype=jnp.int32)
-    later = sum(n for _, n in plan)
-    starts = jnp.concatenate([starts, jnp.zeros((later, x0s.shape[1]), x0s.dtype)])
-    slots = starts.shape[0]
-    if lanes is None:
-        lanes = min(most_lanes(x0s.shape[1]), max(1, first // 4))
-    pool = min(slots, 128)
-    # Only strategies that have rounds take part in them.
-    active = sorted({i for i, n in plan if n})
-    block = max(n for _, n in plan)
-    stops = jnp.asarray([isinstance(s, MultiStart) for s in strategies])
-
-    def one_round(r, carry):
-        starts, found, before = carry
-        r = jnp.asarray(r, jnp.int32)
-        log_weight, deflate = None, False
-        skip, begin, cap = False, jnp.where(r == 0, 0, ends[r] - counts[r]), max_steps
-        if active:
-            seen = _look(tols, x0s, found, pool)
-            # Other combinations of the same roots seldom bring more.
-            again = stops[which[r]] & (r > 1) & (which[r] == which[r - 1])
-            skip = again & (seen.num_roots == before) & (before < pool)
-            before = seen.num_roots
-            cap = jnp.where(stops[which[r]] & (r > 0), min(max_steps, 64), max_steps)
-            branches = [
-                lambda seen, key, s=strategies[i]: s.propose(seen, block, key)
-                for i in active
-            ]
-            turn = jnp.searchsorted(jnp.asarray(active, jnp.int32), which[r])
-            new = lax.switch(turn, branches, seen, jax.random.fold_in(k_rounds, r))
-            rows = ends[r] - counts[r] + jnp.arange(block, dtype=jnp.int32)
-            rows = jnp.where(rows < ends[r], rows, slots)  # out of bounds: dropped
-            starts = starts.at[rows].set(new, mode="drop")
-            verdict = jnp.where(skip, int(Verdict.lost), int(Verdict.undetermined))
-            put = lambda old, new: old.at[rows].set(new, mode="drop")
-            found = eqx.tree_at(
-                lambda t: (t.x, t.verdict),
-                found,
-                (put(found.x, new), put(found.verdict, verdict.astype(jnp.int32))),
-            )
-            weights = [(i, strategies[i].log_weight(seen)) for i in active]
-            weights = [(i, w) for i, w in weights if w is not None]
-            if len(weights) > 1:
-                raise ValueError(
-                    f"{len(weights)} of the strategies weight the residual, expected "
-                    "at most one. Give it more rounds instead."
-                )
-            if weights:
-                log_weight = weights[0][1]
-                deflate = (which[r] == weights[0][0]) & (counts[r] > 0)
-        found = run_lanes(
-            fn,
-            solver,
-            tols,
-            starts,
-            found,
-            begin,
-            jnp.where(skip, begin, ends[r]),
-            lanes=lanes,
-            max_steps=cap,
-            log_weight=log_weight,
-            deflate=deflate,
-        )
-        return starts, found, before
-
-    carry = (starts, Found.empty(starts), jnp.zeros((), jnp.int32))
-    if not active:
-        return one_round(0, carry)[:2]
-    return lax.fori_loop(0, len(plan), one_round, carry)[:2]
-
-
-def _look(tols, x0s, found, pool):
-    ranked = jnp.argsort(found.speed)
-    x, verdict = found.x[ranked], found.verdict[ranked]
-    is_root = verdict == Verdict.root
-    index, real = first_indices(unique_mask(x, is_root, tols.unique), pool)
-    ran = found.num_steps[ranked] > 0
-    others, known = first_indices(ran & ~is_root & (verdict != Verdict.diverged), pool)
-    count = lambda mask: jnp.sum(mask, dtype=jnp.int32)
-    return Seen(x0s, x[index], count(real), x[others], count(known))
-
-
-def _close(fn, tols, strategies, starts, found, probes):
-    """Append the images of the roots under the symmetries, judged like any root."""
-    multi = [s for s in strategies if isinstance(s, MultiStart)]
-    maps: list[Callable] = [jax.vmap(g) for s in multi for g in s.symmetries]
-    odd = [s for s in multi if s.detect_odd][:1]
-    size = min(starts.shape[0], 128)
-    ranked = jnp.argsort(found.speed)
-    is_root = found.verdict[ranked] == Verdict.root
-    distinct = unique_mask(found.x[ranked], is_root, tols.unique)
-    index, real = first_indices(distinct, size)
-    roots, steps = found.x[ranked][index], found.num_steps[ranked][index]
-    valid = [real] * len(maps)
-    if odd:
-        maps.append(lambda x: -x)
-        valid.append(real & odd[0].is_odd(fn, probes))
-    for image, ok in zip(maps, valid, strict=True):
-        x = jnp.where(ok[:, None], image(roots), 0)
-        speed = jax.vmap(lambda y: norm(fn(y)))(x)
-        good = ok & (speed <= jax.vmap(tols.speed_at)(x))
-        verdict = jnp.where(good, int(Verdict.root), int(Verdict.lost))
-        speed = jnp.where(good, speed, huge(x.dtype))
-        rows = Found(x, speed, verdict.astype(jnp.int32), steps, steps < 0)
-        join = lambda a, b: jnp.concatenate([a, b])
-        starts, found = join(starts, x), jax.tree.map(join, found, rows)
-    return starts, found
 
 
 def _speed(fn, found, is_root):

@@ -14,6 +14,7 @@ from ..._core._batch import in_double
 from ..._core._export import Result
 from ..._core._system import residual_fn
 from ..._core._verdicts import Verdict
+from ._coverage import Coverage, coverage_of
 
 
 # Numpy after `certify`: float64 must survive in a float32 process.
@@ -73,7 +74,9 @@ class FixedPoints(Result):
         `x` and of its derivative are amplified by about this factor. It diverges at
         a fold, and on continuous families of roots the derivative does not exist.
     - `time_scale`: unit of the speeds.
-    - `stats`: number of steps per slot.
+    - `stats`: `num_steps` of each slot, 0 where it did not run, whether its start was
+        `given`, not added, and, after `certify`, how many of the given starts ended at
+        it (`hits`).
     - `kind`: "flow" or "map".
     - `wanted`: the verdicts that `mask` covers.
     - `certified`: whether `certify` has decided the verdicts in float64.
@@ -147,12 +150,8 @@ class FixedPoints(Result):
         pts = self if self.certified else _certified(self)
         pts._check_single("roots")
         is_root = np.isin(np.asarray(pts.verdict), (Verdict.root, Verdict.continuum))
-        (index,) = np.nonzero(is_root & np.asarray(pts.unique))
-        if families and pts.family is not None:
-            label = np.asarray(pts.family)[index]
-            first = np.array([list(label).index(v) for v in label], int)
-            index = index[(label < 0) | (first == np.arange(len(label)))]
-        return np.asarray(pts.x)[index]
+        index = np.flatnonzero(is_root & np.asarray(pts.unique))
+        return np.asarray(pts.x)[pts._first_of_each() if families else index]
 
     def slow(self) -> np.ndarray:
         """Certified, distinct slow points and ghosts, shape `(points, state)`."""
@@ -160,6 +159,20 @@ class FixedPoints(Result):
         pts._check_single("slow")
         is_slow = np.isin(np.asarray(pts.verdict), (Verdict.slow_point, Verdict.ghost))
         return np.asarray(pts.x)[is_slow & np.asarray(pts.unique)]
+
+    def coverage(self) -> Coverage:
+        """What share of further starts would end at roots that this search lacks.
+
+        Certifies first if need be. Host level, one network.
+
+        ```python
+        pts = fixed_points(system, Gaussian(2 * jnp.ones(64), n=512))
+        pts.coverage().unseen_upper  # more starts pay while this is not small
+        ```
+        """
+        pts = self if self.certified else _certified(self)
+        pts._check_single("coverage")
+        return coverage_of(pts, pts._first_of_each())
 
     def to_fpf(self, dt: Any = None) -> dict[str, Any]:
         """The points of `mask` under FixedPointFinder's names. Host level, one network.
@@ -211,6 +224,14 @@ class FixedPoints(Result):
             "is_stable": np.all(np.abs(values) < 1, axis=1),
             "cond_id": np.zeros(len(x), int),
         }
+
+    def _first_of_each(self) -> np.ndarray:
+        """Slots of the distinct roots, of a family the first."""
+        is_root = np.isin(np.asarray(self.verdict), (Verdict.root, Verdict.continuum))
+        index = np.flatnonzero(is_root & np.asarray(self.unique))
+        label = np.asarray(self.family)[index]
+        first = np.array([list(label).index(v) for v in label], int)
+        return index[(label < 0) | (first == np.arange(len(label)))]
 
     def _check_single(self, verb: str) -> None:
         if self.x.ndim != 2:

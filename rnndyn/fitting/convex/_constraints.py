@@ -4,9 +4,12 @@ import abc
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+
+from ..._core._checks import is_concrete
 
 
 class AbstractConstraint(eqx.Module):
@@ -72,24 +75,24 @@ def build_constraint(
         return LowRank(int(rank), n)
     if mask is None and sign is None:
         return None
-    bound = np.inf * np.ones((p, n))
-    lower, upper = -bound, bound
+    lower, upper = jnp.full((p, n), -jnp.inf), jnp.full((p, n), jnp.inf)
     if sign is not None:
-        sign = np.asarray(sign)
-        if sign.shape != (n,) or not np.all(np.isin(sign, (-1, 0, 1))):
+        sign = sign if isinstance(sign, jax.Array) else np.asarray(sign)
+        known = not is_concrete(sign) or np.all(np.isin(sign, (-1, 0, 1)))
+        if sign.shape != (n,) or not known:
             raise ValueError(
                 f"sign has shape {sign.shape}, expected ({n},) of 1 for an excitatory, "
                 "-1 for an inhibitory and 0 for a neuron of unknown kind."
             )
-        lower[:n][sign > 0] = 0
-        upper[:n][sign < 0] = 0
+        rows = jnp.concatenate([sign, jnp.zeros(num_inputs, sign.dtype)])[:, None]
+        lower, upper = jnp.where(rows > 0, 0, lower), jnp.where(rows < 0, 0, upper)
     if mask is not None:
-        mask = np.asarray(mask)
+        mask = mask if isinstance(mask, jax.Array) else np.asarray(mask)
         if mask.shape != (p, n) or mask.dtype != bool:
             raise ValueError(
                 f"mask has shape {mask.shape} and dtype {mask.dtype}, expected bool "
                 f"({p}, {n}): predictor first, as fit.theta, True where a weight is "
                 "held at zero. Transpose it?"
             )
-        lower[mask] = upper[mask] = 0
-    return Entries(jnp.asarray(lower), jnp.asarray(upper))
+        lower, upper = jnp.where(mask, 0, lower), jnp.where(mask, 0, upper)
+    return Entries(lower, upper)

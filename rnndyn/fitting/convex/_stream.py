@@ -114,8 +114,10 @@ def stream(
             f"num_neurons = {num_neurons}, num_inputs = {num_inputs} and window = "
             f"{window}, expected at least 1, 0 and 1."
         )
-    if not load > 0:
-        raise ValueError(f"load = {load}, expected > 0: ridge times number of rows.")
+    if not 0 < load < np.inf:
+        raise ValueError(
+            f"load = {load}, expected > 0 and finite: ridge times number of rows."
+        )
     if outliers.freeze_after is not None:
         raise ValueError(
             "outliers have freeze_after, expected None: rows that leave the window are "
