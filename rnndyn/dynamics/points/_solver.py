@@ -10,6 +10,7 @@ import optimistix as optx
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float
 
+from ..._core._jacobian import jacobian
 from ..._core._masks import norm
 
 
@@ -108,7 +109,7 @@ class LevenbergMarquardt(optx.AbstractLeastSquaresSolver):
         whether that was enough.
         """
         eps = jnp.finfo(x.dtype).eps
-        jac, f = jax.jacfwd(lambda y: (fn(y),) * 2, has_aux=True)(x)
+        jac, f = jacobian(fn, x)
         if log_weight is not None:
             # A scalar factor m changes J by a term of rank one: d(m f) = m (J + f w^T).
             level, w = jax.value_and_grad(log_weight)(x)
