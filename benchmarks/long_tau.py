@@ -58,11 +58,14 @@ def run(store, names):
 
 
 def summary(store):
-    rows = {}
+    """Cells that this store lacks stay as an earlier one had them."""
+    rows, old = {}, json.loads(RESULT.read_text()) if RESULT.exists() else {}
     for name in SWEEPS:
+        rows[name] = old.get(name, "not run")
+        if not (store / name).exists():
+            continue
         found, state = rd.sweeps.load(store / name), rd.sweeps.status(store / name)
         if not len(found):
-            rows[name] = "not run"
             continue
         cells = summarise("longtau", found)
         rows[name] = {
@@ -77,7 +80,12 @@ def summary(store):
             rows[name]["check"] = long_tau_check({"longtau": cells}).to_dict()
         else:
             counts = np.asarray(cells.counts())[0]
+            if isinstance(old.get(name), dict):
+                before = np.array(old[name]["not_learned_cycle_slow_point"][0])
+                counts = np.where(counts.sum(axis=1, keepdims=True), counts, before)
+                rows[name]["not_learned_cycle_slow_point"] = [counts.tolist()]
             n = counts.sum(axis=1)
+            rows[name]["networks"] = [n.tolist()]
             # `p_if_a_tenth`: how likely so many failures are, were that their share.
             rows[name]["cells"] = [
                 {

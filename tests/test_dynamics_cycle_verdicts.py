@@ -179,3 +179,79 @@ def test_bounds_and_guesses_of_periods_are_checked():
         search(6.0, (7.0, 8.0))
     with pytest.raises(ValueError, match="max_steps"):
         rdd.limit_cycles(lambda t, x, args: -x, start[None], max_steps=0)
+
+
+def morris_lecar(t, x, current):
+    """Membrane potential in mV beside a gate between 0 and 1: Morris & Lecar 1981,
+    doi:10.1016/S0006-3495(81)84782-0, parameters of the Hopf regime."""
+    v, w = x
+    open_ = 0.5 * (1 + jnp.tanh((v + 1.2) / 18))
+    rest, rate = 0.5 * (1 + jnp.tanh((v - 2) / 30)), jnp.cosh((v - 2) / 60)
+    leak = 4.4 * open_ * (v - 120) + 8 * w * (v + 84) + 2 * (v + 60)
+    return jnp.stack([(current - leak) / 20, 0.04 * (rest - w) * rate])
+
+
+def test_variables_of_very_different_size():
+    rng = np.random.default_rng(1)
+    x0s = np.stack([rng.uniform(-60, 30, 8), rng.uniform(0, 0.5, 8)], axis=1)
+    strategy = rdd.CloseReturns(max_period=200, transient=1000)
+    found = rdd.limit_cycles(morris_lecar, jnp.asarray(x0s), 90.0, strategy=strategy)
+    found = rd.certify(found).found()
+    # Period by scipy (RK45, rtol 1e-9); at 90 the resting state is stable too, and an
+    # unstable cycle lies between it and the spikes.
+    assert len(found) == 2
+    (stable,) = [c for c in found if int(c.stability) == -1]
+    (unstable,) = [c for c in found if int(c.stability) == 1]
+    np.testing.assert_allclose(stable.period, 102.7271653, rtol=1e-8)
+    assert float(unstable.extent) < 0.5 * float(stable.extent)
+    assert max(float(c.error) for c in found) < 1e-9
+
+
+@pytest.mark.parametrize("radii", [(1.0, 1.5), (1.0, 2.0)])
+def test_cycles_that_repel_strongly(radii):
+    """r' = r prod (R^2 - r^2) / R^2, theta' = 1: from one turn to the next a distance
+    from the outer cycle grows 10^7 times at R = 1.5 and 10^16 times at R = 2."""
+
+    def f(t, x, args):
+        square = jnp.vdot(x, x)
+        growth = (1 - square / radii[0] ** 2) * (1 - square / radii[1] ** 2)
+        return growth * x + jnp.stack([-x[1], x[0]])
+
+    x0s = jnp.asarray(np.random.default_rng(0).uniform(-3, 3, (16, 2)))
+    found = rd.certify(rdd.limit_cycles(f, x0s)).found()
+    by_radius = {round(float(np.linalg.norm(c.x0)), 9): c for c in found}
+    assert set(by_radius) == set(radii)
+    for radius, cycle in by_radius.items():
+        other = next(R for R in radii if radius != R)
+        log = -4 * np.pi * (1 - radius**2 / other**2)
+        np.testing.assert_allclose(cycle.margin, log, rtol=1e-8)
+        assert int(cycle.stability) == np.sign(log)
+
+
+def test_nodes_follow_the_orbit_whatever_the_segments():
+    """The nodes of a guess are integrated in strides of the pieces: a spike does not
+    survive one of a quarter of the period."""
+    x, period = jnp.array([-32.61502, 0.10575]), 102.727165
+    for segments in (1, 4, 12):
+        cycle = rdd.limit_cycle(morris_lecar, x, period, 90.0, segments=segments)
+        assert int(cycle.verdict) == Verdict.limit_cycle and int(cycle.num_steps) < 12
+        np.testing.assert_allclose(cycle.period, 102.727165327, rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        lambda f: rdd.limit_cycle(f, jnp.ones(2), 3.0),
+        lambda f: rdd.limit_cycles(f, jnp.ones((2, 2))),
+        lambda f: rdd.lyapunov_spectrum(
+            f, jnp.ones(2), dt=0.1, t_transient=0.0, t_total=100.0
+        ),
+        lambda f: rdd.attractors(f, jnp.ones((2, 2))),
+    ],
+)
+def test_driven_flows_are_refused(verb):
+    def driven(t, x, args):
+        return jnp.stack([x[1], -x[0] - 0.2 * x[1] + jnp.cos(2 * t)])
+
+    with pytest.raises(ValueError, match="changes with time"):
+        verb(driven)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from .._core._checks import is_concrete
 from .._core._system import AbstractVectorField, Map, is_map
 
 
@@ -177,11 +178,33 @@ def as_states(
 
 
 def check_system(system: Any, args: PyTree, x: Array) -> None:
-    """`ValueError` unless the system returns the shape and dtype of the state `x`."""
+    """`ValueError` unless the system returns the shape and dtype of the state `x`, and
+    a flow the same at all times."""
     if is_map(system):
         check_residual(lambda x: system(x, args), x)
     else:
         check_residual(lambda x: system(jnp.zeros((), x.dtype), x, args), x)
+        check_autonomous(system, x, args)
+
+
+def check_autonomous(f: Callable, x: Array, args: PyTree) -> None:
+    """`ValueError` if the flow at `x` changes with time; traced values pass."""
+    at = lambda t: f(jnp.asarray(t, x.dtype), x, args)
+    program = jax.make_jaxpr(at)(0.0).jaxpr
+    (time,) = program.invars
+    if not any(time in eqn.invars for eqn in program.eqns):
+        return
+    now, later = at(0.0), [at(t) for t in (0.3719, 7.413)]
+    if not all(map(is_concrete, (now, *later))):
+        return
+    size = np.max(np.abs(now), initial=0.0)
+    gap = max(np.max(np.abs(now - v), initial=0.0) for v in later)
+    if gap > 1e-4 * size + 1e-12:
+        raise ValueError(
+            f"the flow changes with time (by {gap:.2g} at the first state), expected "
+            "an autonomous one: it would be held at t = 0. Add the states of what "
+            "drives it, or study its stroboscopic map: Map(F) over one period."
+        )
 
 
 def check_residual(residual: Callable, x: Array) -> None:

@@ -4,12 +4,13 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import equinox as eqx
 import numpy as np
 from jaxtyping import Bool, Float
 
+from .._core._export import Result
 
-class BoundaryFit(eqx.Module):
+
+class BoundaryFit(Result):
     """A straight line through a phase boundary on log-log axes,
     `ln rate = intercept - exponent ln delay`.
 
@@ -33,6 +34,10 @@ class BoundaryFit(eqx.Module):
     delays: Float[np.ndarray, " points"]
     rates: Float[np.ndarray, " points"]
     used: Bool[np.ndarray, " points"]
+
+    def headline(self) -> str:
+        """The exponent with its error."""
+        return f"exponent {self.exponent:.3g} +- {self.stderr:.2g}, R2 {self.r2:.3g}"
 
     def rate(self, delay: Any) -> np.ndarray:
         """The learning rate on the line at `delay`."""

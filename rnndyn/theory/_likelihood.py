@@ -8,6 +8,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from .._core._export import Result
 from ._fits import _grid, check_level
 
 
@@ -38,7 +39,7 @@ class Decline(AbstractCurve):
         return 0.5 * (1 - np.tanh(0.5 * k * (x - x0)))
 
 
-class LikelihoodFit(eqx.Module):
+class LikelihoodFit(Result):
     """A phase boundary, `ln lr = intercept - exponent ln T_0`, with scatter in `T_0`.
 
     **Attributes:**
@@ -65,6 +66,10 @@ class LikelihoodFit(eqx.Module):
     delays_high: Float[np.ndarray, " points"]
     censored: Int[np.ndarray, " points"]
     used: Bool[np.ndarray, " points"]
+
+    def headline(self) -> str:
+        """The exponent with its interval."""
+        return f"exponent {self.exponent:.3g} ({self.low:.3g} to {self.high:.3g})"
 
 
 def fit_boundary(

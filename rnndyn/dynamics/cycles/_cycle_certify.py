@@ -85,7 +85,7 @@ def _certify(cycle, problem, inner, max_halvings):
         wide = {"f": np.float64, "c": np.complex128}.get(a.dtype.kind, a.dtype)
         out[name] = a.astype(wide)
     orbit = out["orbit"][:, :-1]
-    mesh: Mesh = cycle.mesh
+    mesh: Mesh = cycle.mesh.divided(orbit.shape[2])
     nodes = orbit[:, :: mesh.pieces]
     shares = np.diff(out["times"], axis=1)
     shares = shares.reshape(count, mesh.segments, mesh.pieces)
@@ -137,7 +137,7 @@ def _settle_steps(problem, mesh: Mesh, period, nodes, shares, logs, max_halvings
         new["log_error"] = np.max(change / np.maximum(1, np.abs(logs.real)))
         settled = new["error"] <= DIGITS and new["log_error"] <= LOG_DIGITS
         tol = default_tol(mesh, np.float64, None)
-        if settled or not new["residual"] <= tol:
+        if settled or not new["residual"] <= tol or _one_of_many(new):
             break
         period, nodes, shares, logs = _again(new, mesh)
     if new["verdict"] != Verdict.limit_cycle:
@@ -148,6 +148,14 @@ def _settle_steps(problem, mesh: Mesh, period, nodes, shares, logs, max_halvings
     if not (new["error"] <= DIGITS and np.abs(new["margin"]) > 10 * doubt):
         new["stability"] = np.asarray(0)
     return new
+
+
+def _one_of_many(new) -> bool:
+    """Whether the orbit has closed without being isolated, which shorter steps will
+    not change."""
+    others = np.delete(new["log_multipliers"], new["trivial"])
+    neutral = np.min(np.abs(others), initial=np.inf) <= 1e-6
+    return new["verdict"] != Verdict.limit_cycle and bool(neutral)
 
 
 def _again(new, mesh):

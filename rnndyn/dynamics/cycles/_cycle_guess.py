@@ -18,12 +18,14 @@ BASES = 16
 
 class Guess(eqx.Module):
     """A point, a period, how closely the trajectory returned (relative to its extent),
-    and the verdict if there is nothing to search for."""
+    the verdict if there is nothing to search for, and the direction of time, 1 or -1,
+    in which the trajectory ran."""
 
     x: Float[Array, "*batch state"]
     period: Float[Array, "*batch"]
     miss: Float[Array, "*batch"]
     verdict: Int[Array, "*batch"]
+    direction: Float[Array, "*batch"]
 
 
 class CloseReturns(eqx.Module):
@@ -47,9 +49,9 @@ class CloseReturns(eqx.Module):
         helps on chaotic attractors.
     """
 
-    max_period: float = eqx.field(static=True, default=50.0)
-    transient: float = eqx.field(static=True, default=200.0)
-    dt: float = eqx.field(static=True, default=0.05)
+    max_period: float | int = eqx.field(static=True, default=50.0)
+    transient: float | int = eqx.field(static=True, default=200.0)
+    dt: float | int = eqx.field(static=True, default=0.05)
     samples: int = eqx.field(static=True, default=800)
     backward: bool | None = eqx.field(static=True, default=None)
     per_record: int = eqx.field(static=True, default=1)
@@ -95,32 +97,38 @@ class CloseReturns(eqx.Module):
         late = settle(field, x0, zero, dt * steps, one)
         signs = [1.0, 1.0, -1.0][: self._records(x0.shape[0])]
         firsts = jnp.stack([late, x0, x0][: len(signs)])
-        _, records = jax.vmap(record)(firsts, jnp.asarray(signs, x0.dtype))
-        closest = lambda xs: closest_returns(xs, spacing, self.per_record)
-        guesses = jax.vmap(closest)(records)
+        signs = jnp.asarray(signs, x0.dtype)
+        _, records = jax.vmap(record)(firsts, signs)
+        closest = lambda xs, sign: closest_returns(xs, spacing, self.per_record, sign)
+        guesses = jax.vmap(closest)(records, signs)
         return jax.tree.map(lambda a: a.reshape((-1, *a.shape[2:])), guesses)
 
 
 def closest_returns(
-    xs: Float[Array, "time state"], spacing: Any, num: int = 1
+    xs: Float[Array, "time state"], spacing: Any, num: int = 1, direction: Any = 1.0
 ) -> Guess:
-    """The `num` closest returns in a record of equally spaced states."""
+    """The `num` closest returns in a record of equally spaced states, each variable
+    measured by its range."""
+    # Membrane potentials may be a hundred times as large as what gates them.
+    spread, size = jnp.ptp(xs, axis=0), jnp.max(jnp.abs(xs), axis=0)
+    floor = jnp.maximum(1e-6 * size, 1e-9 * jnp.max(spread))
+    scaled = xs / jnp.where(spread > floor, spread, jnp.inf)[None]
     samples = xs.shape[0]
     lags = samples // 2
     bases = jnp.linspace(0, samples - lags - 1, BASES).astype(jnp.int32)
 
     def from_base(i):
-        window = lax.dynamic_slice_in_dim(xs, i, lags + 1)
+        window = lax.dynamic_slice_in_dim(scaled, i, lags + 1)
         return _return_to_first(window)
 
-    miss, lag, extent = jax.vmap(from_base)(bases)
+    miss, lag = jax.vmap(from_base)(bases)
     finite = jnp.all(jnp.isfinite(xs))
     # Late returns of a run that settles are closer; of equally close ones the
     # shortest counts.
     best = jnp.min(miss)
     good = miss <= jnp.maximum(1.5 * best, 1e-6)
     k = jnp.lexsort((miss, jnp.where(good, lag, jnp.inf), ~good))[:num]
-    still = jnp.max(extent) < 1e-7 * jnp.maximum(1, norm(xs[-1]))
+    still = norm(spread) < 1e-7 * jnp.maximum(1, norm(xs[-1]))
     verdict = jnp.select(
         [~finite, still, ~jnp.isfinite(best)],
         [int(Verdict.diverged), int(Verdict.constant), int(Verdict.undetermined)],
@@ -131,11 +139,12 @@ def closest_returns(
         jnp.where(jnp.isfinite(lag[k]), lag[k], 1) * spacing,
         miss[k],
         jnp.broadcast_to(verdict, (num,)),
+        jnp.broadcast_to(jnp.asarray(direction, xs.dtype), (num,)),
     )
 
 
 def _return_to_first(window):
-    """Miss, lag (in samples, interpolated) and extent of the best return to row 0."""
+    """Miss and lag (in samples, interpolated) of the best return to row 0."""
     square = jnp.sum((window - window[:1]) ** 2, axis=1)
     largest = jnp.max(square)
     left = jnp.cumsum(square > 0.04 * largest) > 0  # gone a fifth of the way
@@ -156,7 +165,6 @@ def _return_to_first(window):
     return (
         jnp.where(found, ratio[k], jnp.inf),
         jnp.where(found, k + shift[k], jnp.inf),
-        jnp.sqrt(largest),
     )
 
 

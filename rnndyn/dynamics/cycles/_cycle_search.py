@@ -44,7 +44,8 @@ class LimitCycles(Result):
     - `index` `(starts, guesses)`: the cycle that the guess led to, -1 if none. A guess
         that lies on a cycle already found (to 1e-4 of its extent) is not run again.
     - `x_guess`, `period_guess`, `miss`: the guesses; `miss` is the distance of the
-        close return relative to the extent of the record.
+        close return relative to the extent of the record, each variable in units of
+        its range there.
     - `overflow`: more cycles than `max_cycles` were met; some were dropped.
     """
 
@@ -129,7 +130,8 @@ def limit_cycles(
     - `strategy`: where guesses come from, `CloseReturns()` by default: periods up to
         50 time constants.
     - `flow`, `segments`, `tol`, `floquet_segments`: as in `limit_cycle`; the first,
-        cheap search uses RK4 with 4 steps a piece (or `flow`).
+        cheap search uses RK4 with 4 steps a piece (or `flow`). Where states are few,
+        cycles found are refined with more segments.
     - `tol_unique`: cycles that agree in period and position to this, relative to
         period and extent, are one. Default 1e-5 in float64, 1e-2 in float32. The cheap
         search merges at 1e-4 (1e-2): closer pairs need guesses of their own.
@@ -173,7 +175,6 @@ def limit_cycles(
 class _Table(eqx.Module):
     """Distinct orbits of the cheap search; `count` of them are real."""
 
-    nodes: Float[Array, "cycles segment state"]
     period: Float[Array, " cycles"]
     states: Float[Array, "cycles node state"]
     count: Int[Array, ""]
@@ -202,12 +203,6 @@ def _search(
     inside = (flat.period >= period_bounds[0]) & (flat.period <= period_bounds[1])
     cheap_tol = 1e-6 if double else 1e-3
 
-    def start_nodes(x, period):
-        if mesh.segments == 1:
-            return x[None]
-        advance = lambda x, _: (coarse.through(frozen, x, period / mesh.segments), x)
-        return lax.scan(advance, x, None, length=mesh.segments)[1]
-
     equal = jnp.full(mesh.size, 1 / mesh.size, dtype)
     # Orbits of the cheap search agree to its own error only.
     near = 1e-4 if double else 1e-2
@@ -217,17 +212,20 @@ def _search(
     def search(carry):
         open_, verdict, index, table, overflow = carry
         s = jnp.argmin(jnp.where(open_, flat.miss, jnp.inf))
-        x, period = flat.x[s], flat.period[s]
+        x, period, direction = flat.x[s], flat.period[s], flat.direction[s]
+        # What repels in every direction attracts backwards in time.
+        along = lambda x: direction * frozen(x)
         shot = shoot(
             coarse,
-            frozen,
-            start_nodes(x, period),
+            along,
+            coarse.nodes(along, x, period),
             period,
             tol=cheap_tol,
             max_steps=max_steps,
             bounds=period_bounds,
         )
         states = shot.orbit.states.reshape(mesh.size, size)
+        states = jnp.where(direction > 0, states, jnp.roll(states[::-1], 1, axis=0))
         converged = shot.residual <= cheap_tol
         mean = jnp.mean(states, axis=0, keepdims=True)
         extent = jnp.max(jnp.linalg.norm(states - mean, axis=1))
@@ -249,7 +247,6 @@ def _search(
         add = good & ~is_known & ~full
         row = jnp.where(add, table.count, max_cycles)  # out of bounds: dropped
         table = _Table(
-            table.nodes.at[row].set(shot.nodes, mode="drop"),
             table.period.at[row].set(shot.period, mode="drop"),
             table.states.at[row].set(states, mode="drop"),
             table.count + add.astype(jnp.int32),
@@ -280,7 +277,6 @@ def _search(
     verdict = jnp.where(ended, 0, flat.verdict)
     shape = (max_cycles, mesh.size, size)
     table = _Table(
-        jnp.zeros((max_cycles, mesh.segments, size), dtype),
         jnp.ones(max_cycles, dtype),
         jnp.zeros(shape, dtype),
         jnp.zeros((), jnp.int32),
@@ -290,11 +286,13 @@ def _search(
     carry = lax.while_loop(lambda c: jnp.any(c[0]), search, carry)
     _, verdict, index, table, overflow = carry
 
+    mesh = mesh.divided(size)
+
     def refine(c):
         shot = shoot(
             mesh,
             frozen,
-            table.nodes[c],
+            table.states[c, :: mesh.pieces],
             table.period[c],
             tol=tol,
             max_steps=max_steps,

@@ -64,7 +64,7 @@ def limit_cycle(
         tolerance of the solver, unless `floquet_segments` is raised (see
         `log_error`).
     - `segments`: of multiple shooting. Unstable orbits need enough that no segment
-        stretches by more than about 1e6.
+        stretches by more than about 1e6; `certify` raises them where states are few.
     - `tol`: largest residual; default 1e-11 in float64 and 1e-4 in float32, 1e-8 with
         an adaptive `flow` (whose tolerance should be 100 times smaller).
     - `max_steps`: integrations of the orbit.
@@ -165,9 +165,7 @@ def _limit_cycle(
     velocity = velocity_of(f, args, x0[0] if x0.ndim == 2 else x0)
     frozen = freeze(velocity)
     if x0.ndim == 1:
-        duration = period / mesh.segments
-        step = lambda x, _: (mesh.through(frozen, x, duration), x)
-        x0 = x0[None] if mesh.segments == 1 else _unroll(step, x0, mesh.segments)
+        x0 = mesh.nodes(frozen, x0, period)
     shot = shoot(
         mesh,
         frozen,
@@ -181,10 +179,6 @@ def _limit_cycle(
     )
     fields = describe(mesh, velocity, shot, tol)
     return LimitCycle(**fields, problem=Frozen(f, args), mesh=mesh)
-
-
-def _unroll(step, x, length):
-    return lax.scan(step, x, None, length=length)[1]
 
 
 def check_bounds(bounds: Any, period: Any = None) -> None:

@@ -27,7 +27,8 @@ class LimitCycle(Result):
     function theorem, in both modes, in whatever `f` and `args` depend on. Derivatives
     of points are those of the orbit at fixed phase: `x0` moves in the plane normal to
     the flow. (Its value lies wherever the search ended on the orbit.) All derivatives
-    of an orbit that is not isolated are 0.
+    of an orbit that is not isolated are 0. Where logarithms cross, each of them has the
+    derivative of no branch in particular; their sum is right.
 
     **Attributes:**
 
@@ -84,6 +85,17 @@ class LimitCycle(Result):
     problem: Frozen
     mesh: Mesh
     kind: str = eqx.field(static=True, default="flow")
+
+    def headline(self) -> str:
+        """Verdict, period, stability and the leading logarithm."""
+        if np.ndim(self.period):
+            return f"{np.sum(np.asarray(self.mask))} found of {np.size(self.period)}"
+        how = {-1: "stable", 0: "undecided", 1: "unstable"}[int(self.stability)]
+        return (
+            f"{Verdict(int(self.verdict)).name}, period {self.period:.8g}, {how}, "
+            f"largest ln|m| {self.margin:.4g}, residual {self.residual:.1g}, error "
+            f"{self.error:.1g}"
+        )
 
     @property
     def multipliers(self) -> Complex[Values, "*batch state"]:

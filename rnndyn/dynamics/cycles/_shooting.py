@@ -16,6 +16,9 @@ from ...flows import AbstractFlow, DiffraxFlow
 STIFFNESS = 3.0
 """Largest |df/dx| x duration of a piece for which the mesh stays uniform."""
 
+UNKNOWNS = 64
+"""Unknowns of a shooting problem up to which it costs little to solve."""
+
 JACOBIANS_LATER = 32
 """State size from which a step is first tried without Jacobians."""
 
@@ -46,6 +49,24 @@ class Mesh(eqx.Module):
         """The state after `duration`, NaN where the solver gave up."""
         x, ok = self.advance(velocity, x, duration)
         return jnp.where(ok, x, jnp.nan)
+
+    def nodes(self, velocity, x, period):
+        """Starts of the segments on the trajectory from `x`, which must not be
+        integrated in longer strides than the pieces."""
+        if self.segments == 1:
+            return x[None]
+        step = lambda x, _: (self.through(velocity, x, period / self.size), x)
+        return lax.scan(step, x, None, length=self.size)[1][:: self.pieces]
+
+    def divided(self, state_size: int) -> "Mesh":
+        """The same pieces in as many segments as cost little: a residual says nothing
+        of an orbit that a segment stretches by more than its inverse. Segments of an
+        adaptive solver run to the slowest of them, so these are kept."""
+        if isinstance(self.flow, DiffraxFlow):
+            return self
+        most = max(self.segments, UNKNOWNS // state_size)
+        segments = max(k for k in range(1, most + 1) if self.size % k == 0)
+        return Mesh(self.flow, segments, self.size // segments)
 
     def uniform(self, dtype: Any) -> Float[Array, "segment piece"]:
         """Equal shares of the period for all pieces."""
@@ -251,7 +272,7 @@ def shoot(
             new_period = jnp.where(again, shot.period / k, new_period)
         if adapt:
             coarse = done & ~again & (rounds > 0) & too_long(shot)
-            shares_, nodes_ = _share_out(velocity, shot)
+            shares_, nodes_ = _share_out(mesh, velocity, shot)
             new_nodes = jnp.where(coarse, nodes_, new_nodes)
             new_shares = jnp.where(coarse, shares_, new_shares)
             rounds = rounds - coarse.astype(jnp.int32)
@@ -358,7 +379,7 @@ def _stiffness(velocity, shot):
     return rates * shot.orbit.shares.ravel() * shot.period
 
 
-def _share_out(velocity, shot):
+def _share_out(mesh, velocity, shot):
     """Shares such that every piece holds as much stiffness (half of it spread evenly,
     so that slow stretches keep pieces), and nodes to start from."""
     shares = shot.orbit.shares
@@ -370,11 +391,15 @@ def _share_out(velocity, shot):
     times = jnp.concatenate([zero, jnp.cumsum(shares.ravel())])
     wanted = jnp.linspace(0, 1, amount.size + 1, dtype=shares.dtype) * total[-1]
     new_times = jnp.interp(wanted, total, times)
+    new_shares = jnp.diff(new_times).reshape(segments, pieces)
+    if segments == 1:
+        return new_shares, shot.nodes
+    # From the state before each: between the states of a spike no line is good enough.
     states = shot.orbit.states.reshape(amount.size, -1)
-    closed = jnp.concatenate([states, states[:1]])
     starts = new_times[:-1:pieces]
-    nodes = jax.vmap(lambda column: jnp.interp(starts, times, column), 1, 1)(closed)
-    return jnp.diff(new_times).reshape(segments, pieces), nodes
+    k = jnp.clip(jnp.searchsorted(times, starts, side="right") - 1, 0, amount.size - 1)
+    go = lambda x, share: mesh.through(velocity, x, share * shot.period)
+    return new_shares, jax.vmap(go)(states[k], starts - times[k])
 
 
 def _unit(v):

@@ -66,6 +66,13 @@ class Attractors(Result):
     kind: str = eqx.field(static=True)
     caveats: tuple[str, ...] = eqx.field(static=True)
 
+    def headline(self) -> str:
+        """Attractors by kind with their shares, and what was not decided."""
+        kinds = zip(self.names, self.share, strict=True)
+        found = ", ".join(f"{name} {share:.0%}" for name, share in list(kinds)[:8])
+        more = ", ..." if len(self.share) > 8 else ""
+        return f"{found}{more} of {len(self.label)} starts, {self.undecided} undecided"
+
     @property
     def names(self) -> list[str]:
         """The verdicts by name."""

@@ -10,13 +10,14 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, PyTree
 
+from ..._core._export import Result
 from ..._core._system import Map
 from ..._core._types import KeyLike
 from ...flows import RK4, AbstractMethod, ExplicitRungeKutta
 from .._states import as_states
 
 
-class LyapunovSpectrum(eqx.Module):
+class LyapunovSpectrum(Result):
     """Lyapunov exponents, largest first.
 
     **Attributes:**
@@ -52,6 +53,13 @@ class LyapunovSpectrum(eqx.Module):
     times: Float[Array, " checkpoints"]
     kaplan_yorke: Float[Array, ""]
     finite: Bool[Array, ""]
+
+    def headline(self) -> str:
+        """The leading exponents with their errors, and the dimension."""
+        pairs = zip(np.asarray(self.exponents), np.asarray(self.stderr), strict=True)
+        leading = ", ".join(f"{a:.4g} +- {b:.1g}" for a, b in list(pairs)[:4])
+        rest = ", ..." if len(self.exponents) > 4 else ""
+        return f"{leading}{rest}; Kaplan-Yorke dimension {self.kaplan_yorke:.4g}"
 
 
 def lyapunov_spectrum(

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from ..._core._export import Result
 from ..._core._masks import norm
 from ..._core._system import Map, residual_fn
 from ...flows import RK4, AbstractMethod
@@ -19,7 +20,7 @@ SAMPLES = 256
 """States kept of the motion found."""
 
 
-class LateRun(eqx.Module):
+class LateRun(Result):
     """A long run at constant input, measured after a transient. Times in steps.
 
     **Attributes:**

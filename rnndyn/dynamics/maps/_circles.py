@@ -52,6 +52,13 @@ class InvariantCircle(Result):
     orbit: Float[Array, "samples state"]
     kind: str = eqx.field(static=True, default="map")
 
+    def headline(self) -> str:
+        """Verdict, rotation number and leading exponent."""
+        return (
+            f"{Verdict(int(self.verdict)).name}, rotation {self.rotation:.8g}, "
+            f"leading exponent {self.exponents[0]:.2g}"
+        )
+
     @property
     def mask(self) -> Bool[Array, ""]:
         """Whether there is evidence for an invariant circle."""

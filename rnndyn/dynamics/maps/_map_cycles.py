@@ -60,6 +60,12 @@ class KCycles(Result):
     k: int = eqx.field(static=True)
     kind: str = eqx.field(static=True, default="map")
 
+    def headline(self) -> str:
+        """Distinct cycles of minimal period k, and stable ones."""
+        mask = np.asarray(self.mask)
+        stable = np.sum(mask & (np.asarray(self.stability) == -1))
+        return f"{np.sum(mask)} cycles of period {self.k} ({stable} stable)"
+
     @property
     def mask(self) -> Bool[Array, " slots"]:
         """Slots that hold, once each, the cycles of minimal period k."""

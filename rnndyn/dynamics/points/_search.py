@@ -15,7 +15,7 @@ from ._solver import LevenbergMarquardt
 
 
 # State size from which a float32 factorisation is worth its refinement.
-MIXED_FROM = 96
+MIXED_FROM = 48
 
 
 class Tolerances(eqx.Module):

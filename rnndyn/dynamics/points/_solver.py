@@ -59,7 +59,7 @@ class LevenbergMarquardt(optx.AbstractLeastSquaresSolver):
     128 a solve takes a quarter to a fifth of the CPU time of a QR of the stacked
     (2N, N) system (benchmarks/fixed_points.py). Squaring the condition number costs
     steps at ill-conditioned roots, not accuracy: f itself decides when to stop.
-    Searches in float64 factorise in float32 from 96 unknowns on, refine the step in
+    Searches in float64 factorise in float32 from 48 unknowns on, refine the step in
     float64, and go on in float64 alone where the refinement does not converge.
 
     Usable in `optimistix.least_squares` and `optimistix.root_find`; the searches of

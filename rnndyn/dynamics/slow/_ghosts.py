@@ -64,6 +64,15 @@ class Ghost(Result):
     condition: Float[Values, "*points"]
     verdict: Int[Values, "*points"]
 
+    def headline(self) -> str:
+        """Verdicts and passage times."""
+        codes, times = np.ravel(self.verdict), np.ravel(self.passage_time)
+        rows = [
+            f"{Verdict(int(c)).name} ({t:.4g})"
+            for c, t in zip(codes, times, strict=True)
+        ]
+        return ", ".join(rows[:8]) + (", ..." if len(rows) > 8 else "")
+
 
 def ghost_passage(
     system: Any,
