@@ -74,7 +74,7 @@ def summary(store):
             "networks": cells.n.tolist(),
             "not_learned_cycle_slow_point": cells.counts().tolist(),
             "networks_planned": int(np.prod(cells.code.shape)),
-            "hours_of_training": round(float(np.nansum(state.seconds)) / 3600, 2),
+            "hours_of_this_store": round(float(np.nansum(state.seconds)) / 3600, 2),
         }
         if name == "rates":
             rows[name]["check"] = long_tau_check({"longtau": cells}).to_dict()

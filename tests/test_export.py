@@ -301,3 +301,35 @@ def test_a_repr_never_fails():
     for text in (*seen, *map(repr, parts), repr(shapes)):
         assert text.startswith("FixedPoints(")
     assert "1 roots (1 stable)" in repr(points)
+
+
+def test_results_of_verbs_say_in_one_line_what_they_are(cycle, spectrum):
+    logistic = rd.Map(lambda x, r: r * x * (1 - x))
+    turn = rd.Map(lambda x, a: jnp.array([[0.0, -1.0], [1.0, 0.0]]) @ x * 0.9)
+    ends = rd.dynamics.attractors(lambda t, x, a: x - x**3, jnp.array([[1.0], [-0.5]]))
+    lines = {
+        "limit_cycle, period 6.66": cycle,
+        "-1 +- ": spectrum,
+        "2 cycles of period 1 (0 stable)": rd.dynamics.k_cycles(
+            logistic, jnp.linspace(0.1, 0.9, 6)[:, None], 1, 3.9
+        ),
+        "constant, rotation 0": rd.dynamics.invariant_circle(turn, jnp.ones(2)),
+        "root 50%, root 50% of 2 starts": ends,
+        "ghost (": rd.dynamics.ghost_passage(
+            lambda t, x, a: 1e-4 + x**2, jnp.array([0.1])
+        ),
+    }
+    for line, result in lines.items():
+        assert line in repr(result), repr(result)
+        assert result.to_dict() and result.to_xarray().attrs
+    batch = jax.vmap(lambda mu: rd.limit_cycle(van_der_pol, jnp.array([2.0, 0]), 7, mu))
+    assert "2 found of 2" in repr(batch(jnp.array([1.0, 1.1])))
+    law = rd.theory.fit_boundary(*boundary())
+    assert "exponent" in repr(law) and law.to_dict()["rates"].size == 3
+
+
+def boundary():
+    delays, rates = np.array([20.0, 40.0, 80.0, 160.0]), np.array([0.1, 0.03, 0.01])
+    critical = 3 / rates
+    p = 1 / (1 + np.exp(-4 * np.log(delays[None] / critical[:, None])))
+    return delays, np.round(20 * p) / 20, rates
