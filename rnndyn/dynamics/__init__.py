@@ -28,12 +28,12 @@ from .cycles._sections import (
 from .long_run._attractors import Attractors as Attractors, attractors as attractors
 from .long_run._basins import wilson as wilson
 from .long_run._late_verdict import verdict_of as verdict_of
-from .long_run._lyapunov import (
+from .long_run._lyapunov import lyapunov_spectrum as lyapunov_spectrum
+from .long_run._recurrence import LateRun as LateRun, settle as settle
+from .long_run._spectrum import (
     LyapunovSpectrum as LyapunovSpectrum,
     kaplan_yorke as kaplan_yorke,
-    lyapunov_spectrum as lyapunov_spectrum,
 )
-from .long_run._recurrence import LateRun as LateRun, settle as settle
 from .maps._circles import (
     InvariantCircle as InvariantCircle,
     invariant_circle as invariant_circle,

@@ -16,7 +16,8 @@ from ...flows import DiffraxFlow, ScanFlow
 from ._cycle_search import LimitCycles
 from ._cycles import ADAPT, default_tol, describe, velocity_of
 from ._limit_cycle import LimitCycle
-from ._shooting import Mesh, shoot
+from ._mesh import Mesh
+from ._shooting import shoot
 
 
 DIGITS = 1e-9

@@ -28,7 +28,8 @@ from ._cycles import (
     velocity_of,
 )
 from ._limit_cycle import LimitCycle
-from ._shooting import Mesh, shoot
+from ._mesh import Mesh
+from ._shooting import shoot
 
 
 class LimitCycles(Result):

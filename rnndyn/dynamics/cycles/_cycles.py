@@ -20,7 +20,8 @@ from .._states import as_states
 from ..points._points import Frozen
 from ._floquet import Floquet, floquet
 from ._limit_cycle import LimitCycle
-from ._shooting import Mesh, Shot, attach_orbit, shoot
+from ._mesh import Mesh
+from ._shooting import Shot, attach_orbit, shoot
 
 
 def limit_cycle(

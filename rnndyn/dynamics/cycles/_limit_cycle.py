@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Complex, Float, Int
 from ..._core._export import Result
 from ..._core._verdicts import Verdict
 from ..points._points import Frozen, Values
-from ._shooting import Mesh
+from ._mesh import Mesh
 
 
 SAMPLES = 8
