@@ -27,6 +27,7 @@ FUNCTIONS = {
     "from the left": lambda x: jnp.sin(x @ W) - (x @ W) ** 2,
     "einsum": lambda x: jnp.einsum("ij,j,i->i", W, x, x),
     "relu": lambda x: jax.nn.relu(W @ x) - jax.nn.softplus(x),
+    "ring": lambda x: x * (1 - x @ x) + jnp.sum(x) * jnp.tanh(x) + jnp.max(x),
     "identity": lambda x: x,
     "constant": lambda x: jnp.ones(3),
     "scaled": lambda x: 3.0 * x - x / 2,

@@ -92,7 +92,7 @@ def _mul(inputs, **_):
     if isinstance(a, _Diagonal):
         return _Diagonal(a.scale * b)
     b = jnp.asarray(b)
-    return _Dense(a.value * (b[..., None] if b.ndim else b))
+    return _Dense(_wide(a.value, b.ndim + 1) * (b[..., None] if b.ndim else b))
 
 
 def _add(inputs, **_):
@@ -101,7 +101,14 @@ def _add(inputs, **_):
         return a if _is_tangent(a) else b
     if isinstance(a, _Diagonal) and isinstance(b, _Diagonal):
         return _Diagonal(a.scale + b.scale)
-    return _Dense(_dense(a) + _dense(b))
+    a, b = _dense(a), _dense(b)
+    return _Dense(_wide(a, b.ndim) + _wide(b, a.ndim))
+
+
+def _wide(tangents, ndim):
+    """Tangents of a number beside those of an array, to which `lax` broadcasts it."""
+    missing = max(0, ndim - tangents.ndim)
+    return tangents.reshape((1,) * missing + tangents.shape)
 
 
 def _sub(inputs, **_):
