@@ -65,3 +65,14 @@ def test_weights_are_not_multiplied_with_an_identity(name):
     assert products and all(f"f64[{SIZE},{SIZE}] = dot" not in p for p in products)
     text = str(jax.make_jaxpr(jax.jacfwd(FUNCTIONS[name]))(jnp.ones(SIZE)))
     assert f"f64[{SIZE},{SIZE}] = dot" in text
+
+
+def test_another_jax_falls_back_to_jacfwd(monkeypatch):
+    def changed(*_):
+        raise AttributeError("replace")
+
+    monkeypatch.setattr("rnndyn._core._jacobian._evaluate", changed)
+    x = jnp.arange(1.0, SIZE + 1)
+    for name in ("rate", "mixed", "constant"):
+        f = FUNCTIONS[name]
+        np.testing.assert_allclose(jacobian(f, x)[0], jax.jacfwd(f)(x), atol=1e-12)
