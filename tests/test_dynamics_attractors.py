@@ -226,6 +226,21 @@ def test_a_line_of_roots_is_one_continuum():
 
 
 @pytest.mark.slow
+def test_continua_of_networks_whose_jacobian_is_singular_but_for_rounding():
+    """The kernel of the ring depends on differences of angles alone, and tanh of a
+    cosine has odd harmonics only: from 60 units on it feels no lattice."""
+    v = np.array([1, 2, -1]) / np.sqrt(6)
+    angles = 2 * np.pi * np.arange(60) / 60
+    kernel = 3 / 60 * np.cos(angles[:, None] - angles[None])
+    line = lambda t, x, W: -x + W @ x
+    ring = lambda t, x, W: -x + jnp.tanh(W @ x)
+    for f, W in ((line, np.outer(v, v)), (ring, kernel)):
+        x0s = np.random.default_rng(0).normal(size=(6, len(W)))
+        found = attractors(f, x0s, jnp.asarray(W))
+        assert found.names == ["continuum"] and found.share[0] == 1
+        assert found.undecided == 0 and found.caveats == ()
+
+
 def test_mirror_images_are_two():
 
     def pair(t, x, args):

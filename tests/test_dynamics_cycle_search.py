@@ -274,6 +274,42 @@ def test_stiff_relaxation_oscillator_by_an_implicit_solver():
     # (3 - 2 ln 2) mu + 7.01432 mu^(-1/3) - ..., Dorodnicyn's expansion, to O(ln mu/mu).
     leading = (3 - 2 * np.log(2)) * 100 + 7.014322 * 100 ** (-1 / 3)
     np.testing.assert_allclose(stiffer.period, leading, rtol=2e-3)
+    # By scipy (Radau, rtol 1e-10): the integral of the divergence over a period, of
+    # which the products of the solver's Jacobians keep a quarter.
+    lost = solve(50.0, 82.5, 60)
+    assert float(lost.margin) > -3000
+    found = rd.certify(lost)
+    np.testing.assert_allclose(found.margin, -7296.823865, rtol=1e-8)
+    assert int(found.stability) == -1 and float(found.log_error) < 1e-6
+
+
+@pytest.mark.slow
+def test_multipliers_that_a_solver_loses_are_in_the_error():
+    """Beside van der Pol a state that decays by e^-1000 in every piece, far below the
+    tolerance: its logarithm, -1e4 T, comes out too small at any step."""
+
+    def beside(t, x, args):
+        fast = van_der_pol(t, x[:2], 1.0)
+        return jnp.append(fast, -1e4 * x[2])
+
+    flow = rd.DiffraxFlow(dfx.Kvaerno5(), adjoint=dfx.DirectAdjoint(), max_steps=2**14)
+    cycle = rdd.limit_cycle(beside, jnp.array([2.0, 0, 0]), 6.6, flow=flow)
+    cycle = rd.certify(cycle)
+    assert int(cycle.verdict) == Verdict.limit_cycle and int(cycle.stability) == -1
+    true = -1e4 * float(cycle.period)
+    error = abs(float(cycle.log_multipliers[-1].real) / true - 1)
+    assert error > 1e-2 and float(cycle.log_error) > 0.5 * error
+
+
+def test_a_solver_out_of_steps_is_no_divergence():
+    flow = rd.DiffraxFlow(
+        dfx.Kvaerno5(), adjoint=dfx.DirectAdjoint(), max_steps=4, throw=False
+    )
+    cycle = rdd.limit_cycle(van_der_pol, jnp.array([2.0, 0]), 6.6, 1.0, flow=flow)
+    assert int(cycle.verdict) == Verdict.undetermined
+    blow_up = lambda t, x, a: x**3 + jnp.array([-x[1], x[0]])
+    cycle = rdd.limit_cycle(blow_up, jnp.array([2.0, 1.0]), 6.6)
+    assert int(cycle.verdict) == Verdict.diverged
 
 
 def test_bad_input():

@@ -76,6 +76,27 @@ def test_one_resting_state_is_no_memory():
     assert report.map_attractors is None and np.isnan(report.map_radius).all()
 
 
+@pytest.mark.parametrize("rank", [1, 2])
+@pytest.mark.filterwarnings("error")
+def test_continuous_attractor(rank):
+    """A line of identity units, and the ring of a rank-2 network."""
+    angles = 2 * np.pi * np.arange(60) / 60  # fewer would feel the lattice
+    if rank == 1:
+        v = np.array([1.0, 2, -1]) / np.sqrt(6)
+        make, options = rd.models.RateRNN.from_arrays, {"activation": "identity"}
+        arrays = (np.outer(v, v),)
+    else:
+        m = np.sqrt(2) * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+        make, options, arrays = rd.models.LowRankRNN.from_arrays, {}, (m, 1.5 * m)
+    model = make(*arrays, tau=0.1, **options)
+    report = rd.analyse(model, starts=12, key=jax.random.key(0))
+    text = " ".join(report.evidence)
+    assert report.mechanism == "slow_manifold" and "without any drift" in text
+    assert "a continuum of fixed points of dimension 1" in text
+    assert report.attractors.names == ["continuum"]
+    assert "inf" not in text and "nan" not in text and "resting" not in text
+
+
 def test_cycle_of_the_map_beside_rest_of_the_flow():
     W = np.array([[0.8, -2.0], [2.0, 0.8]])
     model = rd.models.CurrentRNN.from_arrays(W, tau=0.1)

@@ -191,7 +191,7 @@ def analyse(
             _rows(found, Verdict.root, Verdict.continuum),
             _rows(found, Verdict.slow_point, Verdict.ghost),
         )
-        latent_roots, mismatch = _latent(model, points["x"])
+        latent_roots, mismatch = _latent(model, points)
         found_ends = _attractors(model, x0s, model)
         map_attractors, radius = None, np.full(len(points["x"]), np.nan)
         if dt is not None:
@@ -239,7 +239,7 @@ def analyse(
 
 def _rows(found: FixedPoints, *verdicts: Verdict) -> dict[str, np.ndarray]:
     chosen = np.isin(np.asarray(found.verdict), verdicts) & np.asarray(found.mask)
-    fields = ("x", "speed", "eigenvalues", "stability", "condition")
+    fields = ("x", "speed", "eigenvalues", "stability", "condition", "dimension")
     return {k: np.asarray(getattr(found, k))[chosen] for k in fields}
 
 
@@ -253,9 +253,11 @@ def _latent(model, points) -> tuple[np.ndarray | None, float]:
     box = Box(-field.bound(), field.bound(), 256)
     kappa = fixed_points(field, box).roots()
     lifted = np.asarray(jax.vmap(field.lift)(jnp.asarray(kappa)))
-    if len(kappa) != len(points):
+    if np.any(points["dimension"] > 0):  # two samples of a continuum
+        return kappa, float("nan")
+    if len(kappa) != len(points["x"]):
         return kappa, float("inf")
-    distance = np.linalg.norm(lifted[:, None] - points[None], axis=-1)
+    distance = np.linalg.norm(lifted[:, None] - points["x"][None], axis=-1)
     return kappa, float(max(distance.min(0).max(), distance.min(1).max()))
 
 
@@ -288,13 +290,20 @@ def _ends(attractors: Attractors) -> tuple[list[str], list[str], str]:
 def _decide(unit, points, flow_ends, map_ends, radius, pulses, latent_roots, mismatch):
     """The label of a network without a task, and what speaks for it."""
     evidence = []
-    stable = int(np.sum(points["stability"] == -1))
-    of_map = "" if map_ends is None else f", {int(np.sum(radius < 1))} in the Euler map"
+    alone = points["dimension"] == 0
+    stable = int(np.sum(points["stability"][alone] == -1))
+    radii = radius[alone]
+    of_map = "" if map_ends is None else f", {int(np.sum(radii < 1))} in the Euler map"
     evidence.append(
-        f"{len(points['x'])} certified fixed points, {stable} stable in the flow"
+        f"{int(np.sum(alone))} certified fixed points, {stable} stable in the flow"
         f"{of_map}, largest residual {points['speed'].max(initial=0):.1e}"
     )
-    if latent_roots is not None:
+    if not np.all(alone):
+        evidence.append(
+            f"a continuum of fixed points of dimension {points['dimension'].max()}, "
+            f"certified at {int(np.sum(~alone))} points"
+        )
+    if latent_roots is not None and np.all(alone):
         evidence.append(
             f"exact latent search: {len(latent_roots)} fixed points, largest distance "
             f"from the full-space ones {mismatch:.1e}"
@@ -342,6 +351,9 @@ def _decide(unit, points, flow_ends, map_ends, radius, pulses, latent_roots, mis
             evidence.append("a single cycle: only its phase could hold a memory")
     elif is_slow and graded:
         label = Mechanism.slow_manifold
+    elif "continuum" in ends:
+        label = Mechanism.slow_manifold
+        evidence.append("a continuous attractor: a slow manifold without any drift")
     elif ends.count("root") >= 2:
         label = Mechanism.fixed_points
     else:
@@ -353,7 +365,9 @@ def _decide(unit, points, flow_ends, map_ends, radius, pulses, latent_roots, mis
 def _slowness(points, unit) -> tuple[float, float] | None:
     """Largest leading |eigenvalue| over the points, in 1/tau, and smallest ratio of
     the next one to it."""
-    if len(points["x"]) == 0 or points["eigenvalues"].shape[1] < 2:
+    alone = points["dimension"] == 0
+    if not np.any(alone) or points["eigenvalues"].shape[1] < 2:
         return None
-    size = np.sort(np.abs(points["eigenvalues"]) * unit, axis=1)
-    return float(size[:, 0].max()), float((size[:, 1] / size[:, 0]).min())
+    size = np.sort(np.abs(points["eigenvalues"][alone]) * unit, axis=1)
+    ratio = size[:, 1] / np.maximum(size[:, 0], np.finfo(float).tiny)
+    return float(size[:, 0].max()), float(ratio.min())

@@ -11,6 +11,7 @@ import numpy as np
 from jax import lax
 
 from ..._core._batch import in_double
+from ..._core._jacobian import jacobian
 from ..._core._verdicts import Verdict
 from ...flows import DiffraxFlow, ScanFlow
 from ._cycle_search import LimitCycles
@@ -135,20 +136,36 @@ def _settle_steps(problem, mesh: Mesh, period, nodes, shares, logs, max_halvings
         new = _solve(problem, mesh, nodes, period, shares)
         new["error"] = np.abs(new["period"] / period - 1)
         change = np.abs(new["log_multipliers"].real - logs.real)
-        new["log_error"] = np.max(change / np.maximum(1, np.abs(logs.real)))
+        change = np.max(change / np.maximum(1, np.abs(logs.real)))
+        lost = _lost(new)
+        new["log_error"] = np.maximum(change, lost)
         settled = new["error"] <= DIGITS and new["log_error"] <= LOG_DIGITS
         tol = default_tol(mesh, np.float64, None)
         if settled or not new["residual"] <= tol or _one_of_many(new):
+            break
+        if new["error"] <= DIGITS and lost > 2 * change:  # at any step
             break
         period, nodes, shares, logs = _again(new, mesh)
     if new["verdict"] != Verdict.limit_cycle:
         return new
     if not new["error"] <= DIGITS:
         new["verdict"] = np.asarray(int(Verdict.undetermined))
-    doubt = new["log_error"] * np.maximum(1, np.abs(new["margin"]))
+    # What is lost are the smallest ones.
+    doubt = change * np.maximum(1, np.abs(new["margin"]))
     if not (new["error"] <= DIGITS and np.abs(new["margin"]) > 10 * doubt):
         new["stability"] = np.asarray(0)
     return new
+
+
+def _lost(new) -> float:
+    """How much of the sum of the logarithms the divergence of the flow contradicts.
+
+    By Liouville's formula the sum is the integral of tr df/dx over a period. In the
+    plane this is the one logarithm that is not 0.
+    """
+    logs, volume = new["log_multipliers"], new.pop("volume")
+    largest = np.maximum(1, np.abs(logs.real).max())
+    return float(np.abs(np.sum(logs.real) - volume) / largest)
 
 
 def _one_of_many(new) -> bool:
@@ -156,7 +173,7 @@ def _one_of_many(new) -> bool:
     not change."""
     others = np.delete(new["log_multipliers"], new["trivial"])
     neutral = np.min(np.abs(others), initial=np.inf) <= 1e-6
-    return new["verdict"] != Verdict.limit_cycle and bool(neutral)
+    return bool(new["verdict"] != Verdict.limit_cycle and neutral)
 
 
 def _again(new, mesh):
@@ -214,7 +231,40 @@ def _program(problem, mesh, nodes, period, shares):
         adapt=ADAPT,
     )
     shot = jax.tree.map(lax.stop_gradient, shot)
-    return describe(mesh, velocity, shot, tol)
+    fields = describe(mesh, velocity, shot, tol)
+    orbit, times = fields["orbit"][:-1], jnp.diff(fields["times"])
+
+    def rate(z):
+        x = z[:-1]
+        return jnp.append(velocity(x), jnp.trace(jacobian(velocity, x)[0]))
+
+    def growth(piece):
+        x, duration = piece
+        return mesh.through(rate, jnp.append(x, 0), duration)[-1]
+
+    volume, known = jnp.sum(lax.map(growth, (orbit, times))), fields["log_multipliers"]
+    # Where the solver fails nothing contradicts what is known.
+    volume = jnp.where(jnp.isfinite(volume), volume, jnp.sum(known.real))
+    if nodes.shape[1] == 2:
+        fields = _in_the_plane(fields, volume)
+    return fields | {"volume": volume}
+
+
+def _in_the_plane(fields, volume):
+    """The fields with the logarithm that is not trivial from Liouville's formula."""
+    logs = fields["log_multipliers"]
+    along = logs[fields["trivial"]]
+    grows = volume > along.real
+    other = volume.astype(logs.dtype)
+    logs = jnp.where(grows, jnp.stack([other, along]), jnp.stack([along, other]))
+    margin, decided = volume, fields["stability"] != 0
+    stability = jnp.where(decided, jnp.sign(margin), 0).astype(jnp.int32)
+    return fields | {
+        "log_multipliers": logs,
+        "trivial": jnp.where(grows, 1, 0).astype(jnp.int32),
+        "margin": margin,
+        "stability": stability,
+    }
 
 
 def _rows(a, outer):

@@ -49,8 +49,10 @@ class LimitCycle(Result):
         relative to max(1, |x|).
     - `error`, `log_error`: relative changes, when the step is halved, of the period
         and of the logarithms (of these relative to max(1, |ln m|), the largest), from
-        `certify`; NaN before. A small residual says that the orbit closes, not that
-        the steps were short enough: only these and `accuracy` say so.
+        `certify`; NaN before. `log_error` is also at least the part of their sum that
+        the divergence of the flow contradicts (Liouville's formula): multipliers too
+        small for the steps are lost at any step. A small residual says that the orbit
+        closes, not that the steps were short enough: only these and `accuracy` say so.
     - `step`: length of the Newton step from here, relative to the size of the orbit
         (or of the period): the error of the orbit for its steps of integration.
     - `extent`: largest distance of the nodes from their mean over time.

@@ -35,7 +35,11 @@ class Mesh(eqx.Module):
         zero = jnp.zeros((), x.dtype)
         field = lambda t, x, args: velocity(x)
         if isinstance(self.flow, DiffraxFlow):
-            return self.flow.advance(field, x, zero, duration)
+            # The linear solves of implicit methods raise where something is not finite.
+            good = jnp.all(jnp.isfinite(x)) & jnp.isfinite(duration)
+            start, span = jnp.where(good, x, 0), jnp.where(good, duration, 0)
+            end, ok = self.flow.advance(field, start, zero, span)
+            return jnp.where(good, end, x), ok & good
         return self.flow(field, x, zero, duration), jnp.ones((), bool)
 
     def through(self, velocity, x, duration):
@@ -80,7 +84,8 @@ class Orbit(eqx.Module):
 def trace_orbit(
     mesh: Mesh, velocity: Callable, nodes: Any, period: Any, shares: Any
 ) -> Orbit:
-    """Integrate all segments, each from its node, with their Jacobians."""
+    """Integrate all segments, each from its node, with their Jacobians. Ends are
+    infinite where the state blew up, and NaN where the solver ran out of steps."""
 
     def piece(carry, share):
         x, ok = carry
@@ -97,7 +102,10 @@ def trace_orbit(
     good = jnp.ones((), bool)
     along = lambda x, shares: lax.scan(step, (x, good), shares)
     (ends, ok), (states, jacobians) = jax.vmap(along)(nodes, shares)
-    return Orbit(jnp.where(ok[:, None], ends, jnp.nan), states, jacobians, shares)
+    blown = ~jnp.all(jnp.isfinite(ends), axis=1)
+    failed = jnp.where(blown, jnp.inf, jnp.nan).astype(ends.dtype)
+    ends = jnp.where((ok & ~blown)[:, None], ends, failed[:, None])
+    return Orbit(ends, states, jacobians, shares)
 
 
 def gaps(mesh: Mesh, velocity: Callable, nodes: Any, period: Any, shares: Any) -> Array:
@@ -106,4 +114,6 @@ def gaps(mesh: Mesh, velocity: Callable, nodes: Any, period: Any, shares: Any) -
         lambda x, share: (mesh.advance(velocity, x, period * share)[0], None)
     )
     along = lambda x, shares: lax.scan(step, x, shares)[0]
-    return jax.vmap(along)(nodes, shares) - jnp.roll(nodes, -1, axis=0)
+    ends = jax.vmap(along)(nodes, shares)
+    ends = jnp.where(jnp.isfinite(ends), ends, jnp.inf)
+    return ends - jnp.roll(nodes, -1, axis=0)

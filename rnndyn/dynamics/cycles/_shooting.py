@@ -139,7 +139,7 @@ def shoot(
         )
         moved = Shot(nodes, period, orbit, residual, shot.step, shot.num_steps + 1)
         # A run that blows up before anything is known has diverged.
-        blown = inside & ~jnp.isfinite(new) & ~jnp.isfinite(size)
+        blown = inside & jnp.any(jnp.isinf(gap)) & ~jnp.isfinite(size)
         stay = eqx.tree_at(
             lambda s: (s.residual, s.num_steps),
             shot,

@@ -9,6 +9,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ..._core._export import Result
+from ..._core._jacobian import jacobian
 from ..._core._masks import norm
 from ..._core._system import Map, residual_fn
 from ...flows import RK4, AbstractMethod
@@ -319,15 +320,22 @@ def _orbit(advance, x, h, steps, returns, period, is_map):
 
 
 def _nearby_root(residual, x):
-    """A few Newton steps from `x`; the Jacobian, the residual, and the next step."""
+    """A few Newton steps from `x`; the Jacobian, the residual, and the next step.
+
+    Along a continuum of roots, where the Jacobian is singular but for rounding, nothing
+    moves: the steps are damped by 1e-7 of it.
+    """
 
     def newton(_, x):
-        step = jnp.linalg.solve(jax.jacfwd(residual)(x), residual(x))
+        jac, f = jacobian(residual, x)
+        damping = (1e-7 * jnp.linalg.norm(jac)) ** 2
+        normal = jac.T @ jac + damping * jnp.eye(x.size, dtype=x.dtype)
+        step = jnp.linalg.solve(normal, jac.T @ f)
         longest = jnp.maximum(1, norm(x))
         step = step / jnp.maximum(1, norm(step) / longest)
         return x - jnp.where(jnp.isfinite(step), step, 0)
 
     x = lax.fori_loop(0, 8, newton, x)
-    jac, f = jax.jacfwd(lambda y: (residual(y),) * 2, has_aux=True)(x)
+    jac, f = jacobian(residual, x)
     jac = jnp.where(jnp.isfinite(jac), jac, 0)
     return x, jac, norm(f), newton_length(jac, f, x)
