@@ -292,6 +292,10 @@ def test_files_that_do_not_hold_it(files, tmp_path, monkeypatch):
         read_nwb(frames, align=Events("start_time", 0.5, 0.5))
     with pytest.raises(ValueError, match="bin_width"):
         read_nwb(spikes, bin_width=-1.0)
+    with pytest.raises(ValueError, match="expected start < stop"):
+        read_nwb(spikes, bin_width=0.1, start=5.0, stop=1.0)
+    with pytest.raises(ValueError, match="hold doubles"):
+        read_nwb(spikes, bin_width=0.1, units=[10, 10])
     with pytest.raises(ValueError, match="expected Spikes"):
         read_nwb(frames, "DfOverF")
     empty = write(pynwb, new_file(pynwb), tmp_path / "empty.nwb")

@@ -155,7 +155,9 @@ def train(
         `chunk`, devices, or who trains beside it.
     - `record_every`: stride of the history in epochs.
     - `last`: how many of the last epochs to keep at every epoch (`log.last()`).
-    - `log`: of the earlier training of a resumed state; it is gone on with.
+    - `log`: of the earlier training of a resumed state, interrupted before its `steps`
+      were done; it is gone on with. To train on beyond these, leave it out: the new
+      log holds the later epochs.
     - `ids`: member numbers, `0 .. members - 1` by default.
     - `chunk`: slots, rounded up to a multiple of the devices; four a device on CPUs.
     - `lanes`: networks that a device advances together; one on CPUs.

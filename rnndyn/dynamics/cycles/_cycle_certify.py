@@ -135,8 +135,8 @@ def _settle_steps(problem, mesh: Mesh, period, nodes, shares, logs, max_halvings
         mesh = _finer(mesh)
         new = _solve(problem, mesh, nodes, period, shares)
         new["error"] = np.abs(new["period"] / period - 1)
-        change = np.abs(new["log_multipliers"].real - logs.real)
-        change = np.max(change / np.maximum(1, np.abs(logs.real)))
+        shifts = np.abs(new["log_multipliers"].real - logs.real)
+        change = np.max(shifts / np.maximum(1, np.abs(logs.real)))
         lost = _lost(new)
         new["log_error"] = np.maximum(change, lost)
         settled = new["error"] <= DIGITS and new["log_error"] <= LOG_DIGITS
@@ -150,8 +150,8 @@ def _settle_steps(problem, mesh: Mesh, period, nodes, shares, logs, max_halvings
         return new
     if not new["error"] <= DIGITS:
         new["verdict"] = np.asarray(int(Verdict.undetermined))
-    # What is lost are the smallest ones.
-    doubt = change * np.maximum(1, np.abs(new["margin"]))
+    # The largest of the others decides, however wrong the smallest are.
+    doubt = shifts[0 if new["trivial"] != 0 else min(1, len(shifts) - 1)]
     if not (new["error"] <= DIGITS and np.abs(new["margin"]) > 10 * doubt):
         new["stability"] = np.asarray(0)
     return new

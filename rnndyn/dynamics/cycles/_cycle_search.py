@@ -131,8 +131,8 @@ def limit_cycles(
     - `strategy`: where guesses come from, `CloseReturns()` by default: periods up to
         50 time constants.
     - `flow`, `segments`, `tol`, `floquet_segments`: as in `limit_cycle`; the first,
-        cheap search uses RK4 with 4 steps a piece (or `flow`). Where states are few,
-        cycles found are refined with more segments.
+        cheap search uses `flow`, or RK4 with 4 steps a piece (16 up to 16 states).
+        Where states are few, cycles found are refined with more segments.
     - `tol_unique`: cycles that agree in period and position to this, relative to
         period and extent, are one. Default 1e-5 in float64, 1e-2 in float32. The cheap
         search merges at 1e-4 (1e-2): closer pairs need guesses of their own.
@@ -164,7 +164,10 @@ def limit_cycles(
     mesh = make_mesh(flow, segments, floquet_segments, x0s.shape[1])
     coarse = mesh
     if flow is None:
-        coarse = Mesh(ScanFlow(num_steps=4, method=RK4()), mesh.segments, mesh.pieces)
+        # Small systems may be stiff, and their steps cost little.
+        steps = 16 if x0s.shape[1] <= 16 else 4
+        rough = ScanFlow(num_steps=steps, method=RK4())
+        coarse = Mesh(rough, mesh.segments, mesh.pieces)
     strategy = CloseReturns() if strategy is None else strategy
     unit = time_scale_of(f) if time_scale is None else time_scale
     return _search(

@@ -321,6 +321,8 @@ def _select(units, ids, columns, what):
                 f"{ids[:10].tolist()}{' ...' if len(ids) > 10 else ''}."
             )
         rows = np.array([place[int(v)] for v in chosen.ravel()], int)
+        if len(set(rows)) < len(rows):
+            raise ValueError(f"{what} {chosen.ravel().tolist()[:10]} hold doubles.")
     if not len(rows):
         raise ValueError(f"the selection leaves none of the {len(ids)} {what}.")
     return rows

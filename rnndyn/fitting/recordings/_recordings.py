@@ -213,6 +213,8 @@ def read_nwb(
             raise ValueError(f"`{name}` = {value}, expected a finite time in seconds.")
     if bin_width is not None and not bin_width > 0:
         raise ValueError(f"`bin_width` = {bin_width}, expected seconds > 0.")
+    if start is not None and stop is not None and not start < stop:
+        raise ValueError(f"start = {start} and stop = {stop}, expected start < stop.")
     with open_nwb(os.fspath(path)) as file:
         signal = _default_signal(file) if signal is None else signal
         events = None if align is None else _event_times(file, align)
