@@ -62,9 +62,12 @@ def limit_cycle(
         mu = 20). Stiffer systems:
         `DiffraxFlow(diffrax.Kvaerno5(), adjoint=diffrax.DirectAdjoint(),
         max_steps=2**16)`; a solver that runs out of steps leaves the search
-        `undetermined`. Multipliers below exp(-10) a piece are lost in the tolerance
-        of the solver unless `floquet_segments` is raised; `certify` says so in
-        `log_error`, and takes that of a planar cycle from the divergence.
+        `undetermined`. (Where a search strays so far that the linear solves of an
+        implicit method meet infinities, these raise unless the environment variable
+        `EQX_ON_ERROR=nan` was set before Equinox was imported.) Multipliers below
+        exp(-10) a piece are lost in the tolerance of the solver unless
+        `floquet_segments` is raised; `certify` says so in `log_error`, and takes that
+        of a planar cycle from the divergence.
     - `segments`: of multiple shooting. Unstable orbits need enough that no segment
         stretches by more than about 1e6; `certify` raises them where states are few.
     - `tol`: largest residual; default 1e-11 in float64 and 1e-4 in float32, 1e-8 with
