@@ -145,5 +145,4 @@ _RULES: dict[str, Callable] = {
     "dot_general": _dot_general,
     "convert_element_type": _convert,
     "copy": lambda inputs, **_: inputs[0],
-    "copy_p": lambda inputs, **_: inputs[0],
 }

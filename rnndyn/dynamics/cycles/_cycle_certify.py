@@ -15,7 +15,7 @@ from ..._core._jacobian import jacobian
 from ..._core._verdicts import Verdict
 from ...flows import DiffraxFlow, ScanFlow
 from ._cycle_search import LimitCycles
-from ._cycles import ADAPT, default_tol, describe, velocity_of
+from ._cycles import ADAPT, NEUTRAL, default_tol, describe, velocity_of
 from ._limit_cycle import LimitCycle
 from ._mesh import Mesh
 from ._shooting import shoot
@@ -163,7 +163,7 @@ def _lost(new) -> float:
     By Liouville's formula the sum is the integral of tr df/dx over a period. In the
     plane this is the one logarithm that is not 0.
     """
-    logs, volume = new["log_multipliers"], new.pop("volume")
+    logs, volume = new["log_multipliers"], new["volume"]
     largest = np.maximum(1, np.abs(logs.real).max())
     return float(np.abs(np.sum(logs.real) - volume) / largest)
 
@@ -172,7 +172,7 @@ def _one_of_many(new) -> bool:
     """Whether the orbit has closed without being isolated, which shorter steps will
     not change."""
     others = np.delete(new["log_multipliers"], new["trivial"])
-    neutral = np.min(np.abs(others), initial=np.inf) <= 1e-6
+    neutral = np.min(np.abs(others), initial=np.inf) <= NEUTRAL
     return bool(new["verdict"] != Verdict.limit_cycle and neutral)
 
 

@@ -126,6 +126,8 @@ def limit_cycle(
     )
 
 
+NEUTRAL = 1e-6
+"""Logarithms of multipliers below this are taken for 0, in float64."""
 ADAPT = 4
 """How often a mesh is adapted to an orbit."""
 
@@ -248,7 +250,7 @@ def describe(mesh: Mesh, velocity: Callable, shot: Shot, tol: float) -> dict[str
     drift = sg(jnp.abs(logs[trivial]))
     accuracy = jnp.maximum(drift, spectrum.uncertainty)
     double = dtype == jnp.float64
-    neutral = 1e-6 if double else 1e-3
+    neutral = NEUTRAL if double else 1e-3
     nearest = jnp.where(jnp.arange(size) == trivial, jnp.inf, jnp.abs(logs))
     nearest = sg(jnp.min(nearest))
     isolated = nearest > neutral

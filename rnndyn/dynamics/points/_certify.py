@@ -276,8 +276,7 @@ def _hits(x, rows, kept):
     for n in range(len(x)):
         index = np.flatnonzero(kept[n])
         if len(index):
-            nearest = np.argmin(_distances(x[n, rows[n]], x[n, index]), axis=1)
-            np.add.at(hits[n], index[nearest], 1)
+            np.add.at(hits[n], _nearest(x[n], rows[n], index), 1)
     return hits
 
 
@@ -287,9 +286,14 @@ def _inherit(x, chosen, kept, *values):
         (rows,), (index,) = np.nonzero(chosen[n] & ~kept[n]), np.nonzero(kept[n])
         index = index[chosen[n, index]]
         if len(rows) and len(index):
-            nearest = index[np.argmin(_distances(x[n, rows], x[n, index]), axis=1)]
+            nearest = _nearest(x[n], rows, index)
             for value in values:
                 value[n, rows] = value[n, nearest]
+
+
+def _nearest(x, rows, index):
+    """Of the slots `index`, the nearest to each of `rows`."""
+    return index[np.argmin(_distances(x[rows], x[index]), axis=1)]
 
 
 def _demote(x, verdict, code, kept, certified, reach):

@@ -149,9 +149,7 @@ class FixedPoints(Result):
         """
         pts = self if self.certified else _certified(self)
         pts._check_single("roots")
-        is_root = np.isin(np.asarray(pts.verdict), (Verdict.root, Verdict.continuum))
-        index = np.flatnonzero(is_root & np.asarray(pts.unique))
-        return np.asarray(pts.x)[pts._first_of_each() if families else index]
+        return np.asarray(pts.x)[pts._root_slots(families=families)]
 
     def slow(self) -> np.ndarray:
         """Certified, distinct slow points and ghosts, shape `(points, state)`."""
@@ -172,7 +170,7 @@ class FixedPoints(Result):
         """
         pts = self if self.certified else _certified(self)
         pts._check_single("coverage")
-        return coverage_of(pts, pts._first_of_each())
+        return coverage_of(pts, pts._root_slots(families=True))
 
     def to_fpf(self, dt: Any = None) -> dict[str, Any]:
         """The points of `mask` under FixedPointFinder's names. Host level, one network.
@@ -225,10 +223,12 @@ class FixedPoints(Result):
             "cond_id": np.zeros(len(x), int),
         }
 
-    def _first_of_each(self) -> np.ndarray:
-        """Slots of the distinct roots, of a family the first."""
+    def _root_slots(self, *, families: bool) -> np.ndarray:
+        """Slots of the distinct roots; with `families` of each of these the first."""
         is_root = np.isin(np.asarray(self.verdict), (Verdict.root, Verdict.continuum))
         index = np.flatnonzero(is_root & np.asarray(self.unique))
+        if not families:
+            return index
         label = np.asarray(self.family)[index]
         first = np.array([list(label).index(v) for v in label], int)
         return index[(label < 0) | (first == np.arange(len(label)))]

@@ -104,7 +104,7 @@ class LevenbergMarquardt(optx.AbstractLeastSquaresSolver):
         """One damped step of `fn`: vector -> vector; the point moves only downhill.
 
         With `log_weight`: vector -> scalar the step is one of exp(log_weight) fn. With
-        `mixed` the normal equations are factorised in float32, at half the cost; their
+        `mixed` the normal equations are factorised in float32, at less cost; their
         solution is refined once in the dtype of `x`, and `precise` of the state says
         whether that was enough.
         """
