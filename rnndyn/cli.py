@@ -221,7 +221,7 @@ class Sweep:
     config: Path
     """Configuration (TOML), or the folder of a sweep that has been started."""
     out: Path | None = None
-    """Folder of the sweep; by default the name of the configuration, here."""
+    """Folder for the sweep of a configuration; by default its name, here."""
     shard: str | None = None
     """`i/n`, with i from 0 to n-1: work on every n-th shard, from the i-th on. For an
     array job."""
@@ -235,9 +235,19 @@ class Sweep:
     def run(self) -> None:
         from rnndyn import sweeps
 
-        folder = self.config if self.config.is_dir() else self.out
-        if folder is None:
-            folder = Path(self.config.stem)
+        if not self.config.exists():
+            raise ValueError(
+                f"no file or folder {self.config}. Pass a configuration (TOML), or the "
+                "folder of a sweep."
+            )
+        if self.config.is_dir() and self.out is not None:
+            raise ValueError(
+                f"--out {self.out} goes with a configuration, and {self.config} is a "
+                "folder: its results stay there. Leave --out away."
+            )
+        folder = self.out or Path(self.config.stem)
+        if self.config.is_dir():
+            folder = self.config
         if self.action == "status":
             print(sweeps.status(folder).table())
             return

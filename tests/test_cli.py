@@ -52,12 +52,25 @@ def test_a_sweep_from_a_file(rnndyn, tmp_path):
     np.testing.assert_array_equal(sweeps.load("tiny").arrays["steps"], 5)
 
 
+def test_a_grid_without_seeds_has_a_table(rnndyn, tmp_path):
+    text = CONFIG.replace("labels = []", 'labels = ["compat"]')
+    (tmp_path / "tiny.toml").write_text(text.replace("seed = 4", "units = [4, 6]"))
+    text = rnndyn("sweep", "run", "tiny.toml")
+    assert "not_learned" in text and "2 of 2 networks are in tiny/" in text
+
+
 def test_refusals(rnndyn, tmp_path):
     (tmp_path / "tiny.toml").write_text(CONFIG)
     with pytest.raises(SystemExit, match=r"no sweep\.json"):
         rnndyn("sweep", "status", "tiny.toml")
     with pytest.raises(SystemExit, match="no file"):
         rnndyn("sweep", "run", "none.toml")
+    # Not the sweep of that name in this folder.
+    (tmp_path / "tiny").mkdir()
+    with pytest.raises(SystemExit, match="no file or folder elsewhere/tiny"):
+        rnndyn("sweep", "status", "elsewhere/tiny")
+    with pytest.raises(SystemExit, match="--out other goes with a configuration"):
+        rnndyn("sweep", "run", "tiny", "--out", "other")
     for shard in ("2/2", "x", "1", "-1/2"):
         with pytest.raises(SystemExit):
             rnndyn("sweep", "run", "tiny.toml", f"--shard={shard}")

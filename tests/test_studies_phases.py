@@ -1,5 +1,6 @@
 """The phases study: published numbers, checks, fits, figures, and one small run."""
 
+import dataclasses
 import json
 from typing import Any
 
@@ -60,6 +61,8 @@ def test_binomial_band_is_that_of_the_binomial():
         assert high == stats.binom.ppf(0.995, n, p) / n
     assert binomial_band(0.63, 40) == (0.425, 0.825)
     assert abs(binomial_tail(3, 10, 0.3) - stats.binom.sf(2, 10, 0.3)) < 1e-12
+    low, high = binomial_band(0.3, 5000)  # whose binomials are no floats
+    assert 0.28 < low < 0.3 < high < 0.32 and 0 < binomial_tail(1600, 5000, 0.3) < 0.01
     with pytest.raises(ValueError, match="share"):
         binomial_band(1.5, 4)
 
@@ -220,6 +223,22 @@ def test_figures_are_drawn_for_what_is_there(tmp_path):
     assert set(empty) == {"figure_S2"}
 
 
+def test_what_is_not_finite_is_null_in_the_file(tmp_path):
+    from rnndyn.studies import PhasesStudy
+
+    summary = made_up()
+    found = boundary(summary, "no_solution", draws=5)
+    open_end = dataclasses.replace(found.likelihood, high=float("inf"))
+    found = dataclasses.replace(found, likelihood=open_end)
+    PhasesStudy(PhasesConfig({}), {"nopost": summary}, {"nopost": found}, ()).save(
+        tmp_path
+    )
+    no_number = lambda name: pytest.fail(f"{name} is no JSON")
+    text = (tmp_path / "phases.json").read_text()
+    fit = json.loads(text, parse_constant=no_number)["boundaries"]["nopost"]
+    assert fit["likelihood"]["high"] is None and fit["likelihood"]["low"] > 1
+
+
 def test_toy_loss_panel_shows_the_published_numbers():
     """Figure S2B: 1 up to 1/140, 0 at 1/120, 5/12 at 1/70, 1.5 at 1/60."""
     pytest.importorskip("matplotlib")
@@ -273,6 +292,16 @@ def test_a_study_from_end_to_end(tmp_path):
 def test_unknown_scale():
     with pytest.raises(ValueError, match="tiny, small, full"):
         phases_study("huge")
+
+
+def test_sweeps_that_are_no_phase_diagram_are_refused_before_training():
+    sweep = rd.sweeps.preset("nopost", seeds=1)
+    with pytest.raises(ValueError, match="sweep = 'mine' is not known"):
+        PhasesConfig({"mine": sweep})
+    for axes in ({"delay": [0.1]}, {"delay": [0.1], "learning_rate": [0.1], "tau": 1}):
+        grid = rd.sweeps.Grid(axes | {"seed": 1})
+        with pytest.raises(ValueError, match="sweep nopost has axes"):
+            PhasesConfig({"nopost": rd.sweeps.SweepConfig(grid=grid)})
 
 
 def test_every_scale_can_be_configured():

@@ -204,7 +204,7 @@ def from_dict(**axes):
         (lambda: SweepConfig.from_dict({"grid": 5}), "grid = 5, expected a table"),
         (lambda: from_dict(labels_=5), "labels = 5, expected a list"),
         (lambda: from_dict(labels_="primary"), "labels = 'primary', expected a list"),
-        (lambda: from_dict(rate_epochs_=-5), "rate_epochs = -5, expected >= 0"),
+        (lambda: from_dict(rate_epochs_=-5), r"rate_epochs = -5\.0, expected >= 0"),
         (lambda: from_dict(noise_=-1), "noise = -1.0, expected >= 0"),
         (lambda: from_dict(root_seed_=-1), "root_seed = -1, expected 0"),
     ],
@@ -237,3 +237,20 @@ def test_periods_must_be_whole_steps_before_anything_runs():
         sweeps.SweepConfig(grid=sweeps.Grid(delay=[0.02, 0.021]))
     with pytest.raises(ValueError, match="reaction"):
         sweeps.SweepConfig(grid=sweeps.Grid(seed=2), reaction=0.012)
+    with pytest.raises(ValueError, match=r"reaction = 0\.0, expected > 0"):
+        sweeps.SweepConfig(grid=sweeps.Grid(reaction=[0.05, 0.0]))
+
+
+def test_numbers_of_numpy_are_numbers(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    plain = dict(units=9, min_epochs=7, long_epochs=8, long_delay=0.25)
+    kinds = dict(zip(plain, (np.int64, float, np.int32, np.float32), strict=True))
+    other = {k: kinds[k](v) for k, v in plain.items()}
+    assert from_dict(**_fields(plain)).hash == from_dict(**_fields(other)).hash
+    assert from_dict(**_fields(other)).to_dict()["min_epochs"] == 7
+    with pytest.raises(ValueError, match="units = 0.5, expected a whole number"):
+        from_dict(units_=0.5)
+
+
+def _fields(values):
+    return {f"{k}_": v for k, v in values.items()}

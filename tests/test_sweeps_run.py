@@ -7,13 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.random as jr
+import jaxtyping
 import numpy as np
 import pytest
 
 import rnndyn as rd
 from rnndyn import sweeps
-from rnndyn.sweeps import _grid, _run
-from rnndyn.sweeps.disk import _claim, _files
+from rnndyn.sweeps import _grid, _labels, _run
+from rnndyn.sweeps.disk import _claim, _files, _store
 from rnndyn.training import _slots
 
 
@@ -268,6 +269,19 @@ def test_labels_and_merged_store(done, tmp_path):
     assert np.all(np.isin(sweep.arrays["compat_code"][~learned], (0, 3)))
     np.testing.assert_array_equal(np.isnan(sweep.arrays["compat_index"]), ~learned)
     assert set(sweep.arrays["mechanism"].tolist()) == {-1}
+    # Labels of the other kind are added, not exchanged.
+    for shard in sweep.store.shards:
+        found = _labels.blank(len(shard.rows), 2)
+        found["mechanism"] += 3
+        store = _store.Store(out, small(labels=("primary",)))
+        assert not store.is_labelled(shard.index)
+        assert store.write_labels(shard, found, 1.0)
+        assert store.is_labelled(shard.index)
+    both = sweeps.load(out)
+    assert set(both.arrays["mechanism"].tolist()) == {2}
+    for name in ("compat_code", "compat_index", "compat_ambiguous"):
+        np.testing.assert_array_equal(both.arrays[name], sweep.arrays[name])
+    assert sweep.store.is_labelled(0)
     fractions = sweep.fractions("compat")
     assert fractions.dims == ("learning_rate", "delay")
     assert fractions.counts.shape == (2, 2, 3) and np.all(fractions.n == 3)
@@ -368,6 +382,55 @@ def test_another_order_of_axes_is_another_sweep(done):
     turned = small(grid={"delay": [0.0, 0.1], "learning_rate": [0.3, 0.03], "seed": 3})
     with pytest.raises(ValueError, match="order of axes: learning_rate, delay"):
         sweeps.run(turned, done.store.out)
+
+
+def test_networks_with_steps_of_their_own_and_no_seeds(tmp_path):
+    grid = {"dt": [0.005, 0.01], "learning_rate": [0.3, 0.1]}
+    config = small(grid=grid, units=9, delay=0.0, min_epochs=2, rate_epochs=0.0)
+    sweep = sweeps.run(config, tmp_path)
+    for shard in sweep.store.shards:
+        path = sweep.store.folder("shards", shard.index) / "weights.safetensors"
+        dt = sweep.arrays["dt"][shard.rows[0]]
+        assert rd.models.network_dt(path, member=0) == dt
+    # A cell of a grid without seeds is one network.
+    found = sweep.fractions("outcome")
+    assert found.dims == ("dt", "learning_rate") and np.all(found.n == 1)
+    assert sweep.fractions("outcome", axis="dt").counts.sum() == 4
+    with pytest.raises(ValueError, match="axis = 'delay'"):
+        sweep.fractions("outcome", axis="delay")
+
+
+def test_a_shard_that_lost_a_file_is_refused(done, tmp_path):
+    for name, change in (
+        ("row", lambda path: path.unlink()),
+        ("final_loss", lambda path: path.unlink()),
+        ("final_loss", lambda path: path.write_bytes(path.read_bytes()[:3])),
+    ):
+        out = tmp_path / "broken"
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(done.store.out, out)
+        change(out / "shards" / "00001" / "curves.zarr" / name / "c" / "0")
+        for read in (sweeps.load, sweeps.merge, sweeps.resume):
+            with pytest.raises(ValueError, match=r"00001.*run the sweep again"):
+                read(out)
+    (out / "sweep.json").unlink()
+    with pytest.raises(ValueError, match="00000 belongs to another configuration"):
+        sweeps.run(small(noise=0.5), out)
+    shutil.rmtree(out)
+    shutil.copytree(done.store.out, out)
+    shutil.rmtree(out / "shards" / "00001" / "curves.zarr")
+    with pytest.raises(ValueError, match=r"00001 lacks .*run the sweep again"):
+        sweeps.load(out)
+
+
+def test_impossible_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(ValueError, match="config is a str, expected a SweepConfig"):
+        sweeps.run("sweep.toml", tmp_path)
+    for name in ("chunk", "lanes", "devices"):
+        with pytest.raises(ValueError, match=f"{name} = 0, expected a whole number"):
+            sweeps.run(small(), tmp_path, **{name: 0})
+    assert not list(tmp_path.iterdir())
 
 
 def test_one_network_is_chosen_by_its_number(done):

@@ -4,6 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -93,7 +94,7 @@ def test_bad_durations():
         Delayed(0.101)
     with pytest.raises(ValueError, match="post_reaction = -0.03"):
         Delayed(0.1, -0.03)
-    with pytest.raises(ValueError, match="num_steps = 10, expected at least 36"):
+    with pytest.raises(ValueError, match="num_steps = 10, expected .* at least 36"):
         Delayed(0.1, num_steps=10)
     with pytest.raises(ValueError, match="reaction = 0"):
         Delayed(0.1, reaction=0.0)
@@ -150,3 +151,14 @@ def test_impossible_times():
             rd.tasks.DelayedCueDiscrimination(**wrong)
     with pytest.raises(ValueError, match="dt = 0"):
         rd.tasks.DelayedActivation(dt=0.0)
+    with pytest.raises(ValueError, match="no durations"):
+        Delayed.stack([])
+
+
+def test_times_of_another_kind_without_a_type_checker(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    for wrong in ("0.1", None, np.array([0.1, 0.2])):
+        with pytest.raises(ValueError, match="delay = .*one number"):
+            Delayed(wrong)
+    with pytest.raises(ValueError, match=r"num_steps = 40\.5, expected a whole number"):
+        Delayed(0.1, num_steps=40.5)

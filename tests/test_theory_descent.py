@@ -71,6 +71,15 @@ def test_the_bounce_is_where_the_first_starts_are_lost():
         assert share[0] == 0 and share[1] > 0
 
 
+def test_later_valleys_are_reached_a_little_below_the_critical_rate():
+    rates = jnp.array([0.96, 0.98]) * LC.bounce_learning_rate(20.0, 5.0)
+    share = theory.lost_fraction(LC, rates, 20.0, 5.0, starts=50)
+    np.testing.assert_array_equal(share, [0, 1])
+    assert jnp.all(theory.lost_fraction(FIRST_TURN, rates, 20.0, 5.0, starts=50) == 0)
+    end = theory.descend(LC, 1.2 * LC.optimum(20.0), rates[1], 20.0, 5.0)
+    assert end.lost and end.lowest > LC.dead_zone(20.0, 5.0)
+
+
 def test_one_program_for_all_rates_and_delays():
     traces = []
 

@@ -240,6 +240,12 @@ def test_bad_input():
         theory.resample_exponent(fit, x, nl, lrs)
     with pytest.raises(ValueError, match="shape"):
         theory.resample_exponent(fit, x, nl[0], lrs)
+    for bad in (dict(networks=0), dict(draws=0)):
+        kw = dict(networks=5, draws=3) | bad
+        with pytest.raises(
+            ValueError, match=f"{next(iter(bad))} = 0, expected a whole"
+        ):
+            theory.resample_exponent(fit, x, nl, lrs, **kw)
     with pytest.raises(ValueError, match=r"all 3 draws failed.*at least 3"):
         theory.resample_exponent(fit, x, 0 * nl, lrs, networks=5, draws=3)
     with pytest.raises(ValueError, match="Transpose"):

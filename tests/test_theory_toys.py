@@ -228,3 +228,7 @@ def test_bad_input():
         theory.simulated_loss(LC, 0.1, 1.005, 1.0)
     with pytest.raises(ValueError, match="horizon"):
         theory.simulated_switch_time(LC, 0.1, horizon=-1.0)
+    with pytest.raises(ValueError, match="Use jax.vmap"):
+        theory.simulated_switch_time(LC, jnp.ones(2), horizon=1.0)
+    with pytest.raises(ValueError, match="Use jax.vmap"):
+        theory.simulated_loss(LC, jnp.ones(2), 1.0, 1.0)

@@ -205,14 +205,33 @@ def test_impossible_requests():
         run(fixed=("no_such_field",))
     with pytest.raises(ValueError, match=r"networks \[2\] have non-finite weights"):
         run(eqx.tree_at(lambda n: n.W, NETS, NETS.W.at[2, 0, 0].set(jnp.nan)))
-    with pytest.raises(ValueError, match="ids has shape"):
-        run(ids=[0, 1])
+    for ids in ([0, 1], 0.5 + np.arange(7)):
+        with pytest.raises(ValueError, match="ids has shape"):
+            run(ids=ids)
     with pytest.raises(ValueError, match="leading axes"):
         run(task=tasks.DelayedCueDiscrimination.stack([0.0, 0.02]))
     with pytest.raises(ValueError, match="input_size"):
         run(task=tasks.DelayedActivation(0.03))
     with pytest.raises(ValueError, match="dt/tau"):
         run(task=tasks.DelayedCueDiscrimination(0.1, dt=0.05, cue=0.05))
+    for name in ("chunk", "lanes", "last"):
+        with pytest.raises(ValueError, match=f"{name} = -1, expected a whole number"):
+            run(**{name: -1})
+    with pytest.raises(ValueError, match="learning_rate = None, expected a number"):
+        run(learning_rate=None)
+    every = ("W", "W_in", "b", "b_in", "W_out", "b_out", "tau", "noise", "x0")
+    with pytest.raises(ValueError, match="nothing is left to train"):
+        run(fixed=every)
+
+
+def test_only_a_state_goes_on_and_with_its_own_optimiser(twenty):
+    kw = dict(learning_rate=None, steps=21)
+    with pytest.raises(ValueError, match=r"Pass result\.state"):
+        training.train(twenty, TASK, **kw, **KW)
+    for other in (dict(optimiser=optax.adam), dict(fixed=("tau", "noise", "x0", "W"))):
+        with pytest.raises(ValueError, match="another optimiser, or to other fixed"):
+            training.train(twenty.state, TASK, **kw, **{**KW, **other})
+    assert training.train(twenty.state, TASK, **kw, **KW).steps[0] == 21
 
 
 def test_rank_two_networks_learn_delayed_activation_without_input():

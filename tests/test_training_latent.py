@@ -257,6 +257,15 @@ def test_bad_input():
     bad = eqx.tree_at(lambda n: n.m, NETS, NETS.m.at[3, 0, 0].set(jnp.nan))
     with pytest.raises(ValueError, match=r"\[3\]"):
         train_latent(bad, TASK, learning_rate=0.1, **kw)
+    with pytest.raises(ValueError, match="negative"):
+        train_latent(NETS, TASK, learning_rate=-0.1, **kw)
+    with pytest.raises(ValueError, match="lanes = 0"):
+        train_latent(NETS, TASK, learning_rate=0.1, lanes=0, **kw)
+    stacked = jax.tree.map(lambda a: jnp.stack([a] * len(NETS.m)), TASK)
+    with pytest.raises(ValueError, match="expected one for all"):
+        train_latent(NETS, stacked, learning_rate=0.1, **kw)
+    with pytest.raises(ValueError, match="dt/tau"):
+        latent_outputs(m.member(NETS, 0), 0.1, 3)
     result = train_latent(NETS, TASK, learning_rate=0.1, **kw)
     with pytest.raises(ValueError, match="steps"):
         train_latent(result, TASK, steps=5)

@@ -109,6 +109,15 @@ def test_a_single_output_is_scored_against_its_complement():
     assert wrong.accuracy_clean == 0
 
 
+def test_a_wrong_choice_of_three_counts_once():
+    task = tasks.DelayedActivation(0.03)
+    trials = batch(task, 2)
+    one_hot = lambda i: jnp.zeros((2, task.num_steps, 3)).at[:, :, i].set(1)
+    trials = eqx.tree_at(lambda t: t.targets, trials, one_hot(2))
+    got = scores(task, time_major(one_hot(0)), trials)
+    assert got.accuracy == 0 and got.accuracy_clean == 0
+
+
 def test_silent_outputs_are_no_nan():
     task = tasks.DelayedCueDiscrimination(0.02)
     trials = batch(task, 2)

@@ -4,6 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import jaxtyping
 import numpy as np
 import optax
 import pytest
@@ -134,6 +135,24 @@ def test_divergence_freezes_at_the_last_finite_weights():
     )
 
 
+def test_a_trained_time_constant_never_falls_below_the_step():
+    task = tasks.DelayedCueDiscrimination(0.0)
+    recipe = training.Recipe(
+        optimiser=training.sgd(), batch=4, fixed=("noise", "x0", "W_fixed")
+    )
+    seen = set()
+    for seed in range(4):
+        state = training.init(
+            small(jr.key(seed)), recipe, learning_rate=0.5, key=jr.key(1)
+        )
+        for _ in range(3):
+            state, info = run(state, task, recipe)
+        assert state.model.tau >= task.dt
+        assert bool(info.finite) is not bool(state.diverged)
+        seen.add(bool(state.diverged))
+    assert seen == {True, False}  # some grow, the others would turn negative
+
+
 def test_constraints_hold_inside_the_loss():
     mask = ~jnp.eye(12, dtype=bool)
     recipe = training.Recipe(
@@ -171,3 +190,12 @@ def test_impossible_recipes():
         training.Recipe(optimiser=training.sgd(), batch=0)
     with pytest.raises((ValueError, TypeError), match="readout"):
         training.Recipe(optimiser=training.sgd(), batch=1, readout="sometimes")
+
+
+@pytest.mark.parametrize(
+    "wrong", [dict(stop=1e-3), dict(start=None), dict(constraints=1)], ids=str
+)
+def test_parts_of_a_recipe_without_a_type_checker(wrong, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} = .*LossBelow"):
+        training.Recipe(optimiser=training.sgd(), batch=1, **wrong)

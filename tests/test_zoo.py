@@ -5,6 +5,7 @@ import shutil
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -85,6 +86,8 @@ def test_networks_are_chosen_by_one_value_each(kept, tmp_path):
         kept.weights([8])
     with pytest.raises(ValueError, match="learning_rate has no codes"):
         kept.rows(learning_rate="0.1")
+    with pytest.raises(ValueError, match=r"seed = \[0, 1\], expected one value"):
+        kept.rows(seed=[0, 1])
     codes = np.asarray([[3, 3], [1, 3]])
     cued = zoo.save(PAIR | {"cue_code": codes}, tmp_path / "cued")
     with pytest.raises(ValueError, match=r"zoo.names\('cue_code'\) == 'limit_cycle'"):
@@ -151,8 +154,9 @@ def test_what_is_wrong_is_named(kept, tmp_path):
         zoo.load(path)
     with pytest.raises(ValueError, match=r"no zoo\.json"):
         zoo.load(tmp_path)
-    with pytest.raises(ValueError, match="no folder and no name"):
-        zoo.load(tmp_path / "nowhere")
+    for nowhere in (tmp_path / "nowhere", "./zoo", "../zoo"):
+        with pytest.raises(ValueError, match="no folder and no name"):
+            zoo.load(nowhere)
 
 
 def test_arrays_of_anybody(tmp_path, getkey):
@@ -247,22 +251,25 @@ def test_to_a_hub_and_back(kept, tmp_path):
     assert len(hub.calls) == 4  # nothing was sent
 
 
+def arrays_of(rng, n):
+    """Weights by the names of the paper's code."""
+    return {
+        "W_in.weight": rng.normal(size=(n, 2)),
+        "W_in.bias": rng.normal(size=n),
+        "W_rec.weight": rng.normal(size=(n, n)),
+        "W_rec.bias": rng.normal(size=n),
+        "W_out.weight": rng.normal(size=(2, n)),
+        "W_out.bias": rng.normal(size=2),
+    }
+
+
 def test_the_layout_of_the_paper(tmp_path, getkey):
     rng = np.random.default_rng(0)
     cells = [(0.1, 0.02, 0, 1), (0.1, 0.02, 1, 2), (0.0316227766016838, 0.1, 0, 0)]
     for rate, delay, seed, code in cells:
         path = tmp_path / "results" / f"lr{rate}_delay_{delay}" / f"process_{seed}"
         path.mkdir(parents=True)
-        n = 10
-        arrays = {
-            "W_in.weight": rng.normal(size=(n, 2)),
-            "W_in.bias": rng.normal(size=n),
-            "W_rec.weight": rng.normal(size=(n, n)),
-            "W_rec.bias": rng.normal(size=n),
-            "W_out.weight": rng.normal(size=(2, n)),
-            "W_out.bias": rng.normal(size=2),
-        }
-        np.savez(path / "model_final.npz", **arrays)
+        np.savez(path / "model_final.npz", **arrays_of(rng, 10))
         good = np.full(1300, 0.95 if code else 0.5)
         np.savez(
             path / "training_details.npz",
@@ -291,6 +298,19 @@ def test_the_layout_of_the_paper(tmp_path, getkey):
     np.testing.assert_allclose(step, new, rtol=1e-5, atol=1e-5)
 
     folder = tmp_path / "results" / "lr0.1_delay_0.02" / "process_1"
+    with pytest.raises(ValueError, match="last = 0"):
+        zoo.read_paper_layout(tmp_path / "results", last=0)
+    (folder / "class.txt").write_text("")
+    with pytest.raises(ValueError, match=r"process_1/class\.txt holds ''"):
+        zoo.read_paper_layout(tmp_path / "results")
+    (folder / "class.txt").write_text("1")
+    np.savez(folder / "training_details.npz", loss_list=good)
+    with pytest.raises(ValueError, match=r"process_1/training_details\.npz holds"):
+        zoo.read_paper_layout(tmp_path / "results")
+    (folder / "training_details.npz").unlink()
+    np.savez(folder / "model_final.npz", **arrays_of(rng, 7))
+    with pytest.raises(ValueError, match="W of shapes"):
+        zoo.read_paper_layout(tmp_path / "results")
     (folder / "model_final.npz").rename(folder / "model_final.pt")
     with pytest.raises(ValueError, match=r"There is a model_final\.pt: convert it"):
         zoo.read_paper_layout(tmp_path / "results")
@@ -347,6 +367,15 @@ def test_weights_that_make_no_network_are_not_saved(kept, tmp_path):
     (copy / "zoo.json").write_text(json.dumps(about))
     with pytest.raises(ValueError, match="activation = 'bar'"):
         zoo.validate(copy)
+
+
+def test_sources_of_another_kind_without_a_type_checker(tmp_path, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    net = rd.models.RateRNN.from_arrays(PAIR["W"][0], tau=0.1)
+    with pytest.raises(ValueError, match="source is a RateRNN, expected a sweep"):
+        zoo.save(net, tmp_path / "net")
+    with pytest.raises(ValueError, match=r"authors = 'Me', expected names"):
+        zoo.save(PAIR, tmp_path / "mine", authors="Me")
 
 
 def test_files_without_a_checksum_are_named(kept, tmp_path):

@@ -68,8 +68,9 @@ def steps_in(name: str, duration: float, dt: float) -> int:
     finite or no multiple of `dt`.
     """
     check_positive("dt", dt)
-    if not math.isfinite(duration):
-        raise ValueError(f"{name} = {duration}, expected finite seconds.")
+    plain = np.asarray(duration)
+    if plain.shape or plain.dtype.kind not in "fiu" or not np.isfinite(plain):
+        raise ValueError(f"{name} = {duration!r}, expected one number, finite seconds.")
     ratio = duration / dt
     if duration < 0 or abs(ratio - round(ratio)) > 1e-6:
         raise ValueError(
@@ -77,6 +78,13 @@ def steps_in(name: str, duration: float, dt: float) -> int:
             f"Nearest choices: {math.floor(ratio) * dt:g} or {math.ceil(ratio) * dt:g}."
         )
     return round(ratio)
+
+
+def check_count(name: str, value: Any, least: int = 1) -> None:
+    """Raise a `ValueError` unless `value` is a whole number of at least `least`."""
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or value < least:
+        raise ValueError(f"{name} = {value!r}, expected a whole number >= {least}.")
 
 
 def as_float(x: Any, name: str = "the array") -> jax.Array:
@@ -105,6 +113,9 @@ def one_of(name: str, got: str, options: Any) -> None:
 def check_ids(ids: Any, members: int) -> np.ndarray:
     """Member numbers, `0 .. members - 1` by default."""
     ids = np.arange(members) if ids is None else np.asarray(ids)
-    if ids.shape != (members,):
-        raise ValueError(f"ids has shape {ids.shape}, expected ({members},).")
+    if ids.shape != (members,) or ids.dtype.kind not in "iu":
+        raise ValueError(
+            f"ids has shape {ids.shape} and dtype {ids.dtype}, expected ({members},) "
+            "whole numbers."
+        )
     return ids

@@ -19,7 +19,11 @@ from ._published import PUBLISHED
 SCHEMA = "rnndyn.sweep/1"
 _LABELS = ("primary", "compat")
 _UNHASHED = ("name", "labels")
-_LEAST = {"units": 1, "batch": 1, "noise": 0}
+_COUNTS = ("min_epochs", "record_every", "last", "shard_size", "pad_steps")
+_WHOLE = (*WHOLE, *_COUNTS, "long_epochs", "root_seed")
+_LEAST = dict.fromkeys((*_COUNTS, "units", "batch"), 1) | dict.fromkeys(
+    ("noise", "rate_epochs", "long_epochs", "long_delay"), 0
+)
 _SEEDS = 2**32  # keys take 32 bits of a seed
 PRESETS = tuple(PUBLISHED)
 """Names of the published sweeps."""
@@ -106,32 +110,23 @@ class SweepConfig:
             one_of("label", name, _LABELS)
         for name in self.grid.names:
             one_of("axis", name, MEMBER_FIELDS)
-        at_least_one = ("units", "batch", "min_epochs", "record_every", "last")
-        for name in (*at_least_one, "shard_size", "pad_steps"):
+        # Plain numbers, so that equal configurations have equal hashes.
+        for name in (*MEMBER_FIELDS, *_LEAST, "root_seed"):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} = {value!r}, expected a whole number >= 1.")
-        for name in MEMBER_FIELDS:
-            value = _number(name, getattr(self, name), whole=name in WHOLE)
+            if not (value is None and name == "long_delay"):
+                value = _number(name, value, whole=name in _WHOLE)
             object.__setattr__(self, name, value)
-        for name in ("rate_epochs", "long_epochs", "long_delay"):
-            value = getattr(self, name)
-            whole = name == "long_epochs"
-            if value is not None and _number(name, value, whole=whole) < 0:
-                raise ValueError(f"{name} = {value!r}, expected >= 0.")
-        object.__setattr__(self, "rate_epochs", float(self.rate_epochs))
-        root = _number("root_seed", self.root_seed, whole=True)
-        object.__setattr__(self, "root_seed", root)
         values = {k: self.grid.axes.get(k, (getattr(self, k),)) for k in MEMBER_FIELDS}
         for name, least in _LEAST.items():
-            if min(values[name]) < least:
-                raise ValueError(f"{name} = {min(values[name])}, expected >= {least}.")
-        for name, seeds in (("root_seed", (root,)), ("seed", values["seed"])):
+            for value in values.get(name, (getattr(self, name),)):
+                if value is not None and value < least:
+                    raise ValueError(f"{name} = {value}, expected >= {least}.")
+        for name, seeds in (("root_seed", (self.root_seed,)), ("seed", values["seed"])):
             for bad in (s for s in seeds if not 0 <= s < _SEEDS):
                 raise ValueError(f"{name} = {bad}, expected 0 .. {_SEEDS - 1}.")
-        rates = values["learning_rate"]
-        if min(rates) <= 0:
-            raise ValueError(f"learning_rate = {min(rates)}, expected > 0.")
+        for name in ("learning_rate", "reaction"):
+            if min(values[name]) <= 0:
+                raise ValueError(f"{name} = {min(values[name])}, expected > 0.")
         for name in ("dt", "tau"):
             check_positive(name, np.asarray(values[name]))
         check_step_ratio(max(values["dt"]), min(values["tau"]))

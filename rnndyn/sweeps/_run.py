@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from .._core._checks import check_count
 from ._config import SweepConfig
 from ._labels import label as label_shard
 from ._progress import Meter
@@ -91,7 +92,15 @@ def run(
         print(sweep.fractions("mechanism").table())
         ```
     """
+    if not isinstance(config, SweepConfig):
+        raise ValueError(
+            f"config is a {type(config).__name__}, expected a SweepConfig. Pass "
+            "SweepConfig.from_toml(path) or SweepConfig.from_dict(table)."
+        )
     need("xarray", "zarr")
+    for name, value in (("chunk", chunk), ("lanes", lanes), ("devices", devices)):
+        if value is not None:
+            check_count(name, value)
     store = Store(out, config)
     store.create()
     wanted = range(len(store.shards)) if shards is None else list(shards)

@@ -138,20 +138,23 @@ class Sweep:
 
         - `label`: `"compat"` (not learned, limit cycle, slow point; unstable networks
             count as not learned, as published), `"mechanism"` or `"outcome"`.
-        - `axis`: the axis to count over.
+        - `axis`: the axis to count over. On a grid without seeds a cell is a network.
         """
         one_of("label", label, ("compat", "mechanism", "outcome"))
-        one_of("axis", axis, self.grid.names)
+        one_of("axis", axis, {*self.grid.names, "seed"})
         name = {"compat": "compat_code"}.get(label, label)
         codes = self.cube(name, -1).astype(int)
         names = CODES[name]
         if label == "compat":
             codes, names = np.where(codes == 3, 0, codes), names[:3]
-        where = self.grid.names.index(axis)
-        counts = np.stack([np.sum(codes == i, axis=where) for i in range(len(names))])
+        if axis in self.grid.names:
+            codes = np.moveaxis(codes, self.grid.names.index(axis), -1)
+        else:
+            codes = codes[..., None]
+        counts = [np.sum(codes == i, axis=-1) for i in range(len(names))]
         dims = tuple(n for n in self.grid.names if n != axis)
         coordinates = {n: np.asarray(self.grid.axes[n]) for n in dims}
-        return Fractions(names, coordinates, np.moveaxis(counts, 0, -1))
+        return Fractions(names, coordinates, np.stack(counts, axis=-1))
 
     def to_xarray(self, curves: bool = False) -> Any:
         """An `xarray.Dataset` with dimension `member`, codes named in `attrs` (needs

@@ -79,13 +79,14 @@ class DelayedCueDiscrimination(AbstractTask):
                 "reaction: without it all weights of the balanced loss are 0."
             )
         needed = self.cue_steps + delay_steps + self.reaction_steps + self.post_steps
-        if num_steps is not None and num_steps < needed:
+        if num_steps is not None and (num_steps < needed or num_steps % 1):
             raise ValueError(
-                f"num_steps = {num_steps}, expected at least {needed}, the length of "
-                "the trial. Pass num_steps=None or the length of the longest trial."
+                f"num_steps = {num_steps}, expected a whole number of at least "
+                f"{needed}, the length of the trial. Pass num_steps=None or the length "
+                "of the longest trial."
             )
         self.delay_steps = jnp.asarray(delay_steps, jnp.int32)
-        self.num_steps = needed if num_steps is None else num_steps
+        self.num_steps = needed if num_steps is None else int(num_steps)
         self.dt = dt
         self.input_size, self.output_size, self.num_conditions = 2, 2, 2
 
@@ -313,6 +314,8 @@ def _choice(trial, outputs, mask):
 def _stack(cls, durations, steps_of, kwargs):
     """One task per duration with a leading axis, padded to the longest."""
     durations = [float(d) for d in np.ravel(durations)]
+    if not durations:
+        raise ValueError("no durations, expected one for each network.")
     kwargs = {"num_steps": cls(max(durations), **kwargs).num_steps} | kwargs
     tasks = {d: cls(d, **kwargs) for d in set(durations)}
     steps = jnp.stack([steps_of(tasks[d]) for d in durations])

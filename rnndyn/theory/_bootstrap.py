@@ -7,6 +7,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float, Int
 
+from .._core._checks import check_count
 from ._fits import _grid, check_level
 
 
@@ -158,6 +159,9 @@ def resample_exponent(
     **Raises:** a `ValueError` if shapes disagree, or no draw can be fitted.
     """
     check_level(level)
+    check_count("draws", draws)
+    if networks is not None:
+        check_count("networks", networks)
     if resample_rates and "drop" in options:
         raise ValueError(
             f"drop = {options['drop']} with resample_rates=True, expected one of them: "

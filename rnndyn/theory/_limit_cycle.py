@@ -39,8 +39,7 @@ class LimitCycle(AbstractToy):
     **Arguments:** `first_turn`: whether switches of later turns are left out, so that
     the last piece above holds beyond `1/T_d` too. The exact loss has further valleys
     there, near `3/(2 T_d)` and so on, in which the first turns are wasted (loss 1/3
-    and more). Descent at more than the critical rate is thrown into them as often as
-    into the dead zone.
+    and more). Descent is thrown into them at a little less than the critical rate.
 
     **Reference:** Kurtkaya, Dinc et al. 2025, arXiv:2502.17433.
     """
@@ -66,7 +65,8 @@ class LimitCycle(AbstractToy):
         return System(field, jnp.array([0.0, -1.0]), lambda z: -z[0])
 
     def bounce_learning_rate(self, T_d: Any, T_r: Any) -> Float[Array, "..."]:
-        r"""The learning rate beyond which descent can be lost, excursions included.
+        r"""The learning rate beyond which descent can end in the dead zone, excursions
+        included.
 
         `critical_learning_rate` asks whether a step from just right of the minimum
         reaches the dead zone. A cycle has a second kink further right, where the
@@ -92,10 +92,13 @@ class LimitCycle(AbstractToy):
         ```
 
         **Returns:** rates of the broadcast shape; NaN for `T_r >= 2 T_d`, where more
-        kinks come into play. Below it no start near the minimum is lost. Above it not
-        every start is: at `T_d = 10`, `T_r = 5` the first of 400 at 0.715 of the
-        critical rate and the majority at 0.85; for `0.8 T_d < T_r < 1.6 T_d` descent
-        may hop between two places for ever, up to twice the rate.
+        kinks come into play. Below it no start near the minimum ends in the dead zone.
+        But the exact loss has later valleys, into which descent is thrown from the
+        steep side: at `T_d = 20`, `T_r = 5` every start beyond 0.970 of the critical
+        rate. With `first_turn` none is lost. Above it not every start is: at
+        `T_d = 10`, `T_r = 5` the first of 400 at 0.715 of the critical rate and the
+        majority at 0.85; for `0.8 T_d < T_r < 1.6 T_d` descent may hop between two
+        places for ever, up to twice the rate.
         """
         T_d, T_r = _times(T_d=T_d, T_r=T_r)
         trial, dead = T_d + T_r, self.dead_zone(T_d, T_r)

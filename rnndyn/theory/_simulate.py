@@ -9,7 +9,7 @@ import numpy as np
 import optimistix as optx
 from jaxtyping import Array, Float
 
-from .._core._checks import check_positive
+from .._core._checks import check_positive, check_shape
 from ..flows import ScanFlow
 from ._toy import AbstractToy, _floats
 
@@ -52,6 +52,7 @@ def simulated_switch_time(
     **Raises:** a `ValueError` unless `horizon` and `x_max` are positive and finite.
     """
     check_positive("horizon", horizon)
+    check_shape("r", r, (), "Use jax.vmap for more.")
     if x_max is not None:
         check_positive("x_max", x_max)
     if adjoint is None:
@@ -128,6 +129,7 @@ def simulated_loss(
                 f"{name} = {time} is no multiple of dt = {dt}, as the count of steps "
                 "needs. Pass another dt."
             )
+    check_shape("r", r, (), "Use jax.vmap for more.")
     (r,) = _floats(r)
     return _loss(toy, r, tuple(steps), float(dt), float(x_max))
 

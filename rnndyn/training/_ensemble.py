@@ -17,13 +17,13 @@ from .._core._batch import (
     member_keys,
     to_host,
 )
-from .._core._checks import check_ids, check_step_ratio
+from .._core._checks import check_count, check_ids, check_step_ratio
 from .._core._types import KeyLike
 from ..models import Constraints, num_members, trainable
 from ..tasks import AbstractTask, per_member
 from ..tasks._base import check_fit
 from ._log import TrainLog, empty_log
-from ._recipe import Recipe
+from ._recipe import Recipe, check_rates
 from ._slots import (
     advance_slots,
     collect,
@@ -184,9 +184,11 @@ def train(
     """
     if not np.all((np.asarray(steps) >= 1) & (np.asarray(steps) % 1 == 0)):
         raise ValueError(f"steps = {steps}, expected whole epochs, at least one.")
-    for name, value in (("record_every", record_every), ("last", last)):
-        if value < 1:
-            raise ValueError(f"{name} = {value}, expected at least 1 epoch.")
+    check_count("record_every", record_every)
+    check_count("last", last)
+    for name, value in (("chunk", chunk), ("lanes", lanes)):
+        if value is not None:
+            check_count(name, value)
     recipe_ = Recipe(optimiser=optimiser, batch=batch, **recipe)
     states = _initial(models, recipe_, learning_rate, key, ids)
     count = num_members(states)
@@ -269,24 +271,22 @@ def _continued(log, blank):
 
 def _initial(models, recipe, learning_rate, key, ids):
     """The state before the first epoch, or a state to go on from, checked."""
+    if isinstance(models, TrainResult):
+        raise ValueError(
+            "got a TrainResult, expected networks, or a state to go on from. Pass "
+            "result.state."
+        )
     if isinstance(models, TrainState):
+        _check_optimiser(models, recipe)
         return models
     count = num_members(models)
     if count == 0:
         raise ValueError("the ensemble is empty, expected at least one network.")
-    learning_rate = np.asarray(learning_rate)
-    if learning_rate.shape not in ((), (count,)):
-        raise ValueError(
-            f"learning_rate has shape {learning_rate.shape}, expected () or "
-            f"({count},): one number, or one for each network."
-        )
-    if not np.all(np.isfinite(learning_rate) & (learning_rate >= 0)):
-        raise ValueError(
-            f"learning_rate = {learning_rate} has non-finite or negative entries, "
-            "expected numbers of at least 0."
-        )
+    check_rates(learning_rate, count)
     ids = check_ids(ids, count)
-    _check_weights(models, recipe, count)
+    if not jax.tree.leaves(eqx.filter(models, trainable(models, fixed=recipe.fixed))):
+        raise ValueError(f"fixed = {recipe.fixed}: nothing is left to train.")
+    _check_weights(models, count)
     rates = jnp.broadcast_to(jnp.asarray(learning_rate, models.x0.dtype), (count,))
     return _init_all(models, recipe, rates, key, ids)
 
@@ -297,7 +297,21 @@ def _init_all(models, recipe, rates, key, ids):
     return eqx.filter_vmap(start)(models, rates, member_keys(key, ids))
 
 
-def _check_weights(models, recipe, count):
+def _check_optimiser(state, recipe):
+    """Raise a `ValueError` unless the optimiser goes on from this state."""
+    params = eqx.filter(state.model, trainable(state.model, fixed=recipe.fixed))
+    fresh = lambda p, rate: recipe.optimiser(rate).init(p)
+    wanted = eqx.filter_eval_shape(
+        eqx.filter_vmap(fresh), params, jnp.asarray(state.learning_rate)
+    )
+    if jax.tree.structure(wanted) != jax.tree.structure(state.opt_state):
+        raise ValueError(
+            "the state belongs to another optimiser, or to other fixed fields, "
+            "expected the same. Pass these, or result.models to start anew."
+        )
+
+
+def _check_weights(models, count):
     bad = np.zeros(count, bool)
     for leaf in jax.tree.leaves(eqx.filter(models, trainable(models, fixed=()))):
         flat = np.asarray(leaf).reshape(count, -1)

@@ -49,7 +49,7 @@ def latent_outputs(
 
     **Returns:** shapes `(time, output)` and `(time, rank)`.
     """
-    _check_model(model)
+    _check_model(model, dt)
     weights, step, kappa = _setting(model, dt)
 
     def one(kappa, _):
@@ -126,7 +126,7 @@ def _trial(task, dtype):
     return trial.targets.astype(dtype), trial.mask.astype(dtype)
 
 
-def _check_model(model):
+def _check_model(model, dt):
     if not isinstance(model, LowRankRNN):
         raise ValueError(
             f"got a {type(model).__name__}, expected a rnndyn.models.LowRankRNN: only "
@@ -142,9 +142,13 @@ def _check_model(model):
                 "reduction to latent variables. Use rnndyn.training.train."
             )
 
+    if jnp.ndim(model.tau) != jnp.ndim(model.noise):
+        raise ValueError("tau has an axis of units, expected one tau a network.")
+    check_step_ratio(dt, model.tau)
+
 
 def _check_fit(model, task):
-    _check_model(model)
+    _check_model(model, task.dt)
     if task.input_size != 0 or task.num_conditions != 1:
         raise ValueError(
             f"the task has {task.input_size} inputs and {task.num_conditions} "
@@ -155,6 +159,3 @@ def _check_fit(model, task):
             f"the network has {model.output_size} outputs, the task "
             f"{task.output_size}, expected the same."
         )
-    if jnp.ndim(model.tau) != jnp.ndim(model.noise):
-        raise ValueError("tau has an axis of units, expected one tau a network.")
-    check_step_ratio(task.dt, model.tau)

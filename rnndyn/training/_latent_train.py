@@ -11,10 +11,12 @@ import numpy as np
 from jax import lax
 
 from .._core._batch import take, to_host
+from .._core._checks import check_count
 from ..models import num_members
 from ..tasks import AbstractTask
 from ._latent import _check_fit, _loss_fn, _trial, _with_weights
 from ._latent_state import RATIOS, LatentHistory, LatentResult, LatentState
+from ._recipe import check_rates
 
 
 _RECORDS = 256
@@ -82,6 +84,7 @@ def train_latent(
 
     **Reference:** Kurtkaya, Dinc et al. 2025, arXiv:2502.17433.
     """
+    check_count("lanes", lanes)
     if isinstance(models, LatentResult):
         result = _extended(models, steps, tuple(checkpoints))
     else:
@@ -91,6 +94,12 @@ def train_latent(
     _check_fit(result.models, task)
     state, every = result.state, result.record_every
     count = num_members(state.models)
+    arrays = jax.tree.leaves(eqx.filter(task, eqx.is_array))
+    if arrays and all(a.shape[:1] == (count,) for a in arrays):
+        raise ValueError(
+            f"got one task for each of {count} networks, expected one for all. Train "
+            "the networks of each task by a call of their own, or use train."
+        )
     # Groups of equal size.
     lanes = -(-count // -(-count // lanes))
     advance = functools.partial(_advance, every=every, step=task.dt)
@@ -208,19 +217,7 @@ def _initial(models, task, learning_rate, steps, every, checkpoints):
     """A result before the first epoch, checked."""
     _check_fit(models, task)
     count = num_members(models)
-    if learning_rate is None:
-        raise ValueError(
-            "learning_rate = None, expected a number, or one for each network. Only a "
-            "LatentResult that goes on has its own."
-        )
-    rate = np.asarray(learning_rate)
-    if rate.shape not in ((), (count,)) or not np.all(np.isfinite(rate)):
-        raise ValueError(
-            f"learning_rate = {learning_rate}, expected a finite number or an array of "
-            f"shape ({count},)."
-        )
-    if every < 1:
-        raise ValueError(f"record_every = {every}, expected at least 1 epoch.")
+    check_rates(learning_rate, count)
     _check_epochs(steps, every, checkpoints)
     models = to_host(models)
     for name in ("m", "n", "b", "W_out", "b_out", "x0"):
@@ -234,7 +231,7 @@ def _initial(models, task, learning_rate, steps, every, checkpoints):
     dtype = models.m.dtype
     state = LatentState(
         models=models,
-        learning_rate=jnp.broadcast_to(jnp.asarray(rate, dtype), (count,)),
+        learning_rate=jnp.broadcast_to(jnp.asarray(learning_rate, dtype), (count,)),
         epoch=jnp.zeros(count, jnp.int32),
         loss_0=jnp.zeros(count, dtype),
         reached=jnp.full((count, len(RATIOS)), -1, jnp.int32),
@@ -309,7 +306,11 @@ def _leaves(tree):
 
 
 def _check_epochs(steps, every, checkpoints):
-    if steps < 1 or steps % every:
+    for name, epochs in (("record_every", (every,)), ("checkpoints", checkpoints)):
+        for value in epochs:
+            check_count(name, value)
+    check_count("steps", steps)
+    if steps % every:
         raise ValueError(
             f"steps = {steps}, expected a positive multiple of record_every = {every}."
         )

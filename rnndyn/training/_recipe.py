@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float
 
@@ -111,6 +112,13 @@ class Recipe(eqx.Module):
     stop: AbstractStop | None = None
 
     def __check_init__(self):
+        for name in ("start", "stop", "constraints"):
+            value = getattr(self, name)
+            if not callable(value) and (value is not None or name == "start"):
+                raise ValueError(
+                    f"{name} = {value!r}, expected an object that is called, such as "
+                    "start=ModelStart(), stop=LossBelow(1e-3) or Constraints(W=...)."
+                )
         if not callable(self.optimiser):
             raise ValueError(
                 f"optimiser is a {type(self.optimiser).__name__}, expected a callable "
@@ -124,3 +132,23 @@ class Recipe(eqx.Module):
             raise ValueError(
                 f"readout = {self.readout!r}, expected 'before' or 'after' the update."
             )
+
+
+def check_rates(learning_rate: Any, count: int) -> None:
+    """Raise a `ValueError` unless this is one learning rate, or one a network."""
+    rates = np.asarray(learning_rate)
+    if rates.dtype.kind not in "fiu":
+        raise ValueError(
+            f"learning_rate = {learning_rate!r}, expected a number, or one for each "
+            "network. Only what goes on, a state or a LatentResult, has its own."
+        )
+    if rates.shape not in ((), (count,)):
+        raise ValueError(
+            f"learning_rate has shape {rates.shape}, expected () or ({count},): one "
+            "number, or one for each network."
+        )
+    if not np.all(np.isfinite(rates) & (rates >= 0)):
+        raise ValueError(
+            f"learning_rate = {rates} has non-finite or negative entries, expected "
+            "numbers of at least 0."
+        )

@@ -33,9 +33,9 @@ def scores(
 ) -> Scores:
     """Accuracy and reliability of a batch of trials.
 
-    With `p = y / sum(y)` over the outputs (0 where undefined), accuracy is
-    `1 - mean |argmax p - argmax target|` and reliability the mean of `p` at the
-    target's argmax, over trials and the steps of a window. A single output `y` counts
+    With `p = y / sum(y)` over the outputs (0 where undefined), accuracy is the share of
+    `argmax p = argmax target` and reliability the mean of `p` at the target's argmax,
+    over trials and the steps of a window. A single output `y` counts
     as the pair `(y, 1 - y)`.
 
     - In the paper's window (`paper_window`) a network that always prefers the right
@@ -52,7 +52,7 @@ def scores(
     share = outputs / jnp.sum(outputs, axis=-1, keepdims=True)
     share = jnp.where(jnp.isfinite(share), share, 0)
     truth = jnp.argmax(targets, axis=-1)
-    miss = jnp.mean(jnp.abs(jnp.argmax(share, axis=-1) - truth).astype(share.dtype), 1)
+    miss = jnp.mean((jnp.argmax(share, axis=-1) != truth).astype(share.dtype), 1)
     right = jnp.take_along_axis(share, truth[..., None], axis=-1)
     right = jnp.mean(right[..., 0], axis=1)
 

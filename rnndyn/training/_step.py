@@ -29,8 +29,8 @@ class TrainState(eqx.Module):
     - `learning_rate`: this member's.
     - `step`: number of updates made.
     - `key`: data of this member's PRNG key.
-    - `diverged`: a loss, gradient or weight was not finite; the network is frozen at
-      its last finite weights.
+    - `diverged`: a loss, gradient or weight was not finite, or a trained `tau` fell
+      below the step; the network is frozen at its last weights before that.
     - `stopped`: the stop criterion was met.
     """
 
@@ -55,7 +55,7 @@ class TrainInfo(eqx.Module):
     - `accuracy`, `reliability`: in the paper's window (see `scores`).
     - `accuracy_clean`, `reliability_clean`: in the clean window.
     - `grad_norm`: 2-norm of the gradient.
-    - `finite`: whether loss, gradient and updated weights are.
+    - `finite`: whether loss, gradient and updated weights are, and `tau` is allowed.
     """
 
     loss: Float[Array, "..."]
@@ -113,10 +113,12 @@ def step(
     params, rest = eqx.partition(state.model, spec)
     dtype = state.model.x0.dtype
 
-    def objective(params):
+    def network(params):
         model = eqx.combine(params, rest)
-        if recipe.constraints is not None:
-            model = recipe.constraints(model)
+        return model if recipe.constraints is None else recipe.constraints(model)
+
+    def objective(params):
+        model = network(params)
         x0 = recipe.start(model, recipe.batch, key=jr.fold_in(key, _START))
         outputs = run_trials(
             model,
@@ -135,6 +137,8 @@ def step(
 
     grad_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & _all_finite(updated)
+    if "tau" not in recipe.fixed:  # with dt/tau outside (0, 1] it is no leaky unit
+        finite &= jnp.all(network(updated).tau * (1 + 1e-6) >= task.dt)
     score = scores(task, outputs, trials, readout=recipe.readout)
     info = TrainInfo(
         loss=loss,

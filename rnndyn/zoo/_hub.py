@@ -8,7 +8,7 @@ from ._store import validate
 from ._zoo import Zoo
 
 
-_ADDRESS = re.compile(r"(?:hf://)?(?:datasets/)?([\w.-]+/[\w.-]+?)(?:@([\w./-]+))?")
+_ADDRESS = re.compile(r"(?:hf://)?(?:datasets/)?(\w[\w.-]*/[\w.-]+?)(?:@([\w./-]+))?")
 
 
 def load(path_or_hub: str | Path, *, check: bool = False, api: Any = None) -> Zoo:
@@ -43,7 +43,12 @@ def load(path_or_hub: str | Path, *, check: bool = False, api: Any = None) -> Zo
             f"{path_or_hub} is no folder and no name on the hub. Pass the folder of a "
             'data set, or "owner/name".'
         )
-    return validate(pull(found[1], revision=found[2], api=api))
+    try:
+        folder = pull(found[1], revision=found[2], api=api)
+    except Exception as error:
+        error.add_note(f"{path_or_hub} is no folder here: the hub was asked for it.")
+        raise
+    return validate(folder)
 
 
 def push(

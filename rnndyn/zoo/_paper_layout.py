@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .._core._checks import check_count
 from .._core._store import read_arrays
 from ..mechanisms import COMPAT
 from ..sweeps._grid import member_id
@@ -59,11 +60,13 @@ def read_paper_layout(
     **Returns:** arrays for `rnndyn.zoo.save(arrays, path, network={"readout":
     "sigmoid"})`; `outcome` is decided from the whole histories, -1 without them.
 
-    **Raises:** a `ValueError` if there are no networks, or one lacks its weights.
+    **Raises:** a `ValueError` if there are no networks, one lacks its weights, a file
+    cannot be read, or sizes differ.
 
     **Reference:** Kurtkaya, Dinc et al. 2025, arXiv:2502.17433; layout of
     github.com/fatihdinc/dynamical-phases-stm.
     """
+    check_count("last", last)
     folder = Path(folder)
     found = sorted(
         (float(cell["lr"]), float(cell["delay"]), int(process["seed"]), path)
@@ -84,6 +87,11 @@ def read_paper_layout(
             row
             | {"id": member_id(values), "tau": tau, "noise": noise, "dt": dt}
             | values
+        )
+    if len(sizes := {r["W"].shape for r in rows}) > 1:
+        raise ValueError(
+            f"the networks of {folder} have W of shapes {sorted(sizes)}, expected one. "
+            "Read networks of each size from a folder of their own."
         )
     names = list(rows[0])
     whole = ("id", "seed", "epochs", "outcome", "compat_code")
@@ -113,6 +121,8 @@ def _history(path, last):
     if not file.is_file():
         return row
     arrays, _ = read_arrays(file)
+    if not set(_LISTS) <= set(arrays):
+        raise ValueError(f"{file} holds {sorted(arrays)}, expected {[*_LISTS]}.")
     for name, ours in _LISTS.items():
         values = np.asarray(arrays[name], np.float32)[-last:]
         row[ours] = np.concatenate([blank[len(values) :], values])
@@ -126,12 +136,20 @@ def _labels(path):
     code, index = path / "class.txt", path / "psd_ratio.txt"
     found = {"compat_code": -1, "compat_index": np.nan}
     if code.is_file():
-        found["compat_code"] = int(float(code.read_text()))
+        found["compat_code"] = int(_number(code))
         if not 0 <= found["compat_code"] < len(COMPAT):
             raise ValueError(f"{code} holds {found['compat_code']}, expected 0 .. 3.")
     if index.is_file():
-        found["compat_index"] = float(index.read_text())
+        found["compat_index"] = _number(index)
     return found
+
+
+def _number(file):
+    text = file.read_text()
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ValueError(f"{file} holds {text!r}, expected a number.") from error
 
 
 def _curves():

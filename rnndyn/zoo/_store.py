@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .._core._checks import one_of
+from .._core._checks import check_count, one_of
 from .._core._store import named_leaves, read_arrays, write_arrays
 from ..models._activations import ACTIVATIONS
 from ..sweeps import Sweep, load as load_sweep
@@ -51,8 +51,8 @@ def save(
         leading axis over networks, by the names of `rnndyn.zoo.TABLE`, `CURVES` and
         `WEIGHTS`: weights at least, such as `read_paper_layout` gives them.
     - `path`: folder to make; it must not be there yet.
-    - `title`, `description`, `licence` (a name the Hugging Face Hub knows), `authors`:
-        for the card.
+    - `title`, `description`, `licence` (a name the Hugging Face Hub knows), `authors`
+        (a tuple of names): for the card.
     - `network`: for arrays, what the weights do not say: `form`, `activation`,
         `readout`, and `class`, `scale`, `latent_readout` of low-rank networks.
     - `rows`: which networks, by position or as a mask; all by default.
@@ -75,16 +75,22 @@ def save(
     path = Path(path)
     if path.exists():
         raise ValueError(f"{path} is there already. Pass the name of a new folder.")
-    if per_file < 1:
-        raise ValueError(f"per_file = {per_file}, expected >= 1.")
+    check_count("per_file", per_file)
+    if isinstance(authors, str):
+        raise ValueError(f"authors = {authors!r}, expected names. Pass ({authors!r},).")
     origin: dict[str, Any] = {}
     if isinstance(source, str | Path):
         source = load_sweep(source)
     if isinstance(source, Sweep):
         table, groups = _of_sweep(source, rows, curves)
         origin = {"sweep": source.config.to_dict(), "config_hash": source.config.hash}
-    else:
+    elif isinstance(source, Mapping):
         table, groups = _of_arrays(source, network, rows, curves)
+    else:
+        raise ValueError(
+            f"source is a {type(source).__name__}, expected a sweep, its folder, or "
+            'named arrays. Pass {"W": networks.W, ...}.'
+        )
     count = len(next(iter(table.values()))) if table else 0
     if not count:
         raise ValueError("the source holds no networks, expected at least one.")
@@ -164,7 +170,7 @@ def validate(path: str | Path) -> Zoo:
         target = zoo.path / name
         if not target.is_file():
             bad.append(f"{name} is missing")
-        elif sha256(target) != file["sha256"]:
+        elif sha256(target) != file.get("sha256"):
             bad.append(f"{name} does not have the checksum in zoo.json")
     if not bad:
         count = zoo.about["networks"]

@@ -78,6 +78,11 @@ class Zoo:
         for name, value in wanted.items():
             one_of("field", name, self.table)
             values = self.table[name]
+            if np.ndim(value):
+                raise ValueError(
+                    f"{name} = {value!r}, expected one value. Take several by "
+                    f"numpy.flatnonzero(numpy.isin(zoo.table[{name!r}], values))."
+                )
             if values.ndim > 1:
                 named = isinstance(value, str)
                 read = f"names({name!r})" if named else f"table[{name!r}]"

@@ -3,8 +3,12 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from ..._core._checks import one_of
 from ...sweeps import SweepConfig, preset
 from ..rank2._study import Rank2Config
+
+
+_NAMES = ("nopost", "post", "longtau", "nomemory")
 
 
 @dataclass(frozen=True)
@@ -15,13 +19,25 @@ class PhasesConfig:
 
     - `sweeps`: by name: `nopost`, `post` (with a post-response period), `longtau`
         (twice the time constant and delays), `nomemory` (the control without a delay);
-        any of them may be missing.
+        any of them may be missing. Their axes are those of the published sweeps:
+        `learning_rate`, `delay` (`reaction` without memory) and `seed`.
     - `rank2`: the rank-2 study (Figures 2 and 3), a scale or a `Rank2Config`, or
         `None`.
     """
 
     sweeps: Mapping[str, SweepConfig]
     rank2: str | Rank2Config | None = None
+
+    def __post_init__(self):
+        for name, sweep in self.sweeps.items():
+            one_of("sweep", name, _NAMES)
+            along = "reaction" if name == "nomemory" else "delay"
+            axes = {"learning_rate", along, "seed"}
+            if set(sweep.grid.names) != axes:
+                raise ValueError(
+                    f"the sweep {name} has axes {sorted(sweep.grid.names)}, expected "
+                    f"{sorted(axes)}. Pass one value as an axis of one."
+                )
 
 
 def _tiny() -> PhasesConfig:
@@ -81,8 +97,7 @@ def _small() -> PhasesConfig:
 
 def _full() -> PhasesConfig:
     """As published: 83,100 networks."""
-    names = ("nopost", "post", "longtau", "nomemory")
-    return PhasesConfig(sweeps={n: preset(n) for n in names}, rank2="full")
+    return PhasesConfig(sweeps={n: preset(n) for n in _NAMES}, rank2="full")
 
 
 PHASES_SCALES: dict[str, Callable[[], PhasesConfig]] = {

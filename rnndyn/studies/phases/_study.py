@@ -16,6 +16,7 @@ import jax
 
 from ...sweeps import preset, run
 from .._published import WHOLE, Check, check_share, missing, table_text
+from ..rank2._stats import jsonable
 from ..rank2._study import Rank2Study, rank2_study
 from ._checks import phase_checks
 from ._exponents import Boundary, boundary, exponent_checks
@@ -65,8 +66,9 @@ class PhasesStudy:
         return "\n\n".join(parts)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values: configuration, counts of every cell, exponents, checks."""
-        return {
+        """Plain values: configuration, counts of every cell, exponents, checks; `None`
+        for what is not finite."""
+        document = {
             "schema": SCHEMA,
             "sweeps": {k: _plain(s) for k, s in self.sweeps.items()},
             "boundaries": {
@@ -76,6 +78,7 @@ class PhasesStudy:
             "checks": [c.to_dict() for c in self.checks],
             "seconds": dict(self.seconds),
         }
+        return jsonable(document)
 
     def save(self, out: str | Path) -> Path:
         """Write `phases.json`, `table.txt` and, where matplotlib is installed, the
@@ -89,7 +92,7 @@ class PhasesStudy:
             "machine": f"{platform.machine()}, {jax.devices()[0]}",
         }
         partial = out / "phases.json.tmp"
-        partial.write_text(json.dumps(document, indent=1))
+        partial.write_text(json.dumps(document, indent=1, allow_nan=False))
         partial.replace(out / "phases.json")
         if self.rank2 is not None:
             self.rank2.save(out / "rank2")
@@ -280,8 +283,8 @@ def _plain_boundary(found: Boundary) -> dict[str, Any]:
         "r2": fit.r2,
         "seeds_redrawn": [found.low, found.high],
         "failed_draws": found.failed,
-        "critical_ms": [None if v != v else v for v in fit.delays.tolist()],
-        "rates": [None if v != v else v for v in fit.rates.tolist()],
+        "critical_ms": fit.delays.tolist(),
+        "rates": fit.rates.tolist(),
         "used": fit.used.tolist(),
     }
     for name in ("likelihood", "effective"):

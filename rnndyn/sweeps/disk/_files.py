@@ -17,6 +17,9 @@ import numpy as np
 from ..._core._store import named_leaves, read_arrays, write_arrays
 
 
+REMEDY = "Remove the folder and run the sweep again: it trains that shard anew."
+"""What to do about a folder that is not as it was published."""
+
 _PACKAGES = ("rnndyn", "jax", "jaxlib", "equinox", "optax", "numpy", "xarray", "zarr")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from .._progress import clock, shard_work
 from .._sweep import Sweep
 from ._claim import holder, is_alive
-from ._files import checksums, discard, publish, read_json, versions
+from ._files import REMEDY, checksums, discard, publish, read_json, versions
 from ._store import Store, write_zarr
 
 
@@ -155,7 +155,6 @@ def verify(folder: str | Path) -> dict[str, str]:
     bad = sorted(k for k in {*wanted, *have} if wanted.get(k) != have.get(k))
     if bad:
         raise ValueError(
-            f"{folder}: {', '.join(bad[:5])} differ from manifest.json. Remove the "
-            "folder and run the sweep again: it trains that shard anew."
+            f"{folder}: {', '.join(bad[:5])} differ from manifest.json. {REMEDY}"
         )
     return wanted

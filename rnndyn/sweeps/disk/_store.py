@@ -10,6 +10,7 @@ OUT/work/00000.safetensors          a shard in the middle of its training
 OUT/claims/00000.json               who works on it
 """
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from .._grid import Members
 from .._labels import CODES, DIMS, EVIDENCE, unpack
 from .._shard import Shard, Trained, plan, untrained
 from ._files import (
+    REMEDY,
     discard,
     is_published,
     machine,
@@ -112,7 +114,8 @@ class Store:
 
         def fill(path):
             model = trained.state.model
-            header = network_header(model, self.config, self.header(shard.index))
+            about = self.header(shard.index)
+            header = network_header(model, self.config, shard.shape["dt"], about)
             write_arrays(path / "weights.safetensors", named_leaves(model), header)
             write_zarr(path / "curves.zarr", arrays, dims)
             return self._manifest(shard, seconds)
@@ -122,15 +125,22 @@ class Store:
     def write_labels(
         self, shard: Shard, labels: Mapping[str, np.ndarray], seconds: float
     ) -> bool:
-        """Publish the labels of a shard, in place of fewer ones if need be."""
+        """Publish the labels that the configuration wants of a shard, beside those of
+        the other kind if they are there."""
         folder = self.folder("labels", shard.index)
+        kinds = list(self.config.labels)
 
         def fill(path):
             write_zarr(path / "labels.zarr", labels, DIMS)
-            made = {"labels": list(self.config.labels)}
-            return {**self._manifest(shard, seconds), **made}
+            return {**self._manifest(shard, seconds), "labels": kinds}
 
         if is_published(folder) and not self.is_labelled(shard.index):
+            have = read_json(folder / "manifest.json").get("labels", [])
+            others = [k for k in have if k not in kinds]
+            kinds += others
+            kind = lambda name: "compat" if name.startswith("compat") else "primary"
+            old = self._read("labels", shard.index, "labels.zarr")
+            labels = {k: old[k] if kind(k) in others else v for k, v in labels.items()}
             discard(folder)
         return publish(folder, fill)
 
@@ -146,15 +156,40 @@ class Store:
         return {**self.header(shard.index), **about}
 
     def read_shard(self, index: int, curves: bool = False) -> dict[str, np.ndarray]:
-        """Arrays of a trained shard, with its labels if there are any."""
-        path = self.folder("shards", index)
+        """Arrays of a trained shard, with its labels if there are any.
+
+        **Raises:** a `ValueError` if a file is missing, cannot be read, or belongs to
+        another sweep.
+        """
         skip = () if curves else ("last_", "history_")
-        arrays = read_zarr(path / "curves.zarr", skip)
-        labels = self.folder("labels", index)
-        if is_published(labels):
-            arrays |= unpack(read_zarr(labels / "labels.zarr"))
+        arrays = self._read("shards", index, "curves.zarr", skip)
+        if is_published(self.folder("labels", index)):
+            arrays |= unpack(self._read("labels", index, "labels.zarr"))
         rows = self.members.rows(arrays["row"])
         return {**rows.values, **arrays}
+
+    @functools.cached_property
+    def _hash(self):
+        """As sweep.json has it: another version may hash by other rules."""
+        path = self.out / "sweep.json"
+        return read_json(path)["config_hash"] if path.is_file() else self.config.hash
+
+    def _read(self, kind, index, name, skip=()):
+        """Arrays of a published folder, if it is whole and of this sweep."""
+        folder = self.folder(kind, index)
+        manifest = read_json(folder / "manifest.json")
+        if manifest.get("config_hash") != self._hash:
+            raise ValueError(
+                f"{folder} belongs to another configuration than sweep.json. {REMEDY}"
+            )
+        # Zarr takes a file that is not there for one of nothing but zeros.
+        lost = [k for k in manifest["files"] if not (folder / k).is_file()]
+        if lost:
+            raise ValueError(f"{folder} lacks {', '.join(lost[:5])}. {REMEDY}")
+        try:
+            return read_zarr(folder / name, skip)
+        except (OSError, RuntimeError) as error:
+            raise ValueError(f"{folder} cannot be read ({error}). {REMEDY}") from error
 
     def read_networks(self, index: int) -> tuple[Any, Any]:
         """Networks and tasks of a trained shard."""
@@ -204,15 +239,16 @@ def shard_arrays(
 
 
 def network_header(
-    model: Any, config: SweepConfig, about: Mapping[str, Any]
+    model: Any, config: SweepConfig, dt: float, about: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What `rnndyn.load_network` needs to know about a file of networks."""
+    """What `rnndyn.load_network` needs to know about a file of networks, all of which
+    were trained with steps of `dt`."""
     header = {
         "class": type(model).__name__,
         "form": getattr(model, "form", "rate"),
         "activation": model.activation,
         "readout": model.readout_activation,
-        "dt": config.dt,
+        "dt": dt,
         "config": {**about, "sweep": config.to_dict()},
     }
     if hasattr(model, "scale"):
