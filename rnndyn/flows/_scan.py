@@ -77,8 +77,8 @@ def RK4() -> ExplicitRungeKutta:
 
 
 def Dopri8() -> ExplicitRungeKutta:
-    """Dormand and Prince's method of order 8 (the solution of DOP853), for orbits
-    that must close to rounding error.
+    """Prince and Dormand's method of order 8 (RK8(7)13M, 13 stages), for orbits that
+    must close to rounding error.
 
     **Reference:** Prince & Dormand 1981, doi:10.1016/0771-050X(81)90010-3.
     """
