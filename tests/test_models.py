@@ -1,6 +1,9 @@
 """Models: equations, the Euler map, constraints, files, bad input."""
 
 import functools
+import json
+import subprocess
+import sys
 
 import equinox as eqx
 import jax
@@ -161,13 +164,17 @@ def test_constraints(getkey):
     np.testing.assert_array_equal(grad.W, keep.astype(float))
     with pytest.raises(ValueError, match="no such array"):
         m.Constraints(V=m.Masked(keep))(model)
+    with pytest.raises(ValueError, match="mask has shape"):
+        m.Constraints(W=m.Dale(signs, keep[:, :1]))(model)
+    with pytest.raises(ValueError, match="weight has shape"):
+        m.Constraints(b=m.Dale(signs))(model)
 
 
 @pytest.mark.parametrize("name", ["rate", "current", "lowrank_current", "piecewise"])
 def test_file_round_trip(name, tmp_path, getkey):
     model = all_models(getkey())[name]
     path = tmp_path / "net.safetensors"
-    rd.save_network(path, model, dt=0.005)
+    rd.save_network(path, model, dt=0.005, seed=None)
     again = rd.load_network(path)
     assert type(again) is type(model)
     assert tree_allclose(
@@ -220,6 +227,7 @@ def test_npz_with_missing_arrays_and_overrides(tmp_path):
 def test_bad_input(getkey):
     m = rd.models
     W = jnp.eye(3)
+    lowrank = functools.partial(m.LowRankRNN, 1, 3, 1, rank=1, tau=1.0)
     rate, piecewise = (
         m.RateRNN.from_arrays(W, tau=1.0),
         m.PiecewiseLinearRNN.from_arrays,
@@ -234,6 +242,12 @@ def test_bad_input(getkey):
         (lambda: m.RateRNN(2, 3, 1, tau=1.0), "key = None"),
         (lambda: m.RateRNN(2, 0, 1, tau=1.0, key=getkey()), "state_size = 0"),
         (lambda: m.LowRankRNN(1, 3, 1, rank=4, tau=1.0, key=getkey()), "rank = 4"),
+        (lambda: lowrank(init=m.Xavier(), key=getkey()), "init = Xavier"),
+        (lambda: lowrank(init=m.GaussianFactors()), "key = None"),
+        (lambda: m.RateRNN.from_arrays(W, tau=1.0, readout="tan"), "readout = 'tan'"),
+        (lambda: rate(0.0, jnp.ones(2)), r"x has shape \(2,\), expected \(3\)"),
+        (lambda: m.DaleBalanced(80.0), "excitatory = 80.0, expected a share"),
+        (lambda: m.ensemble(lambda k: rate, jr.key(0)), "expected one key a network"),
         (lambda: m.LowRankRNN.from_arrays(W, W[:, :1], tau=1.0), "n has shape"),
         (lambda: m.RateRNN.from_arrays(W, tau=0.1).map(0.2), r"dt/tau = 2"),
         (lambda: m.RateRNN.from_arrays(W, tau=0.1).map(0.0), r"dt/tau = 0"),
@@ -263,11 +277,46 @@ def test_bad_input(getkey):
             call()
 
 
+def test_bad_input_of_users_who_check_no_types():
+    """In these tests annotations are enforced, so that this is run without."""
+    code = """
+import jax, numpy as np, rnndyn as rd
+m, key, W = rd.models, jax.random.key(0), np.eye(2)
+net = m.RateRNN.from_arrays(W, tau=0.1)
+for call, message in (
+    (lambda: m.RateRNN(2, 3.0, 1, tau=1.0, key=key), "state_size = 3.0"),
+    (lambda: m.RateRNN("2", 3, 1, tau=1.0, key=key), "input_size = '2'"),
+    (lambda: m.RateRNN(1, 3, 1, tau=1.0, init=m.Xavier, key=key), "models.Xavier()"),
+    (lambda: m.LowRankRNN(1, 3, 1, rank=1.5, tau=1.0, key=key), "rank = 1.5"),
+    (lambda: m.RateRNN.from_arrays(W, tau=1.0, activation=["tanh"]), "activation = "),
+    (lambda: m.outputs(net, W, W[None], readout="now"), "readout = 'now'"),
+    (lambda: m.save_network("net.safetensors", W), "expected a network"),
+    (lambda: rd.analyse(net, dt="0.02", key=key), "expected numbers"),
+    (lambda: rd.analyse(net, "delayed cue", key=key), "task is a str"),
+    (lambda: rd.analyse(net, starts=1.5, key=key), "starts = 1.5"),
+):
+    try:
+        call()
+    except ValueError as error:
+        assert message in str(error), error
+    else:
+        raise AssertionError(message)
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
 def test_stack_makes_an_ensemble_of_equal_kinds():
     nets = [rd.models.RateRNN.from_arrays(k * np.eye(2), tau=0.1) for k in (1.0, 2.0)]
     both = rd.models.stack(nets)
     assert rd.models.num_members(both) == 2
     np.testing.assert_array_equal(rd.models.member(both, 1).W, nets[1].W)
+    np.testing.assert_array_equal(rd.models.member(both, np.array([-1])).W, both.W[1:])
+    # JAX itself would answer with the last network, or with rows of the only one.
+    for index in (2, -3, 0.5, np.array([0, 2])):
+        with pytest.raises(ValueError, match="of 2 networks, expected whole numbers"):
+            rd.models.member(both, index)
+    with pytest.raises(ValueError, match="expected one common size"):
+        rd.models.member(nets[0], slice(1))
     other = rd.models.RateRNN.from_arrays(np.eye(3), tau=0.1)
     with pytest.raises(ValueError, match="network 1 differs"):
         rd.models.stack([nets[0], other])
@@ -297,6 +346,25 @@ def test_files_of_many_networks(tmp_path, recwarn):
             rd.models.network_dt(path, member=member)
     np.savez(path, W=many["W"], dt=[])
     assert rd.models.network_dt(path, 0.5) == 0.5
+
+
+@pytest.mark.parametrize(
+    "dtype, loaded",
+    [("float16", "float32"), ("bfloat16", "float32"), (">f8", "float64"),
+     ("longdouble", "float64"), (">i4", "float64"), ("bool", "float64")],
+)  # fmt: skip
+def test_numbers_of_any_kind_are_read(tmp_path, dtype, loaded):
+    """Time constants, too, in a precision that keeps them."""
+    W, path = np.eye(3).astype(jnp.dtype(dtype)), tmp_path / "net.npz"
+    about = dict(form="rate", activation="tanh", tau=0.1)
+    if dtype == "bfloat16":
+        path = tmp_path / "net.safetensors"
+        save_file({"W": W}, path, metadata={"header": json.dumps(about)})
+    else:
+        np.savez(path, W=W, **about)
+    model = rd.load_network(path)
+    assert model.W.dtype == loaded and abs(float(model.tau) - 0.1) < 1e-8
+    np.testing.assert_array_equal(model.W, np.eye(3))
 
 
 def test_broken_files_are_refused(tmp_path):

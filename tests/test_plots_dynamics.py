@@ -1,11 +1,14 @@
 """Figures of the dynamics: the artists and labels are there, nothing global moves."""
 
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import van_der_pol
 
 
 pytest.importorskip("matplotlib")
@@ -96,14 +99,78 @@ def test_phase_portrait_finds_limits_and_plane(ax):
 def test_phase_portrait_refuses(ax):
     with pytest.raises(ValueError, match="got a Map"):
         plots.phase_portrait(ax, Map(lambda x, a: x), limits=((0, 1), (0, 1)))
-    with pytest.raises(ValueError, match="limits = None"):
+    with pytest.raises(ValueError, match="limits = None without points"):
         plots.phase_portrait(ax, rotation)
+    for limits in ((-1, 1), ((1, -1), (0, 1)), ((0, 0), (0, 1))):
+        with pytest.raises(ValueError, match="limits = .*expected"):
+            plots.phase_portrait(ax, rotation, POINTS, limits=limits)
+    line = fixed_points([[0.0], [1.0], [1.0]], [1, 1, 1], [1, -1, -1])
+    with pytest.raises(ValueError, match="one variable.*Draw the velocity"):
+        plots.phase_portrait(ax, lambda t, x, a: x - x**3, line)
+    # Of the state nothing is known here, and JAX reads beyond the end of an array.
+    net = models.RateRNN.from_arrays(np.eye(5), tau=0.1)
+    for flow in (lambda t, x, a: jnp.stack([x[0], x[1], x[2]]), net):
+        with pytest.raises(ValueError, match=r"state of shape \(2,\).*plane="):
+            plots.phase_portrait(ax, flow, limits=((-1, 1), (-1, 1)))
+    with pytest.raises(ValueError, match="in a plane of 3 variables"):
+        plane = plots.pca_plane(np.eye(3))
+        plots.phase_portrait(ax, rotation, POINTS, plane=plane)
     one = fixed_points(np.ones((2, 3)), [1, 1], [1, 1])
     with pytest.raises(ValueError, match="do not span a plane"):
         plots.phase_portrait(ax, rotation, one)
     batch = fixed_points(np.ones((2, 3, 4)), [1, 1], [1, 1])
-    with pytest.raises(ValueError, match="Pick network"):
-        plots.phase_portrait(ax, rotation, batch)
+    for draw in (
+        lambda: plots.phase_portrait(ax, rotation, batch),
+        lambda: plots.fixed_points(batch, ax=ax),
+    ):
+        with pytest.raises(ValueError, match="Pick network"):
+            draw()
+
+
+def test_what_limit_cycles_found_is_drawn(ax):
+    found = rdd.limit_cycles(van_der_pol, jnp.array([[2.0, 0.0]]))
+    plots.phase_portrait(ax, van_der_pol, cycles=found)
+    plots.phase_portrait(ax, van_der_pol, cycles=found.cycle(0))
+    assert [text for text in labels(ax) if "stable cycle, T = 6.66329" in text]
+    for draw in (plots.cycle, plots.multipliers):
+        with pytest.raises(ValueError, match="expected one LimitCycle"):
+            draw(ax, found)
+
+
+def test_latent_and_other_planes_refuse_what_does_not_lie_in_them(ax):
+    rank = lambda r, **options: models.LowRankRNN(
+        0, 9, 1, rank=r, tau=0.1, key=jax.random.key(0), **options
+    )
+    for model in (
+        rank(1),
+        rank(2, form="rate"),
+        models.RateRNN.from_arrays(np.eye(2), tau=1),
+    ):
+        with pytest.raises(ValueError, match="expected a LowRankRNN of rank 2"):
+            plots.latent_plane(model)
+    with pytest.raises(ValueError, match="latent_readout=True"):
+        plots.latent_flow(ax, rank(2), np.zeros((5, 2)), 3)
+    with pytest.raises(ValueError, match="path has shape"):
+        plots.latent_flow(ax, rank(3, latent_readout=True), np.zeros((5, 3)), 3)
+    with pytest.raises(ValueError, match=r"paths\[None\]"):
+        plots.trajectories(ax, plots.pca_plane(np.eye(2)), np.zeros((5, 2)))
+    with pytest.raises(ValueError, match="rates has shape"):
+        plots.rate_map(ax, np.zeros(5), 0.1)
+    with pytest.raises(ValueError, match="kind = 'cycle' is not known"):
+        plots.spectrum(ax, np.zeros((1, 2)), kind="cycle")
+
+
+def test_without_matplotlib_it_says_what_to_install():
+    code = (
+        "import sys; sys.modules['matplotlib'] = sys.modules['xarray'] = None\n"
+        "import rnndyn as rd\n"
+        "for use in (lambda: rd.plots, lambda: rd.mechanisms.Report.to_xarray(None)):\n"
+        "    try: use()\n"
+        "    except ImportError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert 'pip install "rnndyn[plot]"' in done.stdout, done.stderr
+    assert 'pip install "rnndyn[data]"' in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize("stability, style", [(-1, "-"), (0, "-."), (1, "--")])

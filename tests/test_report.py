@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 import rnndyn as rd
-from rnndyn.mechanisms._pulses import probe
+from rnndyn.dynamics import Attractors
+from rnndyn.mechanisms._pulses import Pulses, probe
+from rnndyn.mechanisms._report import _decide
 
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "networks"
@@ -65,7 +67,10 @@ def test_report_in_dictionary_and_xarray(rank_one_report):
 
 def test_report_plot(rank_one_report, tmp_path):
     pytest.importorskip("matplotlib")
-    rank_one_report.plot().savefig(tmp_path / "report.png")
+    figure = rank_one_report.plot()
+    figure.savefig(tmp_path / "report.png")
+    # The label is that of the map, and so are the ends beside it.
+    assert "runs of the Euler map end" in figure.axes[3].get_title(loc="left")
     assert (tmp_path / "report.png").stat().st_size > 5000
 
 
@@ -138,9 +143,55 @@ def test_a_slow_memory_does_not_depend_on_the_readout():
     assert probed(0.0, W_out=v[None]) == (0.0, 0.0)  # forgotten within a few tau
 
 
-def test_what_is_no_network_is_refused():
-    with pytest.raises(ValueError, match="expected a network"):
-        rd.analyse("network.npz", key=jax.random.key(0))
+@pytest.mark.parametrize(
+    "ends, lost, label",
+    [
+        (["torus"], [], "undetermined"),
+        (["torus", "root"], [], "mixed"),
+        (["chaotic", "root"], [], "mixed"),
+        (["chaotic", "chaotic"], [], "chaotic"),
+        (["k_cycle", "invariant_circle"], [], "limit_cycle"),
+        ([], ["diverged", "diverged"], "diverged"),
+        (["root", "root"], ["diverged"], "undetermined"),
+        (["root"], [], "undetermined"),
+    ],
+)
+def test_label_of_every_kind_of_end(ends, lost, label):
+    rows, starts = len(ends), len(ends) + len(lost)
+    codes = np.array([rd.Verdict[k] for k in (*ends, *lost)], int)
+    number, state = np.zeros(rows), np.zeros((rows, 2))
+    label_of = np.where(np.arange(starts) < rows, np.arange(starts), -1)
+    found = Attractors(
+        *(codes[:rows], codes[:rows], number, number, number, state),
+        *(state[:, None], number, np.zeros((rows, 3)), number, label_of, codes),
+        *(np.zeros(starts), np.zeros((starts, 2)), 0.01, "flow", ()),
+    )
+    points = {"dimension": np.zeros(1, int), "stability": np.zeros(1, int)}
+    points |= {"speed": np.zeros(1), "eigenvalues": np.ones((1, 2))}
+    nothing = np.zeros(4, int)
+    pulses = Pulses(nothing, nothing, nothing, nothing, 1.9, np.inf)
+    name, evidence = _decide(
+        1.0, points, found, found, np.zeros(1), pulses, None, np.nan
+    )
+    told = " ".join(evidence)
+    assert name == label
+    assert ("a single resting state" in told) == (ends == ["root"])
+    # A multiplier of 0 at a point that is undecided in the flow proves nothing.
+    assert "0 stable in the flow, 0 in the Euler map" in told
+    assert "differ" not in told and "grow without bound" in told and "inf" not in told
+
+
+def test_what_cannot_be_analysed_is_refused_at_once():
+    nets = rd.models.stack([rd.models.RateRNN.from_arrays(np.eye(2), tau=0.1)] * 2)
+    one = rd.models.member(nets, 0)
+    for message, network, options in (
+        ("expected a network", "network.npz", {}),
+        (r"leading axis of 2.*member\(models, i\)", nets, {}),
+        ("starts = 0, expected a whole number", one, {"starts": 0}),
+        ("dt/tau = 2", one, {"dt": 0.2}),
+    ):
+        with pytest.raises(ValueError, match=message):
+            rd.analyse(network, key=jax.random.key(0), **options)
 
 
 def run_cli(*args, **kwargs):
@@ -263,6 +314,10 @@ def test_phase_diagram_and_curves_draw():
     losses = np.abs(np.asarray(jax.random.normal(jax.random.key(0), (4, 5)))) + 0.1
     fig, axes = rd.plots.figure(1, 3)
     rd.plots.phase_diagram(axes[0, 0], labels, [0.1, 0.3], [20])
+    with pytest.raises(ValueError, match="labels has shape"):
+        rd.plots.phase_diagram(axes[0, 0], labels[0], [0.1, 0.3], [20])
+    with pytest.raises(ValueError, match=r"labels \['cycle'\], expected names among"):
+        rd.plots.loss_curves(axes[0, 1], np.arange(5), losses[:1], ["cycle"])
     rd.plots.loss_curves(axes[0, 1], np.arange(5), losses, labels.ravel())
     rd.plots.spectrum(axes[0, 2], jnp.array([[0.5 + 0.1j, 0.5 - 0.1j]]), kind="map")
     fig.canvas.draw()

@@ -106,6 +106,18 @@ def to_dict(result: Any) -> dict[str, Any]:
     return out
 
 
+def xarray_module() -> Any:
+    """The package xarray. Raises an `ImportError` that says how to install it."""
+    try:
+        import xarray
+    except ImportError as error:
+        raise ImportError(
+            "to_xarray needs xarray, which is not installed. Run "
+            'pip install "rnndyn[data]", or use to_dict.'
+        ) from error
+    return xarray
+
+
 def to_xarray(result: Any, batch: Sequence[str] | None = None) -> Any:
     """The numbers of a result as an `xarray.Dataset`.
 
@@ -137,14 +149,7 @@ def to_xarray(result: Any, batch: Sequence[str] | None = None) -> Any:
 
     **Reference:** B. Eaton et al., CF Metadata Conventions 1.11.
     """
-    try:
-        import xarray
-    except ImportError as error:
-        raise ImportError(
-            "to_xarray needs xarray, which is not installed. Run "
-            'pip install "rnndyn[data]", or use to_dict.'
-        ) from error
-
+    xarray = xarray_module()
     if batch is not None:
         batch = (batch,) if isinstance(batch, str) else tuple(batch)
     variables: dict[str, Any] = {}

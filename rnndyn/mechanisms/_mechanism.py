@@ -7,6 +7,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from .._core._export import xarray_module
 from ._features import Features
 
 
@@ -109,8 +110,7 @@ class MechanismReport(eqx.Module):
     def to_xarray(self) -> Any:
         """An `xarray.Dataset` with dimensions `member` and `cue` (needs the extra
         `rnndyn[data]`)."""
-        import xarray
-
+        xarray = xarray_module()
         dims = {1: ("member",), 2: ("member", "cue")}
         return xarray.Dataset(
             {k: (dims[np.ndim(v)], np.asarray(v)) for k, v in self.to_dict().items()}

@@ -9,6 +9,8 @@ import jax.random as jr
 import numpy as np
 
 from .._core._batch import to_double
+from .._core._checks import check_step_ratio
+from .._core._export import xarray_module
 from .._core._types import KeyLike
 from .._core._verdicts import Verdict
 from ..dynamics import (
@@ -22,11 +24,12 @@ from ..dynamics import (
     slow_points,
 )
 from ..models import AbstractRNN, LowRankRNN
+from ..models._base import check_single
 from ..tasks import AbstractTask
 from ._classify import classify
 from ._mechanism import MECHANISMS, Mechanism, MechanismReport
 from ._pulses import AMPLITUDES, Pulses, probe
-from ._run import check_memory
+from ._run import check_counts, check_memory
 
 
 class Report(eqx.Module):
@@ -99,8 +102,7 @@ class Report(eqx.Module):
 
     def to_xarray(self) -> Any:
         """The points as an `xarray.Dataset` (needs the extra `rnndyn[data]`)."""
-        import xarray
-
+        xarray = xarray_module()
         data = {
             "x": (("point", "unit"), self.points),
             "residual": (("point",), self.residual),
@@ -135,10 +137,10 @@ def analyse(
     Everything is computed at zero input in float64. The search for fixed points
     starts from random states, from states along the responses to input pulses, and
     (low rank) from random states in the column space of `m`; low-rank networks
-    without a random part are also searched exhaustively in their latent space, and
-    the two answers compared. The label says what kind of attractors the network has
-    (`mixed`: of several kinds); which of them holds which cue of a task only
-    `classify` can say.
+    without a random part are also searched in their latent space (in a box that holds
+    all roots if the activation is bounded), and the two answers compared. The label
+    says what kind of attractors the network has (`mixed`: of several kinds); which of
+    them holds which cue of a task only `classify` can say.
 
     **Arguments:**
 
@@ -151,6 +153,9 @@ def analyse(
 
     **Returns:** a `Report`. Not guaranteed: that a full-rank search has found every
     root; the README says how to search harder.
+
+    **Raises:** a `ValueError` for an ensemble, a task that does not fit, `starts` below
+    1 or `dt/tau` outside (0, 1].
 
     !!! example
 
@@ -166,9 +171,14 @@ def analyse(
             "rnndyn.load_network and rnndyn.models.RateRNN.from_arrays. For any other "
             "flow or map use fixed_points and attractors of rnndyn.dynamics."
         )
+    # All this before the long search, not after it.
+    check_single(model)
+    check_counts(starts=starts)
     if task is not None:
-        check_memory(model, task)  # before the long search, not after it
+        check_memory(model, task)
         dt = task.dt if dt is None else dt
+    if dt is not None:
+        check_step_ratio(dt, model.tau)
     keys = jr.split(key, 4)
     data = [np.asarray(jr.key_data(k)) for k in keys]
     with jax.enable_x64(True):
@@ -272,7 +282,7 @@ def _attractors(system, x0s, model) -> Attractors:
     return attractors(system, x0s, u, steps=1024, rounds=3)
 
 
-_MOVES = {"limit_cycle", "invariant_circle", "k_cycle"}
+_CYCLES = {"limit_cycle", "invariant_circle", "k_cycle"}
 
 
 def _ends(attractors: Attractors) -> tuple[list[str], list[str], str]:
@@ -287,13 +297,19 @@ def _ends(attractors: Attractors) -> tuple[list[str], list[str], str]:
     return names, lost, ", ".join(seen)
 
 
+def _kinds(names: list[str]) -> set[str]:
+    """Kinds of attractors, in which the cycles of flows and of maps are one."""
+    return {"cycle" if k in _CYCLES else k for k in names}
+
+
 def _decide(unit, points, flow_ends, map_ends, radius, pulses, latent_roots, mismatch):
     """The label of a network without a task, and what speaks for it."""
     evidence = []
     alone = points["dimension"] == 0
     stable = int(np.sum(points["stability"][alone] == -1))
-    radii = radius[alone]
-    of_map = "" if map_ends is None else f", {int(np.sum(radii < 1))} in the Euler map"
+    # At a kink, or on the edge, eigenvalues decide nothing about the map either.
+    of_map = (radius[alone] < 1) & (points["stability"][alone] != 0)
+    of_map = "" if map_ends is None else f", {int(np.sum(of_map))} in the Euler map"
     evidence.append(
         f"{int(np.sum(alone))} certified fixed points, {stable} stable in the flow"
         f"{of_map}, largest residual {points['speed'].max(initial=0):.1e}"
@@ -311,13 +327,13 @@ def _decide(unit, points, flow_ends, map_ends, radius, pulses, latent_roots, mis
     ends, lost, words = _ends(flow_ends)
     evidence.append(f"{len(flow_ends.label)} free runs of the flow end in {words}")
     if map_ends is not None:
-        of_flow = {k in _MOVES for k in ends}
+        of_flow = _kinds(ends)
         # The network was trained as a map: what that does is what it does.
         ends, lost, words = _ends(map_ends)
         evidence.append(
             f"{len(map_ends.label)} free runs of the Euler map end in {words}"
         )
-        if {k in _MOVES for k in ends} != of_flow:
+        if _kinds(ends) != of_flow:
             evidence.append("flow and map differ in kind: the label is the map's")
     slow = _slowness(points, unit)
     if slow is not None:
@@ -329,11 +345,15 @@ def _decide(unit, points, flow_ends, map_ends, radius, pulses, latent_roots, mis
     graded = (
         pulses is not None and pulses.graded > 0.1 and pulses.left < pulses.graded / 2
     )
-    if pulses is not None:
+    if pulses is not None and not pulses.left < 10:  # nor NaN
+        evidence.append("responses to pulses grow without bound (flow)")
+    elif pulses is not None:
+        # Responses of opposite sign are further apart than either is large.
+        early, late = (min(s, 1.0) for s in (pulses.graded, pulses.left))
         evidence.append(
             f"amplitude of pulses ({AMPLITUDES[0]} to {AMPLITUDES[-1]}, flow): "
-            f"{100 * pulses.graded:.0f} % of the response tells it after 20 tau, "
-            f"{100 * pulses.left:.0f} % after 120 tau"
+            f"{100 * early:.0f} % of the response tells it after 20 tau, "
+            f"{100 * late:.0f} % after 120 tau"
         )
     is_slow = slow is not None and slow[0] < 0.1 and slow[1] >= 5
     if is_slow and graded:
@@ -341,14 +361,21 @@ def _decide(unit, points, flow_ends, map_ends, radius, pulses, latent_roots, mis
             "slow manifold: one slow direction at every point, graded while the "
             f"memory is needed, {ends.count('root')} fixed points in the end"
         )
+    kinds = _kinds(ends)
     if lost:
-        label = Mechanism.undetermined
-    elif "chaotic" in ends:
-        label = Mechanism.chaotic
-    elif _MOVES & set(ends):
-        label = Mechanism.limit_cycle if set(ends) <= _MOVES else Mechanism.mixed
+        gone = not ends and set(lost) == {"diverged"}
+        label = Mechanism.diverged if gone else Mechanism.undetermined
+    elif kinds == {"cycle"}:
+        label = Mechanism.limit_cycle
         if len(ends) == 1:
             evidence.append("a single cycle: only its phase could hold a memory")
+    elif kinds == {"chaotic"}:
+        label = Mechanism.chaotic
+    elif kinds == {"torus"}:
+        label = Mechanism.undetermined
+        evidence.append("motion of several frequencies: none of the named mechanisms")
+    elif kinds & {"cycle", "chaotic", "torus"}:
+        label = Mechanism.mixed
     elif is_slow and graded:
         label = Mechanism.slow_manifold
     elif "continuum" in ends:

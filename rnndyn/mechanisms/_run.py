@@ -9,6 +9,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from .._core._checks import check_count
 from .._core._system import Map
 from ..dynamics import jacobian
 from ..flows import RK4, ScanFlow
@@ -48,6 +49,11 @@ def check_memory(
 ) -> None:
     """Raise a `ValueError` unless networks fit a task and it has a delay to remember
     over."""
+    if not isinstance(task, AbstractTask):
+        raise ValueError(
+            f"task is a {type(task).__name__}, expected an object such as "
+            "rnndyn.tasks.DelayedCueDiscrimination(delay=0.1)."
+        )
     check_fit(models, task, outputs=outputs)
     if "delay" not in task.periods:
         raise ValueError(
@@ -58,10 +64,9 @@ def check_memory(
 
 
 def check_counts(**counts: int) -> None:
-    """Raise a `ValueError` unless all numbers are at least 1."""
+    """Raise a `ValueError` unless all are whole numbers of at least 1."""
     for name, value in counts.items():
-        if value < 1:
-            raise ValueError(f"{name} = {value}, expected at least 1.")
+        check_count(name, value)
 
 
 class FreeRun(eqx.Module):

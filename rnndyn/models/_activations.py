@@ -24,7 +24,8 @@ ACTIVATIONS = MappingProxyType(
 """Known names. `erf` has slope 1 at zero, `retanh` is the rectified tanh."""
 
 
-def activation(name: str) -> Callable:
-    """The function called `name`; raises a `ValueError` that lists the known ones."""
-    one_of("activation", name, ACTIVATIONS)
+def activation(name: str, field: str = "activation") -> Callable:
+    """The function called `name`; raises a `ValueError` about `field` that lists the
+    known ones."""
+    one_of(field, name, list(ACTIVATIONS))
     return ACTIVATIONS[name]

@@ -7,10 +7,12 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from .._core._checks import (
     as_float,
+    check_count,
     check_finite,
     check_positive,
     check_shape,
@@ -66,6 +68,7 @@ class AbstractRNN(AbstractVectorField):
     ) -> Float[Array, " state"]:
         """The vector field `f(t, x, args)`; `args` is the input: `None`, an array
         `(input,)`, or a callable `u(t)`."""
+        check_shape("x", x, (self.state_size,), "One state; jax.vmap over several.")
         u: Any = args(t) if callable(args) else args
         return self.velocity(x, self.recurrent(x) + self.drive(u))
 
@@ -115,6 +118,8 @@ def ensemble(build: Any, keys: Any, *args: Any) -> Any:
 
     **Returns:** one model whose arrays have a leading member axis.
 
+    **Raises:** a `ValueError` if `keys` is no array of keys.
+
     !!! example
 
         ```python
@@ -123,6 +128,11 @@ def ensemble(build: Any, keys: Any, *args: Any) -> Any:
         nets = rd.models.ensemble(build, keys)
         ```
     """
+    if jnp.ndim(keys) == 0:
+        raise ValueError(
+            f"keys = {keys}, expected one key a network. Pass "
+            "jax.random.split(jax.random.key(0), members)."
+        )
     return eqx.filter_vmap(build)(keys, *args)
 
 
@@ -170,24 +180,44 @@ def num_members(models: Any) -> int:
 
 def member(models: Any, index: Any) -> Any:
     """The network(s) at `index` of an ensemble: an int gives one network, an array
-    or slice an ensemble."""
+    or slice an ensemble.
+
+    **Raises:** a `ValueError` if it is no ensemble or has no such member.
+    """
+    count = num_members(models)
+    if is_concrete(index) and not isinstance(index, slice):
+        # Indexing of JAX arrays would return the last member instead.
+        at = np.asarray(index)
+        whole = at.dtype.kind in "iub" or not at.size
+        if not whole or (at.dtype != bool and np.any((at < -count) | (at >= count))):
+            raise ValueError(
+                f"index = {index} of {count} networks, expected whole numbers from 0 "
+                f"to {count - 1}."
+            )
     arrays, static = eqx.partition(models, eqx.is_array)
     return eqx.combine(jax.tree.map(lambda a: a[index], arrays), static)
 
 
 def check_sizes(input_size: int, state_size: int, output_size: int) -> None:
     """Raise a `ValueError` for impossible sizes."""
-    for name, size in [("input_size", input_size), ("output_size", output_size)]:
-        if size < 0:
-            raise ValueError(f"{name} = {size}, expected a number >= 0.")
-    if state_size < 1:
-        raise ValueError(f"state_size = {state_size}, expected at least one unit.")
+    check_count("input_size", input_size, 0)
+    check_count("state_size", state_size, 1)
+    check_count("output_size", output_size, 0)
+
+
+def check_single(model: Any) -> None:
+    """Raise a `ValueError` for an ensemble where one network is expected."""
+    if model.x0.ndim != 1:
+        raise ValueError(
+            f"model has a leading axis of {model.x0.shape[0]}, expected one network. "
+            "Pass rnndyn.models.member(models, i)."
+        )
 
 
 def check_tau(tau: Any, state_size: int, dtype: Any) -> Array:
     """`tau` as an array of the model's dtype: positive, one number or one a unit."""
     check_positive("tau", tau)
-    if jnp.ndim(tau) > 0:
+    if np.ndim(tau) > 0:
         check_shape("tau", tau, (state_size,), "Pass one tau, or one a unit (seconds).")
     return as_float(tau).astype(dtype)
 

@@ -45,7 +45,10 @@ class Dale(AbstractConstraint):
     mask: Bool[Array, "..."] | None = None
 
     def __call__(self, weight):
+        check_shape("weight", weight, (None, None), "A Dale weight is a matrix.")
         check_shape("signs", self.signs, weight.shape[-1:], "One sign a column.")
+        if self.mask is not None:
+            check_shape("mask", self.mask, weight.shape, "One entry a weight.")
         if is_concrete(self.signs) and np.any(np.abs(self.signs) != 1):
             raise ValueError(f"signs = {self.signs}, expected +1 or -1 for each unit.")
         weight = jnp.abs(weight) * self.signs[None, :]

@@ -137,6 +137,13 @@ class DaleBalanced(AbstractInit):
     excitatory: float = eqx.field(static=True, default=0.8)
     gain: Float[Array, ""] = eqx.field(default=1.0, converter=jnp.asarray)
 
+    def __check_init__(self):
+        if not 0 < self.excitatory < 1:
+            raise ValueError(
+                f"excitatory = {self.excitatory}, expected a share in (0, 1) of units "
+                "that excite, such as 0.8."
+            )
+
     def signs(self, state_size: int) -> Float[Array, " state"]:
         """`+1` for excitatory, `-1` for inhibitory units (columns of `W`)."""
         return jnp.where(jnp.arange(state_size) < self._count(state_size), 1.0, -1.0)

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import equinox as eqx
+import jax.numpy as jnp
 import numpy as np
 
 from .._core._checks import one_of
 from .._core._store import named_leaves, read_arrays, write_arrays
-from ._base import AbstractRNN
+from ._base import AbstractRNN, check_single
 from ._lowrank import LowRankRNN
 from ._piecewise import PiecewiseLinearRNN
 from ._rate import CurrentRNN, RateRNN
@@ -47,9 +48,9 @@ def load_network(
     - `overrides`: fields that the file lacks, or that should be replaced.
 
     **Returns:** a `LowRankRNN` if there are `m` and `n`, otherwise a `RateRNN`,
-    `CurrentRNN` or `PiecewiseLinearRNN`, in JAX's default precision: float64 weights
-    keep their digits under `jax.enable_x64(True)` only. Arrays that are not read are
-    named in a warning.
+    `CurrentRNN` or `PiecewiseLinearRNN`, in the precision of the file, at least
+    float32: float64 weights keep their digits under `jax.enable_x64(True)` only. Arrays
+    that are not read are named in a warning.
 
     **Raises:** a `ValueError` that names what is missing and how to pass it.
     """
@@ -98,7 +99,13 @@ def _plain(name: str, value: Any) -> Any:
     if name in _NAMES:
         return _text(value)
     value = np.asarray(value)
-    if not (np.issubdtype(value.dtype, np.number) or value.dtype == bool):
+    if jnp.issubdtype(value.dtype, jnp.floating):
+        # Half precision would round tau as well; JAX takes neither big-endian numbers
+        # nor long doubles.
+        value = value.astype(np.float64 if value.dtype.itemsize > 4 else np.float32)
+    elif value.dtype.kind in "biu":
+        value = value.astype(np.float64)
+    elif value.dtype.kind != "c":
         raise ValueError(
             f"{name} has dtype {value.dtype}, expected numbers. Save it as floats."
         )
@@ -129,7 +136,8 @@ def network_dt(
 def save_network(path: str | Path, model: AbstractRNN, **extra: Any) -> None:
     """Write one network to a safetensors file that `load_network` reads.
 
-    **Arguments:** `path`, `model`, and `extra` numbers for the header, such as `dt`.
+    **Arguments:** `path`, `model`, and `extra` numbers for the header, such as `dt`
+    (`None` is left out).
 
     **Raises:** a `ValueError` for an ensemble, a class of network that has no file
     form, or a path that ends in `.npz`.
@@ -139,12 +147,13 @@ def save_network(path: str | Path, model: AbstractRNN, **extra: Any) -> None:
             f"{path} ends in .npz, but networks are written as safetensors. Pass "
             f"{Path(path).with_suffix('.safetensors').name!r}."
         )
-    if model.x0.ndim != 1:
+    if not isinstance(model, AbstractRNN):
         raise ValueError(
-            f"model has a leading axis of {model.x0.shape[0]}, expected one network. "
-            "Pass rnndyn.models.member(models, i)."
+            f"model is a {type(model).__name__}, expected a network such as "
+            "rnndyn.models.RateRNN.from_arrays(W, tau=0.1)."
         )
-    extra = {k: float(v) for k, v in extra.items()}
+    check_single(model)
+    extra = {k: float(v) for k, v in extra.items() if v is not None}
     header: dict[str, Any] = {"class": type(model).__name__, **extra}
     if isinstance(model, LowRankRNN):
         if model.latent_readout:
@@ -172,7 +181,10 @@ def _fields(path, overrides, member=None):
     weights = arrays.get("W", arrays.get("m", np.zeros(())))
     stacked = np.ndim(weights) == 3
     count = len(weights) if stacked else 1
-    if stacked and (member is None or not 0 <= member < count):
+    index = -1
+    if isinstance(member, int | np.integer) and not isinstance(member, bool):
+        index = int(member)
+    if stacked and not 0 <= index < count:
         raise ValueError(
             f"{path} holds {count} networks and member = {member}, expected one of "
             f"them. Pass member=0 .. {count - 1}, or --member on the command line."
@@ -191,7 +203,7 @@ def _fields(path, overrides, member=None):
                 f"{', '.join(str(len(arrays[k])) for k in odd)}, expected one row a "
                 "network."
             )
-        arrays = {k: a if k in shared else a[member] for k, a in arrays.items()}
+        arrays = {k: a if k in shared else a[index] for k, a in arrays.items()}
     given = {k: v for k, v in overrides.items() if v is not None}
     known = (*_WEIGHTS, *_NAMES, *_NUMBERS)
     for name in given:

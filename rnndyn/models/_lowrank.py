@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float
 
-from .._core._checks import as_float, check_shape, one_of
+from .._core._checks import as_float, check_count, check_shape, one_of
 from .._core._system import AbstractVectorField
 from .._core._types import KeyLike
 from ._activations import activation as activation_fn
@@ -22,6 +22,7 @@ from ._base import (
     given_array,
     input_current,
 )
+from ._init import AbstractInit
 
 
 FORMS = ("current", "rate")
@@ -134,18 +135,23 @@ class LowRankRNN(AbstractRNN):
             by default.
         """
         check_sizes(input_size, state_size, output_size)
-        if not 1 <= rank <= state_size:
+        check_count("rank", rank)
+        if rank > state_size:
             raise ValueError(f"rank = {rank}, expected 1 to state_size = {state_size}.")
         one_of("form", form, FORMS)
         one_of("scale", scale, SCALES)
         activation_fn(activation)
-        activation_fn(readout)
-        if init is None:
-            if key is None:
-                raise ValueError(
-                    "key = None, expected a PRNG key: pass key=jax.random.key(0)."
-                )
-            init = GaussianFactors()
+        activation_fn(readout, "readout")
+        init = GaussianFactors() if init is None else init
+        if isinstance(init, type | AbstractInit) or not callable(init):
+            raise ValueError(
+                f"init = {init!r}, expected a callable that returns Factors, such as "
+                "rnndyn.models.GaussianFactors()."
+            )
+        if key is None and isinstance(init, GaussianFactors):
+            raise ValueError(
+                "key = None, expected a PRNG key: pass key=jax.random.key(0)."
+            )
         readable = rank if latent_readout else state_size
         spread = 1.0 if scale == "1/N" else state_size**-0.5
         drawn = init(

@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from jaxtyping import Array, Float
 
 from .._core._checks import as_float, check_shape
@@ -98,7 +99,7 @@ class PiecewiseLinearRNN(AbstractRNN):
         W = as_float(W, "W")
         check_shape("W", W, (None, None), "W maps units to units: (state, state).")
         n, dtype = W.shape[0], W.dtype
-        if jnp.ndim(A) == 2:
+        if np.ndim(A) == 2:
             A = given_array("A", A, (n, n), "Pass the diagonal of A.", dtype=dtype)
             if not bool(jnp.all(jnp.diag(jnp.diag(A)) == A)):
                 raise ValueError(

@@ -68,9 +68,13 @@ class AbstractFullRankRNN(AbstractRNN):
         """
         check_sizes(input_size, state_size, output_size)
         activation_fn(activation)
-        activation_fn(readout)
+        activation_fn(readout, "readout")
         if init is None:
             init = Gaussian(gain)
+        if not isinstance(init, AbstractInit):
+            raise ValueError(
+                f"init = {init!r}, expected an object such as rnndyn.models.Xavier()."
+            )
         if key is None:
             if not isinstance(init, FixedArrays):
                 raise ValueError(

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._core._checks import check_shape
+from .._core._checks import check_shape, one_of
 from ._base import AbstractRNN
 
 
@@ -53,6 +53,7 @@ def outputs(
     - `readout`: `"before"` reads `x_0 .. x_{T-1}`, so that the output at step k does
       not yet know the input at step k; `"after"` reads `x_1 .. x_T`.
     """
+    one_of("readout", readout, ("before", "after"))
     if readout == "before":
         states = jnp.concatenate([x0[None], states[:-1]])
     return jax.vmap(jax.vmap(model.readout))(states)

@@ -1,6 +1,5 @@
 """Results on any flow: phase portraits, cycles, multipliers, exponents, basins."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -9,7 +8,8 @@ import numpy as np
 
 from .._core._system import Map
 from .._core._verdicts import Verdict, names
-from ._planes import Plane, pca_plane, points as draw_points, speed_field
+from ..dynamics import LimitCycle, LimitCycles
+from ._planes import Plane, one_search, pca_plane, points as draw_points, speed_field
 from ._style import PATH, SLOW, STABLE, UNSTABLE, tidy
 
 
@@ -25,7 +25,7 @@ def phase_portrait(
     plane: Plane | None = None,
     limits: Any = None,
     args: Any = None,
-    cycles: Sequence[Any] = (),
+    cycles: Any = (),
 ) -> Any:
     """Streamlines of a flow with its fixed points, slow points and cycles.
 
@@ -44,10 +44,11 @@ def phase_portrait(
     - `limits`: `((left, right), (bottom, top))` in the plane; by default around the
         points and cycles.
     - `args`: the input, held constant.
-    - `cycles`: `LimitCycle` results.
+    - `cycles`: a `LimitCycle`, several of them, or what `limit_cycles` found.
 
-    **Returns:** `ax`. Raises `ValueError` for a `Map`, and where neither `plane` nor
-    `limits` can be found. Not shown: the velocity across the plane.
+    **Returns:** `ax`. Raises `ValueError` for a `Map`, for a flow of one variable or of
+    other states than the plane's, and where neither `plane` nor `limits` can be found.
+    Not shown: the velocity across the plane.
     """
     if isinstance(f, Map):
         raise ValueError(
@@ -55,13 +56,24 @@ def phase_portrait(
             "streamlines. Draw its points with rnndyn.plots.points."
         )
     roots, stability, slow = _found(points)
+    if isinstance(cycles, LimitCycles | LimitCycle):
+        cycles = cycles.found() if isinstance(cycles, LimitCycles) else [cycles]
+    for c in cycles:
+        _single(c, "phase_portrait")
     orbits = [np.asarray(c.orbit) for c in cycles]
     shown = [a for a in (roots, slow, *orbits) if len(a)]
-    states = np.concatenate(shown) if shown else np.zeros((0, 2))
+    states = np.concatenate(shown) if shown else roots
     if plane is None:
         plane = _default_plane(states)
+    _check_fit(f, plane, args)
     if limits is None:
-        limits = _around(plane(states))
+        limits = _around(plane(states)) if shown else None
+    if np.shape(limits) != (2, 2) or not np.all(np.diff(limits) > 0):
+        bare = "" if shown else " without points or cycles"
+        raise ValueError(
+            f"limits = {limits}{bare}, expected ((left, right), (bottom, top)) in the "
+            "plane, with left < right and bottom < top."
+        )
     ax.set_xlim(*limits[0])
     ax.set_ylim(*limits[1])
     velocity = jax.jit(jax.vmap(lambda x, args: f(0.0, x, args), (0, None)))
@@ -252,19 +264,35 @@ def _found(points: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Roots, their stability, and slow points of a `FixedPoints`, which may be None."""
     if points is None:
         return np.zeros((0, 2)), np.zeros(0, int), np.zeros((0, 2))
-    x = np.asarray(points.x)
-    if x.ndim != 2:
-        raise ValueError(
-            f"the points have shape {x.shape}, expected (slots, state). Pick network i "
-            "with jax.tree.map(lambda a: a[i], points)."
-        )
+    x = one_search(points)
     verdict, unique = np.asarray(points.verdict), np.asarray(points.unique)
     root = unique & np.isin(verdict, (Verdict.root, Verdict.continuum))
     slow = unique & np.isin(verdict, (Verdict.slow_point, Verdict.ghost))
     return x[root], np.asarray(points.stability)[root], x[slow]
 
 
+def _check_fit(f: Any, plane: Plane, args: Any) -> None:
+    """Raise a `ValueError` unless the flow takes states of the plane's size."""
+    size = len(plane.origin)
+    try:
+        got = jax.eval_shape(f, 0.0, jnp.zeros(size), args).shape
+    except (TypeError, ValueError, IndexError, AttributeError) as error:
+        got = f"an error ({error})"
+    if got != (size,):
+        raise ValueError(
+            f"the flow returns {got} for a state of shape ({size},), expected "
+            f"({size},). Pass args= if it needs any, and plane=, points= or cycles= "
+            "with states of its own size."
+        )
+
+
 def _default_plane(states: np.ndarray) -> Plane:
+    if states.shape[-1] == 1:
+        raise ValueError(
+            "the states have one variable, expected at least two: a line has no "
+            "streamlines. Draw the velocity against the state: "
+            "ax.plot(x, jax.vmap(lambda x: f(0.0, x, args))(x[:, None]))."
+        )
     if states.shape[-1] == 2:
         return Plane(np.zeros(2), np.eye(2), ("x1", "x2"))
     centred = states - states.mean(axis=0)
@@ -277,11 +305,6 @@ def _default_plane(states: np.ndarray) -> Plane:
 
 
 def _around(at: np.ndarray) -> Any:
-    if not len(at):
-        raise ValueError(
-            "limits = None without points or cycles, expected ((left, right), "
-            "(bottom, top)) in the plane."
-        )
     low, high = at.min(axis=0), at.max(axis=0)
     margin = np.maximum(0.25 * (high - low), 0.1 * np.max(high - low))
     margin = np.where(margin > 0, margin, 1.0)
@@ -289,6 +312,11 @@ def _around(at: np.ndarray) -> Any:
 
 
 def _single(limit_cycle: Any, verb: str) -> None:
+    if isinstance(limit_cycle, LimitCycles):
+        raise ValueError(
+            f"`{verb}` got the result of limit_cycles, expected one LimitCycle. Pass "
+            "one of result.found(), or draw all with phase_portrait(cycles=result)."
+        )
     if np.ndim(limit_cycle.orbit) != 2:
         raise ValueError(
             f"`{verb}` got orbits of shape {np.shape(limit_cycle.orbit)}, expected one "

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from .._core._checks import check_shape
 from ._style import COLOURS, tidy
 
 
@@ -16,7 +17,9 @@ def phase_diagram(ax: Any, labels: Any, rows: Any, columns: Any, **names: str) -
     - `rows`, `columns`: coordinate of each row and column.
     - `names`: `row=` and `column=`, axis labels with units.
     """
-    labels = np.asarray(labels)
+    shape = (len(rows), len(columns), None)
+    check_shape("labels", labels, shape, "One label a network: (row, column, seed).")
+    labels = _known(labels)
     present = [name for name in COLOURS if np.any(labels == name)]
     for i in range(labels.shape[0]):
         for j in range(labels.shape[1]):
@@ -37,7 +40,7 @@ def phase_diagram(ax: Any, labels: Any, rows: Any, columns: Any, **names: str) -
 
 def loss_curves(ax: Any, epochs: Any, losses: Any, labels: Any) -> Any:
     """Median loss per mechanism over single networks; `losses` `(member, record)`."""
-    losses, labels = np.asarray(losses), np.asarray(labels)
+    losses, labels = np.asarray(losses), _known(labels)
     for curve, name in zip(losses, labels, strict=True):
         ax.plot(epochs, curve, lw=0.3, alpha=0.35, color=COLOURS[name])
     for name, colour in COLOURS.items():
@@ -46,3 +49,10 @@ def loss_curves(ax: Any, epochs: Any, losses: Any, labels: Any) -> Any:
             ax.plot(epochs, median, lw=1.8, color=colour, label=name.replace("_", " "))
     ax.set_yscale("log")
     return tidy(ax, title="loss", x="epoch", y="weighted MSE")
+
+
+def _known(labels: Any) -> np.ndarray:
+    unknown = sorted({str(name) for name in np.ravel(labels)} - set(COLOURS))
+    if unknown:
+        raise ValueError(f"labels {unknown}, expected names among {list(COLOURS)}.")
+    return np.asarray(labels)

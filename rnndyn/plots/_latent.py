@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._core._checks import check_shape
 from ._style import PATH, SLOW, UNSTABLE, tidy
 
 
@@ -31,7 +32,8 @@ def latent_flow(
 
     **Arguments:**
 
-    - `ax`: axes; `model`: one rank-2 `LowRankRNN` without input.
+    - `ax`: axes; `model`: one rank-2 `LowRankRNN` without input, with a latent
+        read-out.
     - `path`: latent states, shape `(time, 2)`; the first `trial` of them are drawn in
         one colour, the rest in another.
     - `num`: grid points along each axis.
@@ -40,6 +42,9 @@ def latent_flow(
 
     **Reference:** Kurtkaya, Dinc et al. 2025, arXiv:2502.17433, Figure 2.
     """
+    check_shape("path", path, (None, 2), "Latent states, of a rank-2 network.")
+    remedy = "Its read-out must be latent: LowRankRNN(..., latent_readout=True)."
+    check_shape("model.W_out[:1]", model.W_out[:1], (1, 2), remedy)
     path = np.asarray(path, float)
     low, high = path.min(axis=0), path.max(axis=0)
     pad = 0.35 * np.maximum(high - low, 0.1 * np.max(high - low) + 1e-6)
@@ -69,6 +74,7 @@ def rate_map(ax: Any, rates: Any, dt: float, *, level: float = 0.3) -> Any:
 
     **Arguments:** `rates` of shape `(time, unit)`; `dt`: one step in seconds.
     """
+    check_shape("rates", rates, (None, None), "(time, unit), of one trial.")
     size = np.abs(np.asarray(rates))
     above = size > level
     first = np.where(above.any(axis=0), above.argmax(axis=0), len(size))

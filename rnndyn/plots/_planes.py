@@ -4,7 +4,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .._core._checks import check_shape, one_of
 from .._core._verdicts import Verdict
+from ..models import LowRankRNN
 from ._style import PATH, SLOW, STABLE, UNSTABLE, figure, tidy
 
 
@@ -17,6 +19,12 @@ class Plane(NamedTuple):
 
     def __call__(self, x: Any) -> np.ndarray:
         """Coordinates of states `(..., state)`."""
+        if np.shape(x)[-1:] != np.shape(self.origin):
+            raise ValueError(
+                f"states of shape {np.shape(x)} in a plane of {len(self.origin)} "
+                "variables, expected as many. Pass the plane of these states, such as "
+                "rnndyn.plots.pca_plane(states)."
+            )
         return (np.asarray(x) - self.origin) @ self.axes
 
 
@@ -36,13 +44,22 @@ def pca_plane(states: Any) -> Plane:
 
 
 def latent_plane(model: Any) -> Plane:
-    """The latent plane of a rank-2 network in current form, `x = m kappa`."""
+    """The latent plane of a rank-2 network in current form, `x = m kappa`.
+
+    **Raises:** a `ValueError` for any other network, whose states lie in no such plane.
+    """
+    if not isinstance(model, LowRankRNN) or (model.rank, model.form) != (2, "current"):
+        raise ValueError(
+            f"model is a {type(model).__name__}, expected a LowRankRNN of rank 2 in "
+            "current form. Use rnndyn.plots.pca_plane(states)."
+        )
     axes = np.linalg.pinv(np.asarray(model.m, float)).T
     return Plane(np.zeros(len(axes)), axes, ("kappa 1", "kappa 2"))
 
 
 def trajectories(ax: Any, plane: Plane, paths: Any, **style: Any) -> Any:
     """Paths `(path, time, state)` in a plane; a dot where each begins."""
+    check_shape("paths", paths, (None, None, None), "Pass one path as paths[None].")
     style = {"lw": 0.9, "color": PATH, "alpha": 0.9} | style
     for path in np.asarray(paths):
         line = plane(path)
@@ -85,8 +102,8 @@ def fixed_points(found: Any, *, ax: Any = None, plane: Plane | None = None) -> A
 
     `found`: `FixedPoints` of one network. Returns the axes, new ones if none are given.
     """
-    mask, verdict = np.asarray(found.mask), np.asarray(found.verdict)
-    x, slow = np.asarray(found.x), np.isin(verdict, (Verdict.slow_point, Verdict.ghost))
+    x, mask = one_search(found), np.asarray(found.mask)
+    slow = np.isin(np.asarray(found.verdict), (Verdict.slow_point, Verdict.ghost))
     if ax is None:
         ax = figure(1, 1)[1][0, 0]
     if plane is None:
@@ -95,6 +112,17 @@ def fixed_points(found: Any, *, ax: Any = None, plane: Plane | None = None) -> A
     stability = np.asarray(found.stability)[roots]
     points(ax, plane, x[roots], stability, x[mask & slow])
     return tidy(ax, x=plane.labels[0], y=plane.labels[1])
+
+
+def one_search(found: Any) -> np.ndarray:
+    """The states of one search; raises a `ValueError` for those of several networks."""
+    x = np.asarray(found.x)
+    if x.ndim != 2:
+        raise ValueError(
+            f"the points have shape {x.shape}, expected (slots, state). Pick network i "
+            "with jax.tree.map(lambda a: a[i], points)."
+        )
+    return x
 
 
 def speed_field(ax: Any, plane: Plane, field: Any, *, num: int = 24) -> Any:
@@ -119,6 +147,7 @@ def spectrum(
 ) -> Any:
     """Eigenvalues `(point, state)` of a flow (times `unit`, with the imaginary axis)
     or a map (with the unit circle)."""
+    one_of("kind", kind, ("flow", "map"))
     values = np.ravel(eigenvalues) * (unit if kind == "flow" else 1.0)
     ax.plot(values.real, values.imag, ".", ms=3, color=PATH)
     if kind == "flow":

@@ -21,8 +21,9 @@ from ._style import figure, tidy
 
 
 def report(result: Report) -> Any:
-    """The report on one network: points and trajectories in a plane, spectra,
-    read-out at the points, end states."""
+    """The report on one network: points and trajectories of the flow in a plane,
+    spectra, read-out at the points, and where free runs end: those of the Euler map if
+    `dt` is known, since the label is the map's then."""
     fig, axes = figure(2, 2)
     model = result.model
     unit = result.time_scale
@@ -41,20 +42,25 @@ def report(result: Report) -> Any:
     else:
         tidy(axes[0, 1], title="no fixed point found")
     ax = axes[1, 0]
-    if result.readout.shape[1]:
+    title = "no read-out"
+    if result.readout.size:
+        title = "read-out at the points"
         ax.bar(range(len(result.readout)), result.readout[:, 0], color="#2c7fb8")
         ax.set_xticks(range(len(result.readout)))
-    tidy(ax, title="read-out at the points", x="point", y="output 1")
+    tidy(ax, title=title, x="point", y="output 1")
     ax = axes[1, 1]
-    shares = result.attractors.share
-    error = [shares - result.attractors.low, result.attractors.high - shares]
-    rows = result.point_of(result.attractors)
+    ends = result.map_attractors or result.attractors
+    shares = ends.share
+    error = [shares - ends.low, ends.high - shares]
+    rows = result.point_of(ends)
     names = [
         f"{k + 1} {name.replace('_', ' ')}" + (f" (point {row})" if row >= 0 else "")
-        for k, (name, row) in enumerate(zip(result.attractors.names, rows, strict=True))
+        for k, (name, row) in enumerate(zip(ends.names, rows, strict=True))
     ]
     ax.barh(names, shares, xerr=np.maximum(error, 0), color="#8c6bb1")
-    tidy(ax, title="where free runs end", x="share of runs (95 % interval)")
+    system = "flow" if ends is result.attractors else "Euler map"
+    title = f"where free runs of the {system} end" if names else "no attractor found"
+    tidy(ax, title=title, x="share of runs (95 % interval)")
     return fig
 
 

@@ -2,7 +2,13 @@
 
 from typing import Any
 
-from matplotlib.figure import Figure
+
+try:
+    from matplotlib.figure import Figure
+except ImportError as error:
+    raise ImportError(
+        f'figures need matplotlib ({error}). Run pip install "rnndyn[plot]".'
+    ) from error
 
 
 COLOURS = {
