@@ -88,6 +88,29 @@ def test_van_der_pol_is_one_cycle(mu, period, exponent):
     assert list(found.to_dict()["verdict_name"]) == ["limit_cycle"]
 
 
+def test_period_beside_a_saddle():
+    """A cycle near a homoclinic orbit: steps short enough everywhere but at the
+    saddle, where it lingers, gave a period too short by 0.5 %."""
+
+    def field(t, x, mu):
+        return jnp.stack([x[1], mu * x[1] + x[0] - x[0] ** 2 + x[0] * x[1]])
+
+    found = attractors(field, np.array([[0.8, 0.1]]), jnp.asarray(-0.865))
+    assert found.names == ["limit_cycle"]
+    # DOP853 of SciPy, and a certified `limit_cycle`.
+    np.testing.assert_allclose(found.period, 14.924855354, rtol=1e-7)
+    assert 0 < found.period_error[0] < 1e-6
+    # One step is all there is: the period is still measured with shorter ones.
+    coarse = attractors(field, np.array([[0.8, 0.1]]), jnp.asarray(-0.865), dt=0.4)
+    np.testing.assert_allclose(coarse.period, 14.924855354, rtol=1e-6)
+
+
+def test_relaxation_oscillator_is_one_cycle():
+    found = attractors(van_der_pol, normal((8, 2)), jnp.asarray(20.0))
+    assert found.names == ["limit_cycle"] and found.count.tolist() == [8]
+    np.testing.assert_allclose(found.period, 34.6823233117, rtol=1e-7)
+
+
 def test_clocks():
     """Bistable, just before and just after a saddle-node on the cycle."""
     x0s = np.array(

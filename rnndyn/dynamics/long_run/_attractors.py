@@ -38,7 +38,8 @@ class Attractors(Result):
     - `state`: one state on it, shape `(attractors, state)`: the root itself, certified.
     - `orbit`: states on it, `(attractors, 256, state)`: one period of a cycle; of a
         map, consecutive states, which of a longer k-cycle are a part.
-    - `period`: of cycles and k-cycles, NaN for the rest.
+    - `period`: of cycles and k-cycles, NaN for the rest; `period_error`: by what share
+        that of a cycle changed when the step was last halved.
     - `exponents`: the three largest Lyapunov exponents, NaN where the state has fewer.
     - `extent`: half the diagonal of its bounding box.
     - `label`: row of the attractor that each start led to, -1 for none.
@@ -56,6 +57,7 @@ class Attractors(Result):
     state: Float[np.ndarray, "attractors state"]
     orbit: Float[np.ndarray, "attractors samples state"]
     period: Float[np.ndarray, " attractors"]
+    period_error: Float[np.ndarray, " attractors"]
     exponents: Float[np.ndarray, "attractors three"]
     extent: Float[np.ndarray, " attractors"]
     label: Int[np.ndarray, " starts"]
@@ -166,10 +168,16 @@ def attractors(
     verdict, ends = run.verdict, run.ends
     _check_linear(verdict, ends, is_map)
     groups = group(verdict, ends, tol_point)
-    return _collect(run, verdict, ends, groups, float(step), is_map)
+    first = np.array([g[0] for g in groups], int)
+    errors = np.full(len(groups), np.nan)
+    errors[verdict[first] == Verdict.k_cycle] = 0
+    cycles = np.flatnonzero(verdict[first] == Verdict.limit_cycle)
+    if cycles.size:
+        errors[cycles] = run.shorten_steps(first[cycles])
+    return _collect(run, verdict, ends, groups, errors, float(step), is_map)
 
 
-_KEPT = ("final", "point", "jacobian", "extent", "growth", "period", "orbit")
+_KEPT = ("returns", "final", "point", "jacobian", "extent", "growth", "period", "orbit")
 _KEPT += ("window", "step_error", "rates", "mean", "spread", "drift")
 
 
@@ -226,6 +234,31 @@ class _Runs:
         joined = jax.tree.map(lambda *a: np.concatenate(a)[: len(x)], *pieces)
         return joined
 
+    def shorten_steps(self, index):
+        """Follow these limit cycles again with half the step, up to six times, until
+        their periods stay the same; the last relative changes.
+
+        One step may be accurate and the period not, where the cycle passes a saddle.
+        """
+        dt = self.ends["step"][index].min()
+        period, start = self.ends["period"][index], self.ends["final"][index]
+        error = np.full(len(index), np.inf)
+        for _ in range(6):
+            dt = dt / 2
+            with in_double():
+                _, ends = self.run(start, dt, int(np.ceil(6 * period.max() / dt)))
+            new = np.where(ends["returns"] > 0, ends["period"] * dt, np.inf)
+            error = np.where(np.isfinite(new), np.abs(new / period - 1), np.inf)
+            if not np.all(np.isfinite(error)):
+                break
+            for name in ("final", "orbit", "extent"):
+                self.ends[name][index] = ends[name]
+            self.ends["period"][index] = period = new
+            start = ends["final"]
+            if error.max() <= _SAME_PERIOD:
+                break
+        return error
+
     def keep(self, index, verdict, ends, dt):
         units = {"period": dt, "window": dt, "rates": 1 / dt}
         ends = {k: v * units.get(k, 1) for k, v in ends.items()}
@@ -239,6 +272,7 @@ class _Runs:
 
 
 _OPEN = (Verdict.undetermined, Verdict.slow_point)
+_SAME_PERIOD = 1e-7
 
 
 @eqx.filter_jit
@@ -286,7 +320,7 @@ def _check_linear(verdict, ends, is_map) -> None:
             verdict[i] = Verdict.undetermined
 
 
-def _collect(run, verdict, ends, groups, dt, is_map) -> Attractors:
+def _collect(run, verdict, ends, groups, errors, dt, is_map) -> Attractors:
     total, size = run.x.shape
     label = np.full(total, -1)
     for row, members in enumerate(groups):
@@ -312,6 +346,7 @@ def _collect(run, verdict, ends, groups, dt, is_map) -> Attractors:
         state=np.where(is_root, ends["point"][first], ends["final"][first]),
         orbit=ends["orbit"][first],
         period=np.where(periodic, ends["period"][first], np.nan),
+        period_error=errors,
         exponents=exponents,
         extent=np.where(is_root[:, 0], 0, ends["extent"][first]),
         label=label,
@@ -320,11 +355,11 @@ def _collect(run, verdict, ends, groups, dt, is_map) -> Attractors:
         final=ends["final"],
         dt=dt,
         kind="map" if is_map else "flow",
-        caveats=_caveats(verdict, label, run, dt),
+        caveats=_caveats(verdict, label, run, errors, dt),
     )
 
 
-def _caveats(verdict, label, run, dt) -> tuple[str, ...]:
+def _caveats(verdict, label, run, errors, dt) -> tuple[str, ...]:
     said = []
     longest = run.time.max()
     for code, advice in (
@@ -337,6 +372,9 @@ def _caveats(verdict, label, run, dt) -> tuple[str, ...]:
             said.append(
                 f"{number} of {len(verdict)} starts {advice} (t <= {longest:g})"
             )
+    poor = int(np.sum(errors > 1e-4))
+    if poor:
+        said.append(f"the periods of {poor} cycles change with the step: shorten `dt`")
     if run.coarse.any():
         said.append(f"dt = {dt:g} is too long for {int(run.coarse.sum())} starts")
     return tuple(said)

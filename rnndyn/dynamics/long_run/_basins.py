@@ -65,7 +65,7 @@ def _same_point(a, b, tol) -> bool:
 def _same_mean(a, b, tol) -> bool:
     """Whether averages over cycles agree, to within their own errors; with different
     steps of the integration nothing is known of these."""
-    error = 3 * (a["drift"] + b["drift"]) * max(a["extent"], b["extent"])
+    error = 6 * (a["drift"] + b["drift"]) * max(a["extent"], b["extent"])
     gap = np.linalg.norm(a["mean"] - b["mean"])
     close = gap <= error + tol * max(1.0, np.linalg.norm(a["mean"]))
     return bool(close or a["step"] != b["step"])
