@@ -15,6 +15,7 @@ from helpers import all_models, tree_allclose
 from safetensors.numpy import save_file
 
 import rnndyn as rd
+from rnndyn._core._checks import check_key
 
 
 NAMES = ["rate", "current", "lowrank_current", "lowrank_rate", "piecewise", "gru"]
@@ -386,3 +387,11 @@ def test_broken_files_are_refused(tmp_path):
     np.savez(nameless, form=np.array([]), activation="tanh", W=np.eye(2), tau=0.1)
     with pytest.raises(ValueError, match="a name has 0 entries"):
         rd.load_network(nameless)
+
+
+def test_a_number_is_no_key():
+    for key in (jr.key(0), jr.PRNGKey(0)):
+        assert check_key(key) is key
+    for bad in (0, None, "a", np.zeros(2), jnp.zeros(2)):
+        with pytest.raises(ValueError, match=r"pass key=jax.random.key\(0\)"):
+            check_key(bad)

@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Integer, Key
 
+from ._checks import check_key
 from ._types import KeyLike
 
 
@@ -21,6 +22,7 @@ def member_keys(
 ) -> Key[Array, " members"]:
     """`fold_in(key, id)` for every member, so that a member's randomness does not
     depend on which others run beside it."""
+    check_key(key)
     return jax.vmap(lambda i: jr.fold_in(key, i))(ids)
 
 

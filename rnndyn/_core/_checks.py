@@ -87,6 +87,16 @@ def check_count(name: str, value: Any, least: int = 1) -> None:
         raise ValueError(f"{name} = {value!r}, expected a whole number >= {least}.")
 
 
+def check_key(key: Any, name: str = "key") -> Any:
+    """`key`; raises a `ValueError` unless this is a PRNG key of JAX, old or new."""
+    dtype = getattr(key, "dtype", np.dtype(object))
+    if not jnp.issubdtype(dtype, jax.dtypes.prng_key) and dtype != jnp.uint32:
+        raise ValueError(
+            f"{name} = {key!r}, expected a PRNG key: pass {name}=jax.random.key(0)."
+        )
+    return key
+
+
 def as_float(x: Any, name: str = "the array") -> jax.Array:
     """`x` as a floating-point array; numbers take JAX's default float dtype.
 

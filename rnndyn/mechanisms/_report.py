@@ -9,7 +9,7 @@ import jax.random as jr
 import numpy as np
 
 from .._core._batch import to_double
-from .._core._checks import check_step_ratio
+from .._core._checks import check_key, check_step_ratio
 from .._core._export import xarray_module
 from .._core._types import KeyLike
 from .._core._verdicts import Verdict
@@ -151,8 +151,7 @@ def analyse(
     - `starts`: random starts of each kind.
     - `key`: PRNG key.
 
-    **Returns:** a `Report`. Not guaranteed: that a full-rank search has found every
-    root; the README says how to search harder.
+    **Returns:** a `Report`. Not guaranteed: that a full-rank search found every root.
 
     **Raises:** a `ValueError` for an ensemble, a task that does not fit, `starts` below
     1 or `dt/tau` outside (0, 1].
@@ -179,6 +178,7 @@ def analyse(
         dt = task.dt if dt is None else dt
     if dt is not None:
         check_step_ratio(dt, model.tau)
+    check_key(key)
     keys = jr.split(key, 4)
     data = [np.asarray(jr.key_data(k)) for k in keys]
     with jax.enable_x64(True):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float
 
+from .._core._checks import check_key
 from .._core._types import KeyLike
 from ._base import (
     AbstractRNN,
@@ -63,6 +64,7 @@ class ContinuousGRU(AbstractRNN):
     ):
         """**Arguments:** as in `RateRNN`; `gain` scales all recurrent weights."""
         check_sizes(input_size, state_size, output_size)
+        check_key(key)
         keys = jr.split(key, 3)
         n = state_size
         self.W = gain * jr.normal(keys[0], (3 * n, n)) / n**0.5

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float
 
-from .._core._checks import as_float, check_count, check_shape, one_of
+from .._core._checks import as_float, check_count, check_key, check_shape, one_of
 from .._core._system import AbstractVectorField
 from .._core._types import KeyLike
 from ._activations import activation as activation_fn
@@ -148,10 +148,8 @@ class LowRankRNN(AbstractRNN):
                 f"init = {init!r}, expected a callable that returns Factors, such as "
                 "rnndyn.models.GaussianFactors()."
             )
-        if key is None and isinstance(init, GaussianFactors):
-            raise ValueError(
-                "key = None, expected a PRNG key: pass key=jax.random.key(0)."
-            )
+        if key is not None or isinstance(init, GaussianFactors):
+            check_key(key)
         readable = rank if latent_readout else state_size
         spread = 1.0 if scale == "1/N" else state_size**-0.5
         drawn = init(

@@ -9,7 +9,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._core._checks import as_float, check_shape
+from .._core._checks import as_float, check_key, check_shape
 from .._core._system import Map
 from .._core._types import KeyLike
 from ._base import (
@@ -65,6 +65,7 @@ class PiecewiseLinearRNN(AbstractRNN):
         `noise`, `x0` and `key` as in `RateRNN`. `A ~ U(0.5, 0.9)`, the rest Gaussian.
         """
         check_sizes(input_size, state_size, output_size)
+        check_key(key)
         keys = jr.split(key, 4)
         n = state_size
         W = 0.5 * jr.normal(keys[1], (n, n)) / n**0.5

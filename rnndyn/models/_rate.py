@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float
 
-from .._core._checks import as_float, check_shape
+from .._core._checks import as_float, check_key, check_shape
 from .._core._types import KeyLike
 from ._activations import activation as activation_fn
 from ._base import (
@@ -75,13 +75,9 @@ class AbstractFullRankRNN(AbstractRNN):
             raise ValueError(
                 f"init = {init!r}, expected an object such as rnndyn.models.Xavier()."
             )
-        if key is None:
-            if not isinstance(init, FixedArrays):
-                raise ValueError(
-                    "key = None, expected a PRNG key: pass key=jax.random.key(0)."
-                )
+        if key is None and isinstance(init, FixedArrays):
             key = jax.random.key(0)
-        drawn = init(input_size, state_size, output_size, key=key)
+        drawn = init(input_size, state_size, output_size, key=check_key(key))
         self.W, self.W_in, self.b, self.b_in, self.W_out, self.b_out = drawn
         dtype = drawn.W.dtype
         self.tau = check_tau(tau, state_size, dtype)

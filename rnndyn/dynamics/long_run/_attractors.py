@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int, PyTree
 
 from ..._core._batch import in_double
+from ..._core._checks import check_key
 from ..._core._export import Result
 from ..._core._system import Map
 from ..._core._types import KeyLike
@@ -140,6 +141,8 @@ def attractors(
     **Raises:** a `ValueError` for starts of the wrong shape, or a `Map` with `dt`.
     """
     is_map = isinstance(system, Map)
+    if key is not None:
+        check_key(key)
     if isinstance(x0s, AbstractSampler):
         x0s = x0s(system, args, key=jax.random.key(0) if key is None else key)
     # Only looked at: as an array of JAX float64 starts may lose digits.

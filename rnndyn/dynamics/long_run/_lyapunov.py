@@ -10,6 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import PyTree
 
+from ..._core._checks import check_key
 from ..._core._system import Map
 from ..._core._types import KeyLike
 from ...flows import RK4, AbstractMethod, ExplicitRungeKutta
@@ -80,6 +81,8 @@ def lyapunov_spectrum(
     **Reference:** Benettin et al. 1980, doi:10.1007/BF02128236; Kaplan & Yorke 1979,
     doi:10.1007/BFb0064319.
     """
+    if key is not None:
+        check_key(key)
     args = jax.tree.map(
         lambda a: jnp.asarray(a) if isinstance(a, np.ndarray) else a, args
     )
