@@ -90,7 +90,7 @@ def test_mirror_images_are_two_cycles():
 
 def test_unstable_cycles_of_lorenz_from_close_returns():
     strategy = rdd.CloseReturns(
-        max_period=4.0, dt=0.005, transient=20.0, backward=False, per_record=2
+        max_period=4.0, transient=20.0, backward=False, per_record=2
     )
     x0s = 10 * jr.normal(jr.key(0), (8, 3))
     result = rdd.limit_cycles(lorenz, x0s, strategy=strategy, max_cycles=12)
@@ -251,6 +251,24 @@ def test_state_at_any_time(cycle):
     np.testing.assert_allclose(got[order], exact.ys, atol=1e-9)
 
 
+def test_jumps_between_recorded_states():
+    """van der Pol at mu = 20: jumps a tenth as long as the time between two states of
+    a record, and steps of the search that close the orbit without deciding on it."""
+    result = rdd.limit_cycles(van_der_pol, jr.normal(jr.key(0), (8, 2)), 20.0)
+    assert "undecided" in str(result)
+    forward = np.asarray(result.verdict)[:, :2]
+    assert (forward != Verdict.diverged).all()
+    result = rd.certify(result)
+    (cycle,) = result.found()
+    # Radau at a relative tolerance of 1e-12.
+    np.testing.assert_allclose(cycle.period, 34.6823233117, rtol=1e-10)
+    assert int(cycle.stability) == -1 and float(cycle.error) < 1e-9
+    on = np.asarray(result.index) == 0
+    assert (
+        on.sum() >= 8 and (np.asarray(result.verdict)[on] == Verdict.limit_cycle).all()
+    )
+
+
 @pytest.mark.slow
 def test_stiff_relaxation_oscillator_by_an_implicit_solver():
     controller = dfx.PIDController(rtol=1e-10, atol=1e-10)
@@ -320,7 +338,7 @@ def test_bad_input():
     with pytest.raises(ValueError, match="max_cycles"):
         rdd.limit_cycles(van_der_pol, jnp.ones((2, 2)), max_cycles=0)
     with pytest.raises(ValueError, match="CloseReturns got"):
-        rdd.CloseReturns(dt=-1.0)
+        rdd.CloseReturns(samples=8)
     with pytest.raises(ValueError, match="one dtype"):
         rdd.limit_cycle(van_der_pol, jnp.ones(2, jnp.float32), 6.0, jnp.float64(1.0))
 

@@ -34,6 +34,13 @@ def test_no_isolated_cycle_is_none(c, start):
     assert int(cycle.stability) == 0
 
 
+def test_one_of_many_orbits_is_named_as_such():
+    prey = lambda t, x, a: jnp.stack([x[0] * (1 - x[1]), x[1] * (x[0] - 1)])
+    cycle = rdd.limit_cycle(prey, jnp.array([1.5, 1.0]), 6.5)
+    with pytest.raises(ValueError, match="second multiplier is 1"):
+        cycle.check()
+
+
 def test_both_sides_of_a_fold_of_cycles():
     x0s = jnp.array([[0.9, 0], [0.7, 0], [0.6, 0]])
     e = 1e-7

@@ -47,7 +47,8 @@ def certify_cycle(cycle: LimitCycle, *, max_halvings: int = 4) -> LimitCycle:
 
 
 def certify_cycles(found: LimitCycles, *, max_halvings: int = 4) -> LimitCycles:
-    """See `certify_cycle`; `mask`, `verdict` and `index` follow the new verdicts."""
+    """See `certify_cycle`; `mask`, `verdict` and `index` follow the new verdicts, also
+    of orbits that had closed without a verdict."""
     cycles = found.cycles
     shape = np.shape(cycles.period)
     certified = _certify(cycles, cycles.problem, shape[-1:], max_halvings)
@@ -58,15 +59,17 @@ def certify_cycles(found: LimitCycles, *, max_halvings: int = 4) -> LimitCycles:
     flat = index.reshape(-1, *slots)
     codes = verdict.reshape(-1, *slots)
     good = ok.reshape(len(flat), -1)
+    led_to = np.zeros(good.shape, bool)
     outcome = np.asarray(certified.verdict).reshape(len(flat), -1)
     for n in range(len(flat)):
         listed = flat[n] >= 0
+        led_to[n][flat[n][listed]] = True
         codes[n][listed] = outcome[n][flat[n][listed]]
         flat[n][listed & ~good[n][flat[n]]] = -1
     return dataclasses.replace(
         found,
         cycles=certified,
-        mask=np.asarray(found.mask) & ok,
+        mask=led_to.reshape(shape) & ok,
         verdict=codes.reshape((*batch, *slots)),
         index=flat.reshape((*batch, *slots)),
     )

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ..._core._masks import norm
 from ..._core._verdicts import Verdict
-from ...flows import RK4, ScanFlow
+from ._records import record
 
 
 BASES = 16
@@ -41,9 +41,9 @@ class CloseReturns(eqx.Module):
 
     - `max_period`: longest period looked for; records are twice as long.
     - `transient`: discarded before the late record.
-    - `dt`: step of the integration by RK4; fast systems need a shorter one, and stiff
-        ones should be given guesses of their own to `limit_cycle`.
-    - `samples`: states kept of a record.
+    - `samples`: states kept of a record. Steps of the runs, explicit ones also of
+        stiff systems, are no longer than the time between these, and shorter where
+        accuracy asks.
     - `backward`: also run backwards. Default: up to 3 state variables.
     - `per_record`: guesses from each record, from different points of it. More than 1
         helps on chaotic attractors.
@@ -51,21 +51,25 @@ class CloseReturns(eqx.Module):
 
     max_period: float | int = eqx.field(static=True, default=50.0)
     transient: float | int = eqx.field(static=True, default=200.0)
-    dt: float | int = eqx.field(static=True, default=0.05)
     samples: int = eqx.field(static=True, default=800)
     backward: bool | None = eqx.field(static=True, default=None)
     per_record: int = eqx.field(static=True, default=1)
 
     def __check_init__(self):
-        ok = self.max_period > 0 and self.dt > 0 and self.transient >= 0
+        ok = self.max_period > 0 and self.transient >= 0
         ok = ok and 1 <= self.per_record <= BASES
-        if not ok or self.samples < 32 or self.dt > self.max_period / 16:
+        if not ok or self.samples < 32:
             raise ValueError(
                 f"CloseReturns got max_period = {self.max_period}, transient = "
-                f"{self.transient}, dt = {self.dt}, samples = {self.samples}; expected "
-                "positive times, dt below a sixteenth of max_period, at least 32 "
-                f"samples and 1 to {BASES} guesses `per_record`."
+                f"{self.transient}, samples = {self.samples}, per_record = "
+                f"{self.per_record}; expected positive times, at least 32 samples and "
+                f"1 to {BASES} guesses `per_record`."
             )
+
+    @property
+    def spacing(self) -> float:
+        """Time between the states of a record, in time constants."""
+        return 2 * self.max_period / self.samples
 
     def num_guesses(self, size: int) -> int:
         """Guesses a start."""
@@ -77,28 +81,16 @@ class CloseReturns(eqx.Module):
 
     def __call__(self, velocity: Any, x0: Float[Array, " state"], unit: Any) -> Guess:
         """The guesses of one start, with a leading axis of `num_guesses`."""
-        dt = self.dt * unit
-        span = 2 * self.max_period * unit
-        stride = max(1, round(2 * self.max_period / self.dt / self.samples))
-        spacing = span / self.samples
-        step = ScanFlow(num_steps=stride, method=RK4())
-        zero = jnp.zeros((), x0.dtype)
-        field = lambda t, x, sign: sign * velocity(x)
-
-        def record(x, sign):
-            def sample(x, _):
-                return step(field, x, zero, spacing, sign), x
-
-            return lax.scan(sample, x, None, length=self.samples)
-
-        steps = max(1, round(self.transient / self.dt))
-        settle = ScanFlow(num_steps=steps, method=RK4())
-        one = jnp.ones((), x0.dtype)
-        late = settle(field, x0, zero, dt * steps, one)
+        spacing = self.spacing * unit
+        run = lambda x, sign, duration, samples: record(
+            lambda x: sign * velocity(x), x, duration, samples, spacing
+        )
+        _, late = run(x0, 1, self.transient * unit, 1)
         signs = [1.0, 1.0, -1.0][: self._records(x0.shape[0])]
         firsts = jnp.stack([late, x0, x0][: len(signs)])
         signs = jnp.asarray(signs, x0.dtype)
-        _, records = jax.vmap(record)(firsts, signs)
+        along = lambda x, sign: run(x, sign, spacing, self.samples)[0]
+        records = jax.vmap(along)(firsts, signs)
         closest = lambda xs, sign: closest_returns(xs, spacing, self.per_record, sign)
         guesses = jax.vmap(closest)(records, signs)
         return jax.tree.map(lambda a: a.reshape((-1, *a.shape[2:])), guesses)
@@ -122,7 +114,7 @@ def closest_returns(
         return _return_to_first(window)
 
     miss, lag = jax.vmap(from_base)(bases)
-    finite = jnp.all(jnp.isfinite(xs))
+    finite, blown = jnp.all(jnp.isfinite(xs)), jnp.any(jnp.isinf(xs))
     # Late returns of a run that settles are closer; of equally close ones the
     # shortest counts.
     best = jnp.min(miss)
@@ -130,8 +122,13 @@ def closest_returns(
     k = jnp.lexsort((miss, jnp.where(good, lag, jnp.inf), ~good))[:num]
     still = norm(spread) < 1e-7 * jnp.maximum(1, norm(xs[-1]))
     verdict = jnp.select(
-        [~finite, still, ~jnp.isfinite(best)],
-        [int(Verdict.diverged), int(Verdict.constant), int(Verdict.undetermined)],
+        [blown, ~finite, still, ~jnp.isfinite(best)],
+        [
+            int(Verdict.diverged),
+            int(Verdict.undetermined),
+            int(Verdict.constant),
+            int(Verdict.undetermined),
+        ],
         int(Verdict.limit_cycle),  # something to search for
     ).astype(jnp.int32)
     return Guess(
@@ -156,7 +153,11 @@ def _return_to_first(window):
     shift = jnp.where(dip, 0.5 * (before - after) / jnp.where(dip, bend, 1), 0)
     # Near a return the squared distance is a parabola.
     bottom = jnp.maximum(square - 0.25 * (before - after) * shift, 0)
-    ratio = jnp.sqrt(bottom / jnp.where(largest > 0, largest, 1))
+    unit = jnp.where(largest > 0, largest, 1)
+    # It says nothing where the run jumps from one sample to the next.
+    hop = jnp.sum(jnp.diff(window, axis=0) ** 2, axis=1)
+    hop = jnp.maximum(jnp.append(hop, 0), jnp.append(0, hop))
+    ratio = jnp.sqrt(bottom / unit) + 0.25 * hop / unit
     ratio = jnp.where(dip, ratio, jnp.inf)
     best = jnp.min(ratio)
     # The parabola leaves a few per cent of a chord: returns as close as that tie.

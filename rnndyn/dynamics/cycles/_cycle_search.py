@@ -1,7 +1,9 @@
 """Limit cycles from many starts: guesses, a cheap search, a refined one."""
 
+import dataclasses
 from typing import Any
 
+import diffrax as dfx
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,7 @@ from ..._core._export import Result
 from ..._core._masks import norm
 from ..._core._system import Map, time_scale_of
 from ..._core._verdicts import Verdict
-from ...flows import RK4, AbstractFlow, ScanFlow
+from ...flows import RK4, AbstractFlow, DiffraxFlow, ScanFlow
 from .._states import as_states
 from ..points._points import Frozen, Values
 from ._cycle_guess import CloseReturns, same_orbit
@@ -44,6 +46,8 @@ class LimitCycles(Result):
         `diverged`, or `undetermined` (no close return, or no convergence).
     - `index` `(starts, guesses)`: the cycle that the guess led to, -1 if none. A guess
         that lies on a cycle already found (to 1e-4 of its extent) is not run again.
+        Where the verdict is `undetermined` the orbit closed, but its steps were too
+        long to tell more: `certify` shortens them and decides.
     - `x_guess`, `period_guess`, `miss`: the guesses; `miss` is the distance of the
         close return relative to the extent of the record, each variable in units of
         its range there.
@@ -61,12 +65,14 @@ class LimitCycles(Result):
     kind: str = eqx.field(static=True, default="flow")
 
     def headline(self) -> str:
-        """Distinct cycles and stable ones."""
+        """Distinct cycles, stable ones, and what is left to decide."""
         mask, verdict = np.asarray(self.mask), np.asarray(self.verdict)
         stable = mask & (np.asarray(self.cycles.stability) == -1)
+        closed = (np.asarray(self.index) >= 0) & (verdict == Verdict.undetermined)
+        rest = f", {closed.sum()} of which closed undecided" if closed.any() else ""
         return (
             f"{mask.sum()} distinct limit cycles ({stable.sum()} stable) from "
-            f"{verdict.size} guesses"
+            f"{verdict.size} guesses{rest}"
         )
 
     def cycle(self, i: Any) -> LimitCycle:
@@ -130,16 +136,17 @@ def limit_cycles(
     - `x0s`: starts, `(starts, state)`.
     - `strategy`: where guesses come from, `CloseReturns()` by default: periods up to
         50 time constants.
-    - `flow`, `segments`, `tol`, `floquet_segments`: as in `limit_cycle`; the first,
-        cheap search uses `flow`, or RK4 with 4 steps a piece (16 up to 16 states).
-        Where states are few, cycles found are refined with more segments.
+    - `flow`, `segments`, `tol`, `floquet_segments`: as in `limit_cycle`. The first,
+        cheap search uses `flow`, a `DiffraxFlow` at a tolerance of 1e-7 unless it has
+        a controller; by default RK4 with 4 steps a piece (16 up to 16 states, 32 up
+        to 4). Where states are few, cycles found are refined with more segments.
     - `tol_unique`: cycles that agree in period and position to this, relative to
         period and extent, are one. Default 1e-5 in float64, 1e-2 in float32. The cheap
         search merges at 1e-4 (1e-2): closer pairs need guesses of their own.
     - `max_steps`: orbit integrations for each guess.
     - `max_cycles`: entries of the result.
-    - `period_bounds`: of all periods. Default: from 2 `dt` of the strategy to its
-        `max_period`.
+    - `period_bounds`: of all periods. Default: from the `spacing` of the strategy to
+        its `max_period`.
     - `time_scale`: unit of the strategy's times. Default: the system's own, else 1.
 
     **Returns:** `LimitCycles`. That all cycles are found is NOT guaranteed: a cycle
@@ -163,9 +170,13 @@ def limit_cycles(
     check_bounds(period_bounds)
     mesh = make_mesh(flow, segments, floquet_segments, x0s.shape[1])
     coarse = mesh
+    if isinstance(mesh.flow, DiffraxFlow) and mesh.flow.controller is None:
+        loose = dfx.PIDController(rtol=1e-7, atol=1e-7)
+        rough = dataclasses.replace(mesh.flow, controller=loose)
+        coarse = Mesh(rough, mesh.segments, mesh.pieces)
     if flow is None:
         # Small systems may be stiff, and their steps cost little.
-        steps = 16 if x0s.shape[1] <= 16 else 4
+        steps = 32 if x0s.shape[1] <= 4 else 16 if x0s.shape[1] <= 16 else 4
         rough = ScanFlow(num_steps=steps, method=RK4())
         coarse = Mesh(rough, mesh.segments, mesh.pieces)
     strategy = CloseReturns() if strategy is None else strategy
@@ -203,7 +214,7 @@ def _search(
     guesses = guess.verdict.shape[1]
     flat = jax.tree.map(lambda a: a.reshape(starts * guesses, *a.shape[2:]), guess)
     if period_bounds is None:
-        period_bounds = (2 * strategy.dt * unit, strategy.max_period * unit)
+        period_bounds = (strategy.spacing * unit, strategy.max_period * unit)
     inside = (flat.period >= period_bounds[0]) & (flat.period <= period_bounds[1])
     cheap_tol = 1e-6 if double else 1e-3
 
@@ -312,10 +323,10 @@ def _search(
     fields = lax.map(one, jnp.arange(max_cycles))
     cycles = LimitCycle(**fields, problem=Frozen(f, args), mesh=mesh)
     precisely = lambda x, duration: mesh.through(frozen, x, duration)
-    mask, first = _distinct(cycles, moving_on | {"advance": precisely}, tol_unique)
-    last = jnp.where(index >= 0, first[index], -1)
+    moving_on |= {"advance": precisely}
+    mask, closed, first = _distinct(cycles, moving_on, tol, tol_unique)
+    last = jnp.where((index >= 0) & closed[index], first[index], -1)
     ended = jnp.where(index >= 0, cycles.verdict[index], verdict)
-    last = jnp.where(ended == Verdict.limit_cycle, last, -1)
     fold = lambda a: a.reshape(starts, guesses)
     return LimitCycles(
         cycles=cycles,
@@ -329,25 +340,32 @@ def _search(
     )
 
 
-def _distinct(cycles, moving_on, tol):
-    """Which refined cycles are the first of their kind, and for each the first."""
+def _distinct(cycles, moving_on, tol, tol_unique):
+    """Which refined cycles are the first of their kind; which orbits have closed; and
+    for each the first like it, one that was found if there is any."""
     frozen = freeze((cycles.x0, cycles.period, cycles.orbit[:, :-1], cycles.times))
     x0, period, orbits, times = frozen
     spacings = jnp.diff(times, axis=1)
     num = period.shape[0]
+    open_ = (cycles.verdict == Verdict.undetermined) & (cycles.residual <= tol)
+    open_ = open_ & (cycles.extent > 0)
 
     def compare(pair):
         i, j = pair
         return same_orbit(
-            x0[i], period[i], orbits[j], spacings[j], tol=tol, **moving_on
+            x0[i], period[i], orbits[j], spacings[j], tol=tol_unique, **moving_on
         )
 
-    pairs = [m.ravel() for m in jnp.meshgrid(*[jnp.arange(num)] * 2, indexing="ij")]
-    worth = cycles.mask[pairs[0]] & cycles.mask[pairs[1]] & (pairs[1] < pairs[0])
-    same = _where_worth(compare, worth, tuple(pairs)).reshape(num, num)
-    same = same | jnp.eye(num, dtype=bool)
-    first = jnp.argmax(same, axis=1).astype(jnp.int32)
-    return cycles.mask & (first == jnp.arange(num)), first
+    i, j = [m.ravel() for m in jnp.meshgrid(*[jnp.arange(num)] * 2, indexing="ij")]
+    worth = (cycles.mask[i] | open_[i]) & cycles.mask[j] & ((j < i) | open_[i])
+    worth = worth | (open_[i] & open_[j] & (j < i))
+    same = _where_worth(compare, worth, (i, j)).reshape(num, num)
+    found = same & cycles.mask[None]
+    like = jnp.where(jnp.any(found, axis=1, keepdims=True), found, same)
+    first = jnp.where(jnp.any(like, axis=1), jnp.argmax(like, axis=1), jnp.arange(num))
+    first = first.astype(jnp.int32)
+    mask = cycles.mask & (first == jnp.arange(num))
+    return mask, cycles.mask | open_, first
 
 
 def _where_worth(compare, worth, entries):

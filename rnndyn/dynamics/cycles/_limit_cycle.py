@@ -116,9 +116,19 @@ class LimitCycle(Result):
         if not bool(np.all(np.asarray(self.mask))):
             verdict = Verdict(int(np.min(np.asarray(self.verdict))))
             residual = float(np.max(np.asarray(self.residual)))
+            advice = (
+                f"{verdict.advice} Try another start or period, or more `segments`."
+            )
+            if np.ndim(self.period) == 0 and residual < 1e-6:
+                others = np.delete(self.log_multipliers, int(self.trivial))
+                if np.min(np.abs(others), initial=np.inf) < 1e-6:
+                    advice = (
+                        "It closes, but a second multiplier is 1: it is one of a family "
+                        "of orbits (a centre) or at a fold of cycles, and not isolated."
+                    )
             raise ValueError(
                 f"the search ended as {verdict.name!r} with residual {residual:.1e}. "
-                f"{verdict.advice} Try another start or period, or more `segments`."
+                f"{advice}"
             )
         return self
 
