@@ -145,6 +145,9 @@ def test_read_outs_at_the_origin_have_no_sign():
     where = lambda c: (c.fitted_sign, c.fitted_code, c.partner)
     none = (np.zeros((0, 3), int), np.zeros(0, int), np.array([-1]))
     assert not eqx.tree_at(where, check, none).complete
+    where = lambda c: (c.true_code, c.fitted_code, c.partner, c.true_sign)
+    none = (*np.zeros((3, 0), int), np.zeros((0, 3), int))
+    assert not eqx.tree_at(where, check, none).complete
 
 
 def test_hausdorff():
@@ -159,6 +162,15 @@ def test_bad_input():
     net = flip_flop()
     with pytest.raises(ValueError, match="a Map and the other a flow"):
         attractor_check(net.map(ALPHA), net, starts(12))
+    both = net.map(ALPHA), net.map(ALPHA)
+    # A single start says nothing of how close is close: the network would miss itself.
+    for alike in (starts(12)[:1], np.full((4, 12), np.nan)):
+        with pytest.raises(ValueError, match="expected finite starts that differ"):
+            attractor_check(*both, alike)
+    with pytest.raises(ValueError, match="readout has shape"):
+        attractor_check(*both, starts(12), readout=np.eye(3))
+    with pytest.raises(ValueError, match="tol_match = -1"):
+        attractor_check(*both, starts(12), tol_match=-1.0)
     with pytest.raises(ValueError, match="x0s"):
         attractor_check(net.map(ALPHA), net.map(ALPHA), starts(12)[0])
 

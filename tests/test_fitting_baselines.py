@@ -29,6 +29,7 @@ from rnndyn.fitting.baselines._baseline import (
     MeanSquare,
     RandomWeights,
     XavierWeights,
+    check_kind,
 )
 from rnndyn.fitting.baselines._force import CurrentError, RateError, force
 from rnndyn.fitting.baselines._gradient import adam, lbfgs
@@ -372,13 +373,74 @@ def test_bad_input(data):
         teacher_forced_bptt(trials, inputs, alpha=ALPHA, key=jax.random.key(0))
     with pytest.raises(ValueError, match="True where a weight must be zero"):
         newton(rates, u, alpha=ALPHA, mask=np.eye(N, dtype=bool))
+    with pytest.raises(ValueError, match="mask has dtype float64"):
+        adam(rates, u, alpha=ALPHA, mask=np.full((N + 1, N), 0.5))
+
+
+@pytest.mark.parametrize("name", ["adam", "force", "lbfgs", "bptt", "newton"])
+def test_options_are_checked(data, name):
+    _, rates, u = data
+    solve = {
+        "adam": adam,
+        "force": force,
+        "lbfgs": lbfgs,
+        "newton": newton,
+        "bptt": lambda *a, **k: teacher_forced_bptt(*a, key=jax.random.key(0), **k),
+    }[name]
+    fit = lambda **options: solve(rates[:20], u[:19], alpha=ALPHA, **options)
+    with pytest.raises(ValueError, match="dt = -1"):
+        fit(dt=-1.0)
+    if name in ("force", "lbfgs", "newton"):
+        with pytest.raises(ValueError, match="ridge = nan, expected one finite"):
+            fit(ridge=np.nan)
+    if name == "bptt":
+        with pytest.raises(ValueError, match="share = 2"):
+            fit(share=2.0)
+
+
+@pytest.mark.parametrize("wrong", [CrossEntropy, "square"])
+def test_a_loss_is_no_class_and_no_word(wrong):
+    """Either would pass silently for the other one of two losses."""
+    with pytest.raises(ValueError, match="loss = .*, expected MeanSquare()"):
+        check_kind("loss", wrong, CrossEntropy | MeanSquare, "MeanSquare()")
+
+
+@pytest.mark.parametrize("solve", [newton, lbfgs])
+def test_a_silent_neuron_needs_no_ridge(data, solve):
+    _, rates, u = data
+    bad = rates.copy()
+    bad[17, 2] = np.nan
+    others = np.delete(np.arange(N + 1), 2)
+    options = dict(alpha=ALPHA, ridge=0.0, num_steps=200)
+    options |= dict(whiten=True) if solve is lbfgs else {}
+    fit = solve(bad, u, **options)
+    assert np.flatnonzero(~fit.converged).tolist() == [2]
+    without = solve(np.delete(rates, 2, axis=1), u, **options)
+    found = np.asarray(fit.theta)[others][:, others[:-1]]
+    assert np.abs(found - without.theta).max() < 1e-6
+
+
+def test_the_scale_of_a_loss_counts(data):
+    _, rates, u = data
+    options = dict(alpha=ALPHA, num_steps=2)
+    one = adam(rates, u, loss=MeanSquare(), **options)
+    three = adam(rates, u, loss=MeanSquare(3.0), **options)
+    assert np.allclose(three.loss, 3 * one.loss, rtol=1e-6)
+
+
+def test_the_network_of_a_fit_in_a_process_of_single_precision(data, recwarn):
+    _, rates, u = data
+    with jax.enable_x64(False):
+        fit = newton(rates, u, alpha=ALPHA, num_steps=2)
+        assert fit.network.W.dtype == np.float32
+    assert not recwarn.list
 
 
 def test_counts_and_rows_are_checked(data):
     _, rates, u = data
-    with pytest.raises(ValueError, match="num_steps = 0, expected at least 1"):
+    with pytest.raises(ValueError, match="num_steps = 0, expected a whole number >= 1"):
         newton(rates, u, alpha=ALPHA, num_steps=0)
-    with pytest.raises(ValueError, match="epochs = 0, expected at least 1"):
+    with pytest.raises(ValueError, match="epochs = 0, expected a whole number >= 1"):
         force(rates, u, alpha=ALPHA, epochs=0)
     with pytest.raises(ValueError, match="4 rows for 7 predictors without a ridge"):
         newton(rates[:5], u[:4], alpha=ALPHA, ridge=0.0)

@@ -222,6 +222,7 @@ BAD = {
     "sign shape": (dict(sign=np.ones(4)), "sign has shape"),
     "sign value": (dict(sign=np.full(5, 2)), "excitatory"),
     "rank": (dict(rank=0), "whole number from 1"),
+    "nan rank": (dict(rank=np.nan), "whole number from 1"),
     "both": (dict(rank=2, sign=np.ones(5)), "one kind of constraint"),
     "ridge": (dict(rank=2, ridge=0.0), "relative to the ridge"),
     "damping": (dict(rank=2, damping=fi.Backtrack()), "expected a number"),

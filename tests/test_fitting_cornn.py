@@ -346,6 +346,12 @@ def test_metrics():
     np.testing.assert_allclose(scores.d_per_neuron, 1 - miss / spread)
 
 
+def test_weights_of_another_shape_have_no_score():
+    rows = fi.regression_rows(np.random.default_rng(0).uniform(-1, 1, (9, 4)), alpha=1)
+    with pytest.raises(ValueError, match=r"theta has shape \(3, 4\), expected \(4, 4"):
+        fi.one_step_r2(np.zeros((3, 4)), rows)
+
+
 def test_rates_are_predicted_by_any_weights():
     _, r = record(0, 60, 900, (1e-2, 1e-4))
     rows = fi.regression_rows(r, alpha=0.1)
@@ -386,6 +392,9 @@ BAD = {
     "nan tol": (dict(tol=np.nan), "tol = nan"),
     "nan start": (dict(init=np.full((4, 4), np.nan)), "init holds NaN"),
     "block": (dict(block_size=0), "block_size = 0"),
+    "half": (dict(dtype=np.float16), "expected np.float64 or np.float32"),
+    "word ridge": (dict(ridge="a"), "ridge = a, expected one finite number"),
+    "complex alpha": (dict(alpha=0.1j), "alpha has dtype complex"),
     "part steps": (dict(max_steps=2.5), "max_steps = 2.5, expected one whole"),
     "rho": (dict(sign=np.ones(4), splitting=fi.Admm(0.0)), "rho of Admm = 0"),
 }

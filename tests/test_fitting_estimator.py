@@ -99,6 +99,17 @@ def test_parameters():
         model.set_params(lam=1.0)
 
 
+def test_a_neuron_left_out_spoils_no_prediction():
+    rates = np.random.default_rng(2).uniform(-0.5, 0.5, (60, 4))
+    bad = rates.copy()
+    bad[7, 2] = np.nan
+    with pytest.warns(UserWarning, match="left out"):
+        model = CORNN(alpha=0.5).fit(bad)
+    good = [0, 1, 3]
+    alone = CORNN(alpha=0.5).fit(rates[:, good]).predict(rates[:, good])
+    np.testing.assert_allclose(model.predict(bad)[:, good], alone, rtol=1e-9)
+
+
 def test_before_fit_and_wrong_shapes():
     model = CORNN(alpha=ALPHA)
     with pytest.raises(ValueError, match="not fitted"):

@@ -79,6 +79,9 @@ def test_scaling_round_trip():
         (lambda: z_scale(np.ones((5, 2)), limit=1.0), "limit"),
         (lambda: z_scale(np.ones((5, 2)), quantile=0.0), "quantile"),
         (lambda: Scaling(np.zeros(2), np.array([1.0, 0.0])), "positive"),
+        (lambda: Scaling(np.zeros(2), np.array([1.0, np.inf])), "positive"),
+        (lambda: Scaling(np.full(2, np.nan), np.ones(2)), "2 non-finite"),
+        (lambda: Scaling(0.0, 1.0), "offset has shape"),
         (lambda: z_scale(np.eye(4))(np.ones((4, 3))), "4 neurons"),
     ],
 )
@@ -123,6 +126,21 @@ def test_held_out_known_answers():
         held_out(theta.T, rates, inputs, alpha=alpha)
     with pytest.raises(ValueError, match="non-finite"):
         held_out(theta, np.full_like(rates, np.nan), inputs, alpha=alpha)
+
+
+def test_a_training_part_of_other_neurons_is_refused():
+    rng = np.random.default_rng(12)
+    theta, rates = network(rng, 6), rng.uniform(-0.5, 0.5, (60, 6))
+    other = rng.uniform(-0.5, 0.5, (60, 12))  # as many numbers as twice the frames
+    for score in (held_out, co_smoothing):
+        with pytest.raises(ValueError, match="`train` has 12 neurons"):
+            score(theta, rates, alpha=0.5, train=other)
+        with pytest.raises(ValueError, match="`train` has 360 non-finite"):
+            score(theta, rates, alpha=0.5, train=np.full((60, 6), np.nan))
+        with pytest.raises(ValueError, match="ridge = -1"):
+            score(theta, rates, alpha=0.5, train=rates, ridge=-1.0)
+    with pytest.raises(ValueError, match="names of the plain predictors"):
+        held_out({"ridge": theta}, rates, alpha=0.5)
 
 
 def test_trials_of_unequal_lengths():
@@ -186,6 +204,11 @@ def test_free_runs():
         free_run(network(rng, 20, 1), x0, 5, alpha=0.3)
     with pytest.raises(ValueError, match="alpha = 7"):
         free_run(theta, x0, 5, alpha=7.0)
+    for wrong in ({"transient": -3}, {"alpha": np.full(7, 0.3)}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            free_run(theta, x0, 10, **({"alpha": 0.3} | wrong))
+    with pytest.raises(ValueError, match="x0 has shape"):
+        free_run(theta, x0[None], 10, alpha=0.3)
     for wrong in (errors[:, :7], errors[:, :1], errors[:0], errors[0]):
         with pytest.raises(ValueError, match=r"residuals have shape .*\(row, 20\)"):
             free_run(theta, x0, 5, alpha=0.3, residuals=wrong, key=key)
@@ -227,6 +250,11 @@ def test_activity_distances():
     assert np.isnan(still.spectrum_distance)
     with pytest.raises(ValueError, match="same neurons"):
         compare_activity(a, a[:, :3])
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        compare_activity(a, np.full_like(a, np.nan))
+    with pytest.raises(ValueError, match="segment = 1"):
+        compare_activity(a, a, segment=1)
+    assert np.isnan(power_spectrum(np.zeros((300, 2)))).all()
 
 
 def test_co_smoothing():
@@ -266,3 +294,10 @@ def test_bits_per_spike():
     assert np.isnan(bits_per_spike(true, np.zeros_like(true), bin_width=0.5))
     with pytest.raises(ValueError, match="one shape"):
         bits_per_spike(true, counts[:, :2], bin_width=0.5)
+    for bad in (np.full_like(true, np.nan), -np.ones_like(true)):
+        with pytest.raises(ValueError, match="counts hold NaN, infinite or negative"):
+            bits_per_spike(true, bad, bin_width=0.5)
+    with pytest.raises(ValueError, match="bin_width = 0"):
+        bits_per_spike(true, counts, bin_width=0.0)
+    with pytest.raises(ValueError, match="null has shape"):
+        bits_per_spike(true, counts, bin_width=0.5, null=np.ones(2))

@@ -153,9 +153,21 @@ def test_record_refuses(getkey):
     with pytest.raises(ValueError, match=r"r0 has shape \(3,\), expected \(4\)"):
         record(net, 10, dt=1.0, r0=jnp.zeros(3), key=getkey())
 
+    with pytest.raises(ValueError, match=r"inputs has shape \(10, 3\)"):
+        record(net, 10, dt=1.0, inputs=jnp.zeros((10, 3)), key=getkey())
+    with pytest.raises(ValueError, match="num_steps = -1"):
+        record(net, -1, dt=1.0, key=getkey())
+    with pytest.raises(ValueError, match="num_neurons = -1"):
+        random_network(-1, key=getkey())
+    with pytest.raises(ValueError, match="pulse = 2"):
+        FlipFlop(pulse=2.0)
+    with pytest.raises(ValueError, match="width = 0"):
+        TimedResponse(width=0.0)
+
 
 def test_restrict_and_jitter(getkey):
     net = random_network(6, 2, key=getkey())
+    assert np.array_equal(restrict(net, 2).W, net.W[2:3, 2:3])
     part = restrict(net, slice(0, 3))
     assert np.array_equal(part.W, net.W[:3, :3])
     assert np.array_equal(part.W_in, net.W_in[:3])
@@ -192,7 +204,7 @@ def test_flip_flop_trial(getkey):
     score = task.score(trial, trial.targets)
     assert score.accuracy == 1 and score.reliability == 1
     assert task.score(trial, -trial.targets).accuracy == 0
-    with pytest.raises(ValueError, match="at least one"):
+    with pytest.raises(ValueError, match="bits = 0, expected a whole number"):
         FlipFlop(bits=0)
 
 

@@ -7,7 +7,11 @@ import numpy as np
 import pytest
 
 from rnndyn.fitting.recordings import _nwb
-from rnndyn.fitting.recordings._binning import ExponentialKernel, GaussianKernel
+from rnndyn.fitting.recordings._binning import (
+    ExponentialKernel,
+    GaussianKernel,
+    covered,
+)
 from rnndyn.fitting.recordings._recordings import Events, Fluorescence, Spikes, read_nwb
 from rnndyn.fitting.recordings._scaling import z_scale
 
@@ -110,6 +114,17 @@ def test_spike_counts(files):
     assert any("observed intervals" in c for c in whole.caveats)
 
 
+def test_a_spike_on_an_edge_opens_its_bin(tmp_path):
+    pynwb = pytest.importorskip("pynwb")
+    file = new_file(pynwb)
+    # Times in whole milliseconds, as many files hold them.
+    file.add_unit(spike_times=np.round(0.01 * np.arange(1000), 2))
+    path = write(pynwb, file, tmp_path / "edges.nwb")
+    for width, spikes in ((0.1, 10), (0.02, 2)):
+        found = read_nwb(path, bin_width=width, start=0, stop=10)
+        assert np.allclose(found.rates * width, spikes)
+
+
 def test_unit_selection(files):
     path, trains, _, _ = files
     options = dict(bin_width=0.5, start=0.0, stop=10.0)
@@ -193,8 +208,8 @@ def test_windows_in_observed_intervals():
     spans = rng.uniform(0, 8, (5, 1)) + [0.0, 2.0]
     spans[0] = 1.0, 9.0  # holds others
     inside = [(a <= low) & (high <= b) for a, b in spans]
-    assert np.array_equal(_nwb._covered(spans, low, high), np.any(inside, axis=0))
-    assert _nwb._covered(None, low, high).all()
+    assert np.array_equal(covered(spans, low, high), np.any(inside, axis=0))
+    assert covered(None, low, high).all()
 
 
 def test_fluorescence_as_it_is(files, monkeypatch):
@@ -240,6 +255,17 @@ def test_fluorescence_in_bins_and_windows(files):
         read_nwb(path, bin_width=0.1)
 
 
+@pytest.mark.parametrize("before", [0.0, 0.5])
+@pytest.mark.parametrize("bin_width", [None, 0.25])
+def test_trials_without_the_event_are_dropped(files, before, bin_width):
+    _, _, frames, _ = files
+    times = np.array([np.nan, 10.0, np.inf, 12.0, -1e300])
+    go = Events(times, before=before, after=1.0)
+    found = read_nwb(frames, align=go, bin_width=bin_width)
+    assert found.dropped.tolist() == [0, 2, 4]
+    assert found.events.tolist() == [10.0, 12.0]
+
+
 def test_only_what_is_asked_for_is_read(files, monkeypatch):
     spikes, trains, frames, _ = files
     asked = []
@@ -275,6 +301,33 @@ def test_uneven_frames_and_gaps(tmp_path):
     align = Events(np.array([0.4, 2.0, 3.6]), before=0.4, after=0.4)
     found = read_nwb(path, bin_width=0.2, align=align)
     assert list(found.dropped) == [1]
+
+
+@pytest.mark.parametrize("bin_width", [None, 0.5])
+@pytest.mark.parametrize("align", [None, Events(np.array([10.0, 20.0]), 1.0, 1.0)])
+def test_missing_samples_are_those_of_a_neuron(tmp_path, bin_width, align):
+    pynwb = pytest.importorskip("pynwb")
+    data = np.random.default_rng(3).normal(size=(FRAMES, 4))
+    data[40, 2] = np.nan  # at 10 s
+    file = new_file(pynwb)
+    add_imaging(pynwb, file, data, rate=RATE, starting_time=0.0)
+    path = write(pynwb, file, tmp_path / "missing.nwb")
+    with pytest.raises(ValueError, match=r"units \[102\] hold NaN"):
+        read_nwb(path, bin_width=bin_width, align=align)
+    rest = read_nwb(path, bin_width=bin_width, align=align, units=[100, 101])
+    assert np.isfinite(rest.trials).all() and not len(rest.dropped)
+
+
+def test_a_clock_that_was_reset(tmp_path):
+    pynwb = pytest.importorskip("pynwb")
+    stamps = np.arange(FRAMES) / RATE
+    stamps[60:] -= 5
+    file = new_file(pynwb)
+    add_imaging(pynwb, file, np.zeros((FRAMES, 2)), timestamps=stamps)
+    path = write(pynwb, file, tmp_path / "reset.nwb")
+    for bin_width in (None, 0.5):
+        with pytest.raises(ValueError, match="1 of which lie before the one before"):
+            read_nwb(path, bin_width=bin_width)
 
 
 def test_files_that_do_not_hold_it(files, tmp_path, monkeypatch):
@@ -314,6 +367,16 @@ def test_files_that_do_not_hold_it(files, tmp_path, monkeypatch):
         read_nwb(frames)
 
 
+def test_options_of_reading_are_checked(files):
+    spikes, _, _, _ = files
+    with pytest.raises(ValueError, match="endless"):
+        Events([1.0], before=np.inf, after=1.0)
+    with pytest.raises(ValueError, match=r"`where` returned shape \(2,\)"):
+        where = lambda table: np.array([0, 2])
+        go = Events("go", before=0.1, after=0.1, where=where)
+        read_nwb(spikes, bin_width=0.1, align=go)
+
+
 def test_parts_of_a_recording(files):
     spikes, _, frames, _ = files
     whole = read_nwb(frames)
@@ -327,6 +390,8 @@ def test_parts_of_a_recording(files):
     assert np.allclose(scaled.unscaled().rates, train.rates)
     with pytest.raises(ValueError, match="scaled already"):
         scaled.scaled(scaling)
+    assert scaled.take(2).rates.shape == (60, 1)
+    assert np.allclose(scaled.take(2).unscaled().rates, train.rates[:, [2]])
     some = scaled.take([2, 0])
     assert list(some.unit_ids) == [102, 100]
     assert np.allclose(some.unscaled().rates, train.rates[:, [2, 0]])

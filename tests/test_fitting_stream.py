@@ -98,11 +98,17 @@ def test_bad_input():
         make(alpha=2.0)
     with pytest.raises(ValueError, match="num_neurons = 0"):
         make(num_neurons=0)
+    with pytest.raises(ValueError, match="alpha has shape"):
+        make(alpha=np.full(3, 0.1))
     with pytest.raises(ValueError, match="freeze_after"):
         make(outliers=fi.Reject(1.0, freeze_after=3))
     state = make()
     with pytest.raises(ValueError, match="frames has shape"):
         fi.update(state, np.zeros((5, 3)))
+    with pytest.raises(ValueError, match="steps = -1"):
+        fi.update(state, np.zeros((5, 4)), steps=-1)
+    with pytest.raises(ValueError, match="frames has dtype complex"):
+        fi.update(state, np.zeros((5, 4), complex))
     with pytest.raises(ValueError, match="inputs has shape"):
         fi.update(state, np.zeros((5, 4)), np.zeros((5, 1)))
     with pytest.raises(ValueError, match="new_trial=True"):

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from .._core._batch import in_double, to_double
+from .._core._checks import check_shape
 from .._core._export import Result
 from .._core._system import is_map
 from .._core._types import KeyLike
@@ -24,6 +25,7 @@ from ..dynamics import (
     fixed_points,
 )
 from ..dynamics.points._points import Frozen
+from ._problem import check_number
 
 
 class Match(enum.IntEnum):
@@ -97,9 +99,11 @@ class AttractorCheck(Result):
 
     @property
     def complete(self) -> bool:
-        """Every true attractor matched, with the same read-out, and none spurious."""
+        """Every true attractor matched, with the same read-out, and none spurious;
+        False if none were found."""
         return bool(
-            self.sign_agrees.all()
+            len(self.true_code)
+            and self.sign_agrees.all()
             and (self.true_code == Match.matched).all()
             and (self.fitted_code == Match.matched).all()
         )
@@ -168,7 +172,8 @@ def attractor_check(
     **Returns:** `AttractorCheck`. Host level. Not guaranteed: that all attractors of
     either network are known. Chaotic attractors are compared by samples only.
 
-    **Raises:** a `ValueError` for starts of the wrong shape, or a map beside a flow.
+    **Raises:** a `ValueError` for starts or a read-out of the wrong shape, starts that
+    are all one, or a map beside a flow.
     """
     if is_map(fitted) != is_map(true):
         raise ValueError(
@@ -179,8 +184,18 @@ def attractor_check(
     if isinstance(x0s, AbstractSampler):
         x0s = x0s(true, args, key=key)
     x0s = np.asarray(x0s, np.float64)
-    known = attractors(true, x0s, args, **options)
+    check_shape("x0s", x0s, (None, None), "Pass (starts, state).")
     spread = float(np.sqrt(np.mean((x0s - x0s.mean(axis=0)) ** 2) * x0s.shape[1]))
+    if not 0 < spread < np.inf:
+        raise ValueError(
+            f"the {len(x0s)} starts have a spread of {spread}, expected finite starts "
+            "that differ: it says what is close. Pass frames of the recording."
+        )
+    check_number("tol_match", tol_match, lambda a: a > 0, "a share > 0, such as 0.25")
+    if readout is not None and not callable(readout):
+        remedy = "Weights (output, state), or a callable."
+        check_shape("readout", readout, (None, x0s.shape[1]), remedy)
+    known = attractors(true, x0s, args, **options)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
     beside = lambda x: x + 1e-3 * spread * rng.normal(size=x.shape) / x.shape[1] ** 0.5
     starts = np.concatenate([x0s, beside(known.state)])

@@ -8,10 +8,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from .._core._batch import in_double
+from .._core._checks import check_count, check_positive, check_shape
 from .._core._export import Result
 from .._core._types import KeyLike
-from ._evaluation import _share, _weights
-from ._problem import regression_rows
+from ._metrics import checked_weights, share_explained, train_rows
+from ._problem import check_ridge, regression_rows
 
 
 class CoSmoothing(Result):
@@ -65,7 +66,8 @@ def co_smoothing(
     - `alpha`: `dt / tau`.
     - `folds`: number of groups, 2 to the number of neurons.
     - `burn_in`: frames at the start of each trial that are not scored.
-    - `train`: frames for the regression; `ridge`: its penalty per row.
+    - `train`: frames of the same neurons for the regression; `ridge`: its penalty per
+      row.
     - `key`: deals the groups; a fixed key by default.
 
     **Returns:** `CoSmoothing`, in float64. Host level. Not the co-smoothing of a latent
@@ -82,14 +84,20 @@ def co_smoothing(
     rows = regression_rows(
         rates, None if inputs is None else np.asarray(inputs, np.float64), alpha=alpha
     )
-    theta = _weights("theta", theta, rows)
+    theta = checked_weights("theta", theta, rows)
     trials = rates if rates.ndim == 3 else rates[None]
     count, time, neurons = trials.shape
-    if not 2 <= folds <= neurons or not 0 <= burn_in < time - 1:
+    check_count("folds", folds, 2)
+    check_count("burn_in", burn_in, 0)
+    if folds > neurons or burn_in >= time - 1:
         raise ValueError(
             f"folds = {folds} and burn_in = {burn_in}, expected 2 <= folds <= "
             f"{neurons} neurons and 0 <= burn_in < {time - 1} frames."
         )
+    known = None
+    if train is not None:
+        check_ridge(ridge)
+        known = np.asarray(train_rows(train, None, alpha, (neurons, 0)).rates)
     u = np.zeros((count, time, 0))
     if inputs is not None:
         given = np.asarray(inputs, np.float64)
@@ -107,8 +115,7 @@ def co_smoothing(
     linear = np.full_like(trials, np.nan)
     for k, mask in enumerate(hidden):
         predicted[..., mask] = runs[k][..., mask]
-        if train is not None:
-            known = np.asarray(train, np.float64).reshape(-1, neurons)
+        if known is not None:
             x, y = known[:, ~mask], known[:, mask]
             gram = x.T @ x + ridge * len(x) * np.eye(x.shape[1])
             linear[..., mask] = trials[..., ~mask] @ np.linalg.solve(gram, x.T @ y)
@@ -119,10 +126,10 @@ def co_smoothing(
         for p in (predicted, linear)
     ]
     return CoSmoothing(
-        r2=_share(missed[0].sum(), total.sum()),
-        r2_ridge=_share(missed[1].sum(), total.sum()),
-        r2_neuron=_share(missed[0], total),
-        r2_ridge_neuron=_share(missed[1], total),
+        r2=share_explained(missed[0].sum(), total.sum()),
+        r2_ridge=share_explained(missed[1].sum(), total.sum()),
+        r2_neuron=share_explained(missed[0], total),
+        r2_ridge_neuron=share_explained(missed[1], total),
         fold=fold,
     )
 
@@ -149,14 +156,25 @@ def bits_per_spike(
 
     **Returns:** bits per spike; 0 is as good as constant rates, NaN without spikes.
 
+    **Raises:** a `ValueError` for NaN or negative counts, NaN rates, shapes that do not
+    match, or `bin_width` not above 0.
+
     **Reference:** F. Pei et al. 2021, arXiv:2109.04463.
     """
     rates, counts = np.asarray(rates, np.float64), np.asarray(counts, np.float64)
-    if rates.shape != counts.shape or not np.isfinite(rates).all():
+    check_positive("bin_width", bin_width)
+    if not rates.ndim or rates.shape != counts.shape or not np.isfinite(rates).all():
         raise ValueError(
             f"rates {rates.shape} and counts {counts.shape}, expected finite arrays of "
-            "one shape."
+            "one shape, neurons on the last axis."
         )
+    if not (np.isfinite(counts) & (counts >= 0)).all():
+        raise ValueError(
+            "counts hold NaN, infinite or negative entries, expected spikes a bin. "
+            "Leave out what was not observed."
+        )
+    if null is not None:
+        check_shape("null", null, counts.shape[-1:], "One rate a neuron, in Hz.")
     mean = np.maximum(rates * bin_width, 1e-6)
     flat = counts.reshape(-1, counts.shape[-1])
     constant = flat.mean(axis=0) if null is None else np.asarray(null) * bin_width

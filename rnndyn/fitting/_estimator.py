@@ -9,7 +9,7 @@ import numpy as np
 from .._core._types import KeyLike
 from ._evaluation import free_run, held_out, one_step_residuals
 from .convex._cornn import cornn
-from .convex._cornn_fit import CornnFit
+from .convex._cornn_fit import CornnFit, NeuronFlag
 from .convex._outliers import AbstractOutliers, Reject
 from .recordings._scaling import Scaling, z_scale
 
@@ -113,9 +113,10 @@ class CORNN:
         missing last one is taken to be as the one before."""
         theta = np.asarray(self._fitted().theta)
         r = self._scale(X)
-        x = r
+        # A neuron left out has no weights, but NaN times zero is NaN.
+        x = np.where(self.fit_.flag == NeuronFlag.not_finite, 0, r)
         if inputs is not None:
-            x = np.concatenate([r, _row_a_frame(inputs, r)], axis=-1)
+            x = np.concatenate([x, _row_a_frame(inputs, r)], axis=-1)
         if x.shape[-1] != theta.shape[0]:
             raise ValueError(
                 f"X and inputs have {x.shape[-1]} columns, expected {theta.shape[0]}: "

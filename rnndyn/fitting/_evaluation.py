@@ -10,9 +10,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from .._core._batch import in_double
+from .._core._checks import check_count, check_shape
 from .._core._export import Result
 from .._core._types import KeyLike
-from ._problem import Rows, check_alpha, check_values, regression_rows
+from ._metrics import checked_weights, finite_rows, share_explained, train_rows
+from ._problem import Rows, check_alpha, check_ridge
 
 
 class HeldOut(Result):
@@ -81,18 +83,29 @@ def held_out(
     **Returns:** `HeldOut`, in float64. Host level. A good one-step score does not say
     that the network runs freely like the recording: see `compare_activity`.
 
-    **Raises:** a `ValueError` for NaN rates or shapes that do not match.
+    **Raises:** a `ValueError` for NaN rates, shapes that do not match, or weights that
+    bear the name of a plain predictor.
     """
-    rows = _rows("rates", rates, inputs, alpha)
+    rows = finite_rows("rates", rates, inputs, alpha)
     named = dict(thetas) if isinstance(thetas, Mapping) else {"model": thetas}
+    taken = {"persistence", "ridge"} & set(named)
+    if taken:
+        raise ValueError(
+            f"thetas are named {sorted(taken)}, the names of the plain predictors. "
+            "Pass other names."
+        )
     x, d, a = np.asarray(rows.x), np.asarray(rows.d), np.asarray(rows.alpha)
     r, ahead = np.asarray(rows.r), np.asarray(rows.r_next)
     predictions = {
-        name: np.tanh(x @ _weights(name, theta, rows)) for name, theta in named.items()
+        name: np.tanh(x @ checked_weights(name, theta, rows))
+        for name, theta in named.items()
     }
     predictions["persistence"] = r
     if train is not None:
-        fitted = _rows("train", train, train_inputs, alpha)
+        check_ridge(ridge)
+        fitted = train_rows(
+            train, train_inputs, alpha, (rows.num_neurons, rows.num_inputs)
+        )
         predictions["ridge"] = x @ ridge_weights(fitted, ridge)
     total = ((d - d.mean(axis=0)) ** 2).sum(axis=0)
     total_r = ((ahead - ahead.mean(axis=0)) ** 2).sum(axis=0)
@@ -103,11 +116,11 @@ def held_out(
     for predicted in predictions.values():
         missed = ((d - predicted) ** 2).sum(axis=0)
         missed_r = ((ahead - (1 - a) * r - a * predicted) ** 2).sum(axis=0)
-        out["r2_d"].append(_share(missed.sum(), total.sum()))
-        out["skill"].append(_share(missed_r.sum(), still.sum()))
-        out["r2_rates"].append(_share(missed_r.sum(), total_r.sum()))
-        out["r2_d_neuron"].append(_share(missed, total))
-        out["skill_neuron"].append(_share(missed_r, still))
+        out["r2_d"].append(share_explained(missed.sum(), total.sum()))
+        out["skill"].append(share_explained(missed_r.sum(), still.sum()))
+        out["r2_rates"].append(share_explained(missed_r.sum(), total_r.sum()))
+        out["r2_d_neuron"].append(share_explained(missed, total))
+        out["skill_neuron"].append(share_explained(missed_r, still))
     raw = (ahead - (1 - a) * r) / a
     return HeldOut(
         **{k: np.array(v, np.float64) for k, v in out.items()},
@@ -128,10 +141,10 @@ def one_step_residuals(
 ) -> Float[np.ndarray, "row neuron"]:
     """What one-step predictions miss, `(r_{t+1} - (1 - alpha) r_t) / alpha - tanh(x_t
     theta)`, not clipped; the noise that `free_run` may draw from."""
-    rows = _rows("rates", rates, inputs, alpha)
+    rows = finite_rows("rates", rates, inputs, alpha)
     a, r = np.asarray(rows.alpha), np.asarray(rows.r)
     raw = (np.asarray(rows.r_next) - (1 - a) * r) / a
-    return raw - np.tanh(np.asarray(rows.x) @ _weights("theta", theta, rows))
+    return raw - np.tanh(np.asarray(rows.x) @ checked_weights("theta", theta, rows))
 
 
 def free_run(
@@ -170,10 +183,16 @@ def free_run(
     **Raises:** a `ValueError` for shapes that do not match, or `alpha` outside (0, 1].
     """
     check_alpha(np.asarray(alpha))
+    check_count("steps", steps, 0)
+    check_count("transient", transient, 0)
+    check_shape("x0", x0, (None,), "Pass one frame, a rate a neuron.")
+    neurons, total = np.shape(x0)[0], transient + steps
+    check_shape("theta", theta, (None, neurons), "Predictor first, as fit.theta.")
+    if np.ndim(alpha):
+        check_shape("alpha", alpha, (neurons,), "A number, or one a neuron.")
     with in_double():
         x0 = jnp.asarray(np.asarray(x0), jnp.float64)
         theta = jnp.asarray(np.asarray(theta), jnp.float64)
-        neurons, total = x0.shape[0], transient + steps
         if theta.shape[0] > neurons and inputs is None:
             raise ValueError(
                 f"the network has {theta.shape[0] - neurons} inputs: pass `inputs` of "
@@ -181,7 +200,7 @@ def free_run(
             )
         u = np.zeros((total, 0)) if inputs is None else np.asarray(inputs)
         expected = (total, theta.shape[0] - neurons)
-        if u.shape != expected or theta.shape[1] != neurons:
+        if u.shape != expected:
             raise ValueError(
                 f"theta {theta.shape}, x0 {x0.shape} and inputs {u.shape} do not fit: "
                 f"expected inputs of shape {expected}, a row a step."
@@ -262,6 +281,8 @@ def compare_activity(
     **Returns:** `ActivityDistance`, in float64. A network that stays put has no
     spectrum: its neurons are then left out and counted.
 
+    **Raises:** a `ValueError` for NaN, other neurons, or under 8 frames.
+
     **Reference:** J. M. Mikhaeil, Z. Monfared & D. Durstewitz 2022, arXiv:2110.07238
     (distances of spectra and of distributions for reconstructed systems).
     """
@@ -276,6 +297,12 @@ def compare_activity(
             f"got rates of shapes {a.shape} and {b.shape}, expected (time, neuron) "
             "with the same neurons and at least 8 frames each."
         )
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        raise ValueError(
+            "the reference or the run holds NaN or infinity, expected finite rates. "
+            "Leave those neurons or frames out of both."
+        )
+    check_count("segment", segment, 2)
     spread = np.sqrt(a.var(axis=0).mean())
     floor = 1e-9 * spread
     good = (a.std(axis=0) > floor) & (b.std(axis=0) > floor)
@@ -311,11 +338,14 @@ def power_spectrum(
     rates: Any, segment: int = 256
 ) -> Float[np.ndarray, "frequency neuron"]:
     """Power by frequency (cycles a frame, k / segment, k >= 1), summing to 1 for every
-    neuron: the mean over Hann-windowed, half-overlapping segments without their means.
+    neuron (NaN where it does not vary): the mean over Hann-windowed, half-overlapping
+    segments without their means.
 
     **Reference:** P. Welch 1967, doi:10.1109/TAU.1967.1161901.
     """
     rates = np.asarray(rates, np.float64)
+    check_shape("rates", rates, (None, None), "Pass (time, neuron).")
+    check_count("segment", segment, 2)
     size = min(segment, len(rates))
     starts = range(0, len(rates) - size + 1, max(1, size // 2))
     # The periodic form of the window; the symmetric one leaks a little more.
@@ -329,42 +359,11 @@ def power_spectrum(
         # Every other frequency has a negative twin of the same power.
         power[-1] /= 2
     power = power[1:]
-    return power / power.sum(axis=0)
+    with np.errstate(invalid="ignore"):
+        return power / power.sum(axis=0)
 
 
 def _pearson(a, b) -> float:
     a, b = a - a.mean(), b - b.mean()
     size = np.sqrt((a * a).sum() * (b * b).sum())
     return float((a * b).sum() / size) if size > 0 else float("nan")
-
-
-def _share(missed, total):
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(total > 0, 1 - missed / total, np.nan)
-
-
-def _rows(name, rates, inputs, alpha) -> Rows:
-    # Trial by trial: they may differ in length.
-    listed = isinstance(rates, list | tuple)
-    double = lambda r: np.asarray(r, np.float64)
-    rates = [double(r) for r in rates] if listed else double(rates)
-    rows = regression_rows(rates, inputs, alpha=double(alpha), check=False)
-    bad = int(np.sum(~np.isfinite(rows.rates)))
-    if bad:
-        raise ValueError(
-            f"`{name}` has {bad} non-finite entries, "
-            "expected none: leave those neurons or frames out of the scores."
-        )
-    check_values(rows)
-    return rows
-
-
-def _weights(name, theta, rows):
-    theta = np.asarray(theta, np.float64)
-    expected = (rows.num_predictors, rows.num_neurons)
-    if theta.shape != expected:
-        raise ValueError(
-            f"{name} has shape {theta.shape}, expected {expected}: (neurons + inputs, "
-            "neurons), as `fit.theta`."
-        )
-    return theta

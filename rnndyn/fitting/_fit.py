@@ -6,6 +6,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
+from .._core._checks import is_concrete
 from .._core._export import Result
 from .._core._verdicts import Verdict
 from ..models import RateRNN
@@ -38,9 +39,12 @@ class AbstractFit(AbstractWeights, Result):
     def network(self) -> RateRNN:
         """The fitted `RateRNN`, `tau = dt / alpha`, in JAX's default precision; its
         `map(fit.dt)` is the map that was fitted."""
-        return RateRNN.from_arrays(
-            self.W, self.W_in, tau=self.dt / self.alpha, activation="tanh"
+        # JAX warns of float64 arrays of its own in a float32 process, not of NumPy's.
+        W, W_in, alpha, dt = (
+            np.asarray(a) if is_concrete(a) else a
+            for a in (self.W, self.W_in, self.alpha, self.dt)
         )
+        return RateRNN.from_arrays(W, W_in, tau=dt / alpha, activation="tanh")
 
 
 def verdicts_in_words(theta: Any, verdict: Any) -> str:

@@ -10,7 +10,13 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, Num
 
-from .._core._checks import check_shape, check_step_ratio, is_concrete
+from .._core._checks import (
+    as_float,
+    check_count,
+    check_shape,
+    check_step_ratio,
+    is_concrete,
+)
 from .._core._types import KeyLike
 from ..models import CurrentRNN, RateRNN
 
@@ -148,6 +154,8 @@ def random_network(
     **Reference:** Sompolinsky, Crisanti & Sommers 1988,
     doi:10.1103/PhysRevLett.61.259; Dinc et al. 2023, arXiv:2311.10200.
     """
+    check_count("num_neurons", num_neurons)
+    check_count("num_inputs", num_inputs, 0)
     dtype = jnp.result_type(float) if dtype is None else dtype
     alpha, dt = jnp.asarray(alpha, dtype), jnp.asarray(dt, dtype)
     check_step_ratio(alpha, jnp.ones_like(alpha))
@@ -214,16 +222,21 @@ def record(
     **Reference:** Dinc et al. 2023, arXiv:2311.10200.
     """
     check_step_ratio(dt, model.tau)
-    if inputs is not None and inputs.shape[0] != num_steps:
-        raise ValueError(
-            f"inputs has {inputs.shape[0]} rows, expected num_steps = {num_steps}: one "
-            "for each step, that is one fewer than frames."
-        )
+    check_count("num_steps", num_steps, 0)
+    if inputs is not None:
+        inputs = as_float(inputs, "inputs")
+        remedy = "A row a step, that is one fewer than frames."
+        check_shape("inputs", inputs, (num_steps, model.input_size), remedy)
     if r0 is not None:
         remedy = "Pass one rate a neuron; `vmap` over trials."
         check_shape("r0", r0, (model.state_size,), remedy)
     dt = jnp.asarray(dt, model.x0.dtype)
     noises = (input_noise, conversion_noise)
+    for noise in noises:
+        if not (noise is None or isinstance(noise, AbstractNoise)):
+            raise ValueError(
+                f"noise = {noise!r}, expected a law: pass GaussianNoise(0.1)."
+            )
     return _record(model, num_steps, dt, inputs, r0, noises, key)
 
 
@@ -276,7 +289,7 @@ def restrict(model: RateRNN | CurrentRNN, units: Any) -> Any:
     if is_concrete(units):
         # NumPy refuses indices out of range, which JAX would clamp.
         chosen = units if isinstance(units, slice) else np.asarray(units)
-        units = np.arange(model.state_size)[chosen]
+        units = np.atleast_1d(np.arange(model.state_size)[chosen])
     tau = model.tau[units] if model.tau.ndim else model.tau
     return type(model).from_arrays(
         model.W[units[:, None], units[None, :]],
@@ -307,6 +320,7 @@ def jittered_alpha(
     - `floor`: smallest value.
     - `key`: PRNG key.
     """
+    check_count("num_neurons", num_neurons)
     dtype = jnp.result_type(float)
     draws = jr.normal(key, (num_neurons,), dtype)
     alpha = jnp.asarray(alpha, dtype) + jnp.asarray(spread, dtype) * draws

@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Float
 
 from .._core._batch import to_host
-from .._core._checks import is_concrete
+from .._core._checks import check_shape, is_concrete
 from .._core._export import Result
-from ._problem import Real, Rows
+from ._problem import Real, Rows, check_values, regression_rows
 
 
 class OneStepR2(Result):
@@ -75,6 +75,8 @@ def one_step_r2(theta: Any, rows: Rows) -> OneStepR2:
     **Returns:** `OneStepR2`. Neurons with NaN are left out of the pooled shares. Says
     nothing about how the network runs freely.
     """
+    shape = (rows.num_predictors, rows.num_neurons)
+    check_shape("theta", theta, shape, "Predictor first, as fit.theta.")
     if is_concrete(rows.rates) and is_concrete(theta):
         with jax.enable_x64(True):
             rows = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), rows)
@@ -139,3 +141,49 @@ def _shares(target, predicted, good):
     whole = jnp.sum(total)
     pooled = 1 - jnp.sum(missed) / jnp.where(whole > 0, whole, 1)
     return jnp.where(whole > 0, pooled, jnp.nan), each
+
+
+def share_explained(missed: Any, total: Any) -> Any:
+    """`1 - missed / total`, NaN where nothing varies."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(total > 0, 1 - missed / total, np.nan)
+
+
+def finite_rows(name: str, rates: Any, inputs: Any, alpha: Any) -> Rows:
+    """Rows in float64 of frames without NaN."""
+    # Trial by trial: they may differ in length.
+    listed = isinstance(rates, list | tuple)
+    double = lambda r: np.asarray(r, np.float64)
+    rates = [double(r) for r in rates] if listed else double(rates)
+    rows = regression_rows(rates, inputs, alpha=double(alpha), check=False)
+    bad = int(np.sum(~np.isfinite(rows.rates)))
+    if bad:
+        raise ValueError(
+            f"`{name}` has {bad} non-finite entries, "
+            "expected none: leave those neurons or frames out of the scores."
+        )
+    check_values(rows)
+    return rows
+
+
+def train_rows(train: Any, inputs: Any, alpha: Any, sizes: tuple[int, int]) -> Rows:
+    """Rows of the training part, of as many neurons and inputs as are scored."""
+    rows = finite_rows("train", train, inputs, alpha)
+    if (rows.num_neurons, rows.num_inputs) != sizes:
+        raise ValueError(
+            f"`train` has {rows.num_neurons} neurons and {rows.num_inputs} inputs, "
+            f"expected {sizes[0]} and {sizes[1]} as the held-out frames have."
+        )
+    return rows
+
+
+def checked_weights(name: str, theta: Any, rows: Rows) -> Float[np.ndarray, "p n"]:
+    """Weights in float64, of the shape that the rows want."""
+    theta = np.asarray(theta, np.float64)
+    expected = (rows.num_predictors, rows.num_neurons)
+    if theta.shape != expected:
+        raise ValueError(
+            f"{name} has shape {theta.shape}, expected {expected}: (neurons + inputs, "
+            "neurons), as `fit.theta`."
+        )
+    return theta

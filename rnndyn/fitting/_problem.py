@@ -168,7 +168,7 @@ def regression_rows(
     driven = _inputs(trials, inputs)
     frames, driven = _join(trials), _join(driven)
     if not isinstance(alpha, Tracer):
-        alpha = np.asarray(alpha, np.float64)
+        alpha = np.asarray(floats("alpha", alpha), np.float64)
     module = _module(frames, driven, alpha)
     frames = module.asarray(frames)
     dtype = frames.dtype if dtype is None or module is jnp else dtype
@@ -192,7 +192,7 @@ def regression_rows(
 def _trials(name, data):
     """A list of trials `(time, channel)` of floats, NumPy's or JAX's."""
     if isinstance(data, Sequence) and not isinstance(data, str):
-        trials = [_floats(name, t) for t in data]
+        trials = [floats(name, t) for t in data]
         if trials and all(t.ndim == 2 for t in trials):
             return trials
         if not trials or any(t.ndim != 1 for t in trials):
@@ -202,7 +202,7 @@ def _trials(name, data):
                 "(time, channel)."
             )
         data = np.stack([np.asarray(t) for t in trials])
-    data = _floats(name, data)
+    data = floats(name, data)
     if data.ndim == 2:
         return [data]
     if data.ndim == 3 and data.shape[0]:
@@ -255,7 +255,7 @@ def _inputs(trials, inputs):
     return out
 
 
-def _floats(name, data):
+def floats(name: str, data: Any) -> Any:
     """Floating-point array; of JAX only if it is traced."""
     if isinstance(data, Tracer):
         return data if eqx.is_inexact_array(data) else data.astype(float)
@@ -313,3 +313,18 @@ def check_alpha(alpha: Any) -> None:
                 f"alpha = {shown}, expected dt / tau in (0, 1]. With tau the neurons' "
                 "time constant, use frames closer together than tau."
             )
+
+
+def check_number(name: str, value: Any, inside: Any, expected: str) -> None:
+    """Raise a `ValueError` unless concrete numbers satisfy `inside`."""
+    if is_concrete(value):
+        values = np.asarray(value)
+        if values.dtype.kind not in "fiu" or not np.all(inside(values)):
+            raise ValueError(f"{name} = {value}, expected {expected}.")
+
+
+def check_ridge(ridge: Any) -> None:
+    """Raise a `ValueError` unless a concrete ridge is one finite number >= 0."""
+    inside = lambda a: a.ndim == 0 and 0 <= a < np.inf
+    what = "one finite number >= 0; call once for each of several"
+    check_number("ridge", ridge, inside, what)

@@ -10,12 +10,14 @@ import jax.random as jr
 import optax
 from jaxtyping import Array, Bool, Float
 
+from .._core._checks import check_count
 from .._core._types import KeyLike
 from ..models import Constraints, CurrentRNN, Masked, RateRNN, Xavier, ensemble
 from ..models._constraints import FIXED_LEAVES
 from ..tasks import AbstractTask, Score, Trial
 from ..training import AbstractStart, TrainResult, sgd, train
 from ..training._noise import gaussian
+from ._problem import check_number
 
 
 _FIXED = (*FIXED_LEAVES, "b", "b_in", "b_out")
@@ -42,10 +44,10 @@ class FlipFlop(AbstractTask):
     reference: ClassVar[str] = "Sussillo & Barak 2013, doi:10.1162/NECO_a_00409"
 
     def __init__(self, bits: int = 3, num_steps: int = 100, pulse: Any = 0.05):
-        if bits < 1 or num_steps < 1:
-            raise ValueError(
-                f"bits = {bits}, num_steps = {num_steps}, expected at least one each."
-            )
+        check_count("bits", bits)
+        check_count("num_steps", num_steps)
+        inside = lambda a: (a >= 0) & (a <= 1)
+        check_number("pulse", pulse, inside, "a probability in [0, 1]")
         self.pulse = jnp.asarray(pulse, jnp.result_type(float))
         self.input_size = self.output_size = bits
         self.num_conditions, self.num_steps, self.dt = 1, num_steps, 1.0
@@ -102,7 +104,10 @@ class TimedResponse(AbstractTask):
     def __init__(
         self, num_steps: int = 600, cue: int = 100, peak: Any = 500.0, width: Any = 20.0
     ):
-        if not 0 < cue < num_steps:
+        check_count("num_steps", num_steps)
+        check_count("cue", cue)
+        check_number("width", width, lambda a: a > 0, "a number of steps > 0")
+        if cue >= num_steps:
             raise ValueError(
                 f"cue = {cue}, expected a number of steps between 0 and "
                 f"num_steps = {num_steps}."

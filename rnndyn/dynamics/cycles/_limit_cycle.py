@@ -123,8 +123,8 @@ class LimitCycle(Result):
                 others = np.delete(self.log_multipliers, int(self.trivial))
                 if np.min(np.abs(others), initial=np.inf) < 1e-6:
                     advice = (
-                        "It closes, but a second multiplier is 1: it is one of a family "
-                        "of orbits (a centre) or at a fold of cycles, and not isolated."
+                        "It closes, but a second multiplier is 1: it is one of a "
+                        "family (a centre) or at a fold of cycles, and not isolated."
                     )
             raise ValueError(
                 f"the search ended as {verdict.name!r} with residual {residual:.1e}. "

@@ -12,7 +12,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from ..._core._checks import check_shape, is_concrete
+from ..._core._checks import check_count, check_positive, check_shape, is_concrete
 from ..._core._types import KeyLike
 from ..._core._verdicts import Verdict
 from .._fit import AbstractFit, verdicts_in_words
@@ -151,8 +151,15 @@ class Problem(eqx.Module):
     alpha: Float[Array, " neuron"]
 
 
-def problem(rates: Any, inputs: Any, alpha: Any) -> tuple[Rows, Problem]:
+def check_kind(name: str, value: Any, kinds: Any, expected: str) -> None:
+    """Raise a `ValueError` unless `value` is an instance, not a name or a class."""
+    if not isinstance(value, kinds):
+        raise ValueError(f"{name} = {value!r}, expected {expected}.")
+
+
+def problem(rates: Any, inputs: Any, alpha: Any, dt: Any) -> tuple[Rows, Problem]:
     """Checked rows as JAX arrays; call it inside `precision(rates)`."""
+    check_positive("dt", dt)
     rows = regression_rows(rates, inputs, alpha=alpha)
     x = jnp.asarray(rows.x)
     r, r_next, alpha = (jnp.asarray(a) for a in (rows.r, rows.r_next, rows.alpha))
@@ -164,9 +171,14 @@ def problem(rates: Any, inputs: Any, alpha: Any) -> tuple[Rows, Problem]:
     return rows, Problem(x, d, good, alpha)
 
 
-@eqx.filter_jit
 def first_weights(start: AbstractWeightStart, given: Problem) -> Array:
     """Where to start, as a program of its own: the solvers' do not depend on it."""
+    check_kind("start", start, AbstractWeightStart, "a start: GivenWeights(theta)")
+    return _first_weights(start, given)
+
+
+@eqx.filter_jit
+def _first_weights(start, given):
     return jnp.where(linked(given), start(given.x, given.d), 0)
 
 
@@ -189,11 +201,10 @@ def precision(data: Any):
 
 
 def gram(x: Array, ridge: Any) -> Array:
-    """`X^T X / T + ridge I`."""
-    p = x.shape[1]
-    return x.T @ x / x.shape[0] + jnp.asarray(ridge, x.dtype) * jnp.eye(
-        p, dtype=x.dtype
-    )
+    """`X^T X / T + ridge I`, regular whatever predictors are silent."""
+    silent = jnp.all(x == 0, axis=0).astype(x.dtype)
+    diagonal = jnp.asarray(ridge, x.dtype) + silent
+    return x.T @ x / x.shape[0] + jnp.diag(diagonal)
 
 
 def free_entries(mask: Any, shape: tuple[int, int]) -> Any:
@@ -201,7 +212,13 @@ def free_entries(mask: Any, shape: tuple[int, int]) -> Any:
     if mask is None:
         return None
     check_shape("mask", mask, shape, "True where a weight must be zero.")
-    return ~jnp.asarray(mask, bool)
+    mask = jnp.asarray(mask)
+    if mask.dtype != bool:
+        raise ValueError(
+            f"mask has dtype {mask.dtype}, expected bool: True where a weight must be "
+            "zero."
+        )
+    return ~mask
 
 
 def repeat(
@@ -214,10 +231,10 @@ def repeat(
     name: str = "num_steps",
 ) -> tuple[Any, Array, Array]:
     """`state, loss = step(state)` many times: the last state, losses, snapshots."""
-    if num_steps < 1:
-        raise ValueError(f"{name} = {num_steps}, expected at least 1.")
+    check_count(name, num_steps)
     every = num_steps if record_every is None else record_every
-    if every < 1 or num_steps % every:
+    check_count("record_every", every)
+    if num_steps % every:
         raise ValueError(
             f"record_every = {record_every}, expected a divisor of {name} = "
             f"{num_steps}."

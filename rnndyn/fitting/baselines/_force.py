@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._problem import check_number
 from ._baseline import (
     AbstractWeightStart,
     BaselineFit,
     FixedPointStart,
+    check_kind,
     first_weights,
     precision,
     problem,
@@ -70,15 +72,20 @@ def force(
     epoch (the first entry is NaN: nothing is measured before), its `gradient_norm` is
     NaN: FORCE descends on no fixed loss. Not guaranteed: convergence.
 
-    **Raises:** a `ValueError` for bad data.
+    **Raises:** a `ValueError` for bad data or options.
 
     **Reference:** Sussillo & Abbott 2009, doi:10.1016/j.neuron.2009.07.018; Perich et
     al. 2021, doi:10.1101/2020.12.18.423348; settings of Dinc et al. 2023,
     arXiv:2311.10200.
     """
     error = CurrentError() if error is None else error
+    kinds = CurrentError | RateError
+    check_kind("error", error, kinds, "CurrentError() or RateError()")
+    for name, value in (("ridge", ridge), ("input_ridge", input_ridge)):
+        inside = lambda a: a.ndim == 0 and 0 < a < np.inf
+        check_number(name, value, inside, "one finite number > 0")
     with precision(rates):
-        rows, given = problem(rates, inputs, alpha)
+        rows, given = problem(rates, inputs, alpha, dt)
         dtype = given.x.dtype
         ridge = jnp.asarray(ridge, dtype)
         start = FixedPointStart(ridge / rows.num_rows**2) if start is None else start

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from ..._core._checks import check_count
+from .._problem import check_ridge
 from ..convex._outliers import Keep, Plain
 from ._baseline import (
     AbstractWeightStart,
@@ -15,6 +17,7 @@ from ._baseline import (
     CrossEntropy,
     FixedPointStart,
     MeanSquare,
+    check_kind,
     first_weights,
     free_entries,
     gram,
@@ -66,7 +69,7 @@ def lbfgs(
 
     **Returns:** a `BaselineFit`. Not guaranteed: convergence within `num_steps`.
 
-    **Raises:** a `ValueError` for bad data or other outlier rules.
+    **Raises:** a `ValueError` for bad data or options, or other outlier rules.
 
     **Reference:** Liu & Nocedal 1989, doi:10.1007/BF01589116.
     """
@@ -81,8 +84,10 @@ def lbfgs(
             "whiten = True with a mask, expected one of them: the mask does not hold "
             "in the whitened coordinates. Pass whiten=False, or use newton."
         )
+    check_ridge(ridge)
+    check_count("memory", memory)
     with precision(rates):
-        _, given = problem(rates, inputs, alpha)
+        _, given = problem(rates, inputs, alpha, dt)
         dtype = given.x.dtype
         free = free_entries(mask, (given.x.shape[1], given.d.shape[1]))
         start = FixedPointStart(ridge) if start is None else start
@@ -207,14 +212,16 @@ def adam(
     **Returns:** a `BaselineFit`. Not guaranteed: convergence, or even a loss that
     falls.
 
-    **Raises:** a `ValueError` for bad data.
+    **Raises:** a `ValueError` for bad data or options.
 
     **Reference:** Kingma & Ba 2015, arXiv:1412.6980; settings of Dinc et al. 2023,
     arXiv:2311.10200.
     """
     loss = CrossEntropy() if loss is None else loss
+    kinds = CrossEntropy | MeanSquare
+    check_kind("loss", loss, kinds, "CrossEntropy() or MeanSquare()")
     with precision(rates):
-        _, given = problem(rates, inputs, alpha)
+        _, given = problem(rates, inputs, alpha, dt)
         dtype = given.x.dtype
         free = free_entries(mask, (given.x.shape[1], given.d.shape[1]))
         start = FixedPointStart(1e4 * weight_decay) if start is None else start
@@ -225,7 +232,7 @@ def adam(
             jnp.asarray(learning_rate, dtype),
             jnp.asarray(weight_decay, dtype),
             jnp.asarray(tol_gradient, dtype),
-            isinstance(loss, CrossEntropy),
+            loss,
             num_steps,
             record_every,
         )
@@ -233,7 +240,7 @@ def adam(
 
 
 @eqx.filter_jit
-def _adam(given, theta, free, rate, decay, tol, entropy, num_steps, every):
+def _adam(given, theta, free, rate, decay, tol, loss, num_steps, every):
     x, d = given.x, given.d
     if free is not None:
         theta = jnp.where(free, theta, 0)
@@ -244,13 +251,13 @@ def _adam(given, theta, free, rate, decay, tol, entropy, num_steps, every):
         z = x @ theta
         predicted = jnp.tanh(z)
         error = predicted - d
-        if entropy:
+        if isinstance(loss, CrossEntropy):
             # With P = (1 + d)/2 this is the binary cross-entropy.
             value = jnp.logaddexp(z, -z) - d * z
             slope = error
         else:
-            value = error**2 / 4
-            slope = error * (1 - predicted**2) / 2
+            value = loss.scale * error**2 / 4
+            slope = loss.scale * error * (1 - predicted**2) / 2
         grad = x.T @ (slope * share)
         grad = grad if free is None else jnp.where(free, grad, 0)
         return jnp.mean(value), grad

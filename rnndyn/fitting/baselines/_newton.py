@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..._core._checks import is_concrete
+from ..._core._checks import check_count, is_concrete
+from .._problem import check_ridge
 from ..convex._outliers import Keep, Plain, Reject
 from ._baseline import (
     AbstractWeightStart,
@@ -96,8 +97,10 @@ def newton(
         # As an array: another threshold needs no other program.
         threshold = np.asarray(outliers.threshold)
         outliers = Reject(threshold=threshold, rescale=outliers.rescale)
+    check_ridge(ridge)
+    check_count("lanes", lanes)
     with precision(rates):
-        _, given = problem(rates, inputs, alpha)
+        _, given = problem(rates, inputs, alpha, dt)
         dtype = given.x.dtype
         num_rows, p = given.x.shape
         if num_rows < p and is_concrete(ridge) and np.all(np.asarray(ridge) == 0):
@@ -136,9 +139,10 @@ def newton(
 @eqx.filter_jit
 def _newton(given, theta, free, ridge, outliers, tol, num_steps, every, lanes):
     x, d = given.x, given.d
-    if free is not None:
-        theta = jnp.where(free, theta, 0)
     entries = jnp.ones(theta.shape, bool) if free is None else free
+    # Silent predictors have no curvature: their weights are held at zero.
+    entries &= jnp.any(x != 0, axis=0)[:, None]
+    theta = jnp.where(entries, theta, 0)
 
     def advance(column):
         theta, d, free, done = column

@@ -10,13 +10,14 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 from ..._core._types import KeyLike
-from .._problem import CLIP
+from .._problem import CLIP, check_number
 from ._baseline import (
     AbstractWeightStart,
     BaselineFit,
     CrossEntropy,
     MeanSquare,
     XavierWeights,
+    check_kind,
     first_weights,
     linked,
     precision,
@@ -70,14 +71,18 @@ def teacher_forced_bptt(
     **Returns:** a `BaselineFit`; `loss` and `gradient_norm` are those of the forcing
     that was drawn. Not guaranteed: convergence, or, at `share` 0, anything at all.
 
-    **Raises:** a `ValueError` for bad data, or trials of different lengths.
+    **Raises:** a `ValueError` for bad data or options, or trials of different lengths.
 
     **Reference:** Williams & Zipser 1989, doi:10.1162/neco.1989.1.2.270; Bengio et al.
     2015, arXiv:1506.03099; settings of Dinc et al. 2023, arXiv:2311.10200.
     """
     loss = MeanSquare() if loss is None else loss
+    kinds = CrossEntropy | MeanSquare
+    check_kind("loss", loss, kinds, "MeanSquare() or CrossEntropy()")
+    inside = lambda a: a.ndim == 0 and 0 <= a <= 1
+    check_number("share", share, inside, "one probability in [0, 1]")
     with precision(rates):
-        rows, given = problem(rates, inputs, alpha)
+        rows, given = problem(rates, inputs, alpha, dt)
         if len(set(rows.lengths)) > 1:
             raise ValueError(
                 f"trials have {sorted(set(rows.lengths))} frames, expected one length: "

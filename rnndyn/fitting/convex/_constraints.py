@@ -70,7 +70,8 @@ def build_constraint(
                 "rank is given together with mask or sign, expected one kind of "
                 "constraint: their common set has no simple projection."
             )
-        if isinstance(rank, bool) or int(rank) != rank or not 1 <= rank <= n:
+        whole = isinstance(rank, int | np.integer) and not isinstance(rank, bool)
+        if not whole or not 1 <= rank <= n:
             raise ValueError(f"rank = {rank}, expected a whole number from 1 to {n}.")
         return LowRank(int(rank), n)
     if mask is None and sign is None:

@@ -11,9 +11,9 @@ import numpy as np
 from jax.core import Tracer
 
 from ..._core._batch import to_host
-from ..._core._checks import check_positive, check_shape, is_concrete
+from ..._core._checks import check_count, check_positive, check_shape, is_concrete
 from ..._core._verdicts import Verdict
-from .._problem import regression_rows
+from .._problem import check_number, check_ridge, regression_rows
 from ._blocks import Blocks, clipped_share, survey
 from ._constraints import build_constraint
 from ._cornn_fit import CornnFit, NeuronFlag, remarks
@@ -108,6 +108,11 @@ def cornn(
     **Reference:** Dinc, Shai, Schnitzer & Tanaka 2023, arXiv:2311.10200.
     """
     single = np.dtype(dtype) == np.float32
+    for name, kind in (("dtype", dtype), ("sweep_dtype", sweep_dtype)):
+        if kind is not None and np.dtype(kind) not in (np.float32, np.float64):
+            raise ValueError(
+                f"{name} = {kind}, expected np.float64 or np.float32: the precision."
+            )
     rows = regression_rows(
         rates, inputs, alpha=alpha, dtype=None if single else np.float64
     )
@@ -172,12 +177,8 @@ def _check(rows, constraint, ridge, init, damping, max_steps):
             f"damping is {type(damping).__name__} together with a constraint, expected "
             "a number: steps of ADMM lower no single function."
         )
+    check_ridge(ridge)
     if is_concrete(ridge):
-        if np.ndim(ridge) or not np.isfinite(ridge) or ridge < 0:
-            raise ValueError(
-                f"ridge = {ridge}, expected one finite number >= 0. For many values, "
-                "use jax.vmap."
-            )
         if ridge == 0 and rows.num_rows < p:
             raise ValueError(
                 f"{rows.num_rows} rows for {p} predictors without a ridge: infinitely "
@@ -193,38 +194,30 @@ def _check(rows, constraint, ridge, init, damping, max_steps):
 def _check_options(constraint, outliers, damping, tol, splitting, block_size):
     """Numbers that would be taken silently, and spoil the fit."""
     check_outliers(outliers)
-    _check_number("tol", tol, lambda a: a >= 0, "a gradient >= 0, such as 1e-9")
+    check_number("tol", tol, lambda a: a >= 0, "a gradient >= 0, such as 1e-9")
     if isinstance(damping, Backtrack):
         inside = lambda a: (a > 0) & (a < 1)
         what = "a factor in (0, 1), such as 0.5"
-        _check_number("shrink of Backtrack", damping.shrink, inside, what)
+        check_number("shrink of Backtrack", damping.shrink, inside, what)
     elif isinstance(damping, Momentum):
         inside = lambda a: (a >= 0) & (a < 1)
         what = "a share in [0, 1), such as 0.3"
-        _check_number("beta of Momentum", damping.beta, inside, what)
+        check_number("beta of Momentum", damping.beta, inside, what)
     else:
         inside = lambda a: (a > 0) & np.isfinite(a)
         what = "a length > 0, such as 1.0, Backtrack() or Momentum()"
-        _check_number("damping", damping, inside, what)
+        check_number("damping", damping, inside, what)
+    if not isinstance(splitting, Admm):
+        raise ValueError(
+            f"splitting = {splitting!r}, expected Admm: pass Admm(rho), such as "
+            "Admm(100.0)."
+        )
     if constraint is not None:
         inside = lambda a: (a > 0) & np.isfinite(a)
         what = "a penalty > 0, such as 100.0"
-        _check_number("rho of Admm", splitting.rho, inside, what)
+        check_number("rho of Admm", splitting.rho, inside, what)
     if block_size is not None:
-        whole = isinstance(block_size, (int, np.integer))
-        if not whole or isinstance(block_size, bool) or block_size < 1:
-            raise ValueError(
-                f"block_size = {block_size}, expected a whole number of rows from 1 "
-                "on. Leave it out for the default."
-            )
-
-
-def _check_number(name, value, inside, expected):
-    """Raise unless concrete numbers satisfy `inside`."""
-    if is_concrete(value):
-        values = np.asarray(value)
-        if values.dtype.kind not in "fiu" or not np.all(inside(values)):
-            raise ValueError(f"{name} = {value}, expected {expected}.")
+        check_count("block_size", block_size)
 
 
 def _arrays(args: Any, dtype: Any) -> Any:

@@ -11,10 +11,10 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
 from ..._core._batch import to_host
-from ..._core._checks import check_shape
+from ..._core._checks import check_count, check_shape, is_concrete
 from ...models import RateRNN
 from .._fit import AbstractWeights
-from .._problem import Real, check_alpha, targets
+from .._problem import Real, check_alpha, check_number, floats, targets
 from ._iteration import rms
 from ._outliers import AbstractOutliers, Reject, check_outliers
 
@@ -107,23 +107,21 @@ def stream(
     """
     outliers = Reject() if outliers is None else outliers
     check_outliers(outliers)
-    if window is None:
-        window = 20 * (num_neurons + num_inputs)
-    if num_neurons < 1 or num_inputs < 0 or window < 1:
-        raise ValueError(
-            f"num_neurons = {num_neurons}, num_inputs = {num_inputs} and window = "
-            f"{window}, expected at least 1, 0 and 1."
-        )
-    if not 0 < load < np.inf:
-        raise ValueError(
-            f"load = {load}, expected > 0 and finite: ridge times number of rows."
-        )
+    check_count("num_neurons", num_neurons)
+    check_count("num_inputs", num_inputs, 0)
+    window = 20 * (num_neurons + num_inputs) if window is None else window
+    check_count("window", window)
+    inside = lambda a: a.ndim == 0 and 0 < a < np.inf
+    what = "one number > 0 and finite: ridge times number of rows"
+    check_number("load", load, inside, what)
     if outliers.freeze_after is not None:
         raise ValueError(
             "outliers have freeze_after, expected None: rows that leave the window are "
             "frozen anyway."
         )
     check_alpha(alpha)
+    if np.ndim(alpha):
+        check_shape("alpha", alpha, (num_neurons,), "A number, or one a neuron.")
     p, n = num_neurons + num_inputs, num_neurons
     zeros = lambda *shape: np.zeros(shape, dtype)
     return StreamState(
@@ -193,8 +191,7 @@ def update(
     **Raises:** a `ValueError` for wrong shapes, no or non-finite frames.
     """
     n, p = state.theta.shape[1], state.theta.shape[0]
-    as_array = lambda a: a if isinstance(a, jax.Array) else np.asarray(a)
-    frames = as_array(frames)
+    frames = floats("frames", frames)
     check_shape("frames", frames, (None, n), "The neurons of the stream, (frame, ...).")
     if not frames.shape[0]:
         raise ValueError(
@@ -202,7 +199,9 @@ def update(
         )
     if inputs is None:
         inputs = np.zeros((frames.shape[0], 0), state.theta.dtype)
-    inputs = as_array(inputs)
+    inputs = floats("inputs", inputs)
+    if is_concrete(steps):
+        check_count("steps", steps, 0)
     check_shape("inputs", inputs, (frames.shape[0], p - n), "One a frame.")
     args = (state, frames, inputs, steps, restart, new_trial)
     if any(isinstance(a, Tracer) for a in jax.tree.leaves(args)):

@@ -116,6 +116,28 @@ def frame_means(
         return total / np.where(count > 0, count, np.nan)[:, None]
 
 
+def whole_bins(duration: float, width: float, exact: bool = True) -> int:
+    """How many bins a duration holds, which must be whole if `exact`."""
+    count = round(duration / width)
+    if exact and abs(count * width - duration) > 1e-6 * width:
+        raise ValueError(
+            f"the window of {duration:g} s is no multiple of bin_width = {width:g} s. "
+            f"Nearest: {np.floor(duration / width) * width:g} s."
+        )
+    return count
+
+
+def covered(intervals, low, high):
+    """Whether one observed interval holds the whole window; yes if none are given."""
+    if intervals is None or not len(intervals):
+        return np.ones(low.shape, bool)
+    slack = 1e-9 * max(1.0, float(np.abs(intervals).max()))
+    a, b = intervals[np.argsort(intervals[:, 0])].T
+    # The latest end of all intervals that begin before the window does.
+    latest = np.append(-np.inf, np.maximum.accumulate(b + slack))
+    return high <= latest[np.searchsorted(a - slack, low, side="right")]
+
+
 def _check_positive(name: str, value: Any) -> None:
     if not (np.isfinite(value) and value > 0):
         raise ValueError(f"`{name}` = {value}, expected a positive time in seconds.")

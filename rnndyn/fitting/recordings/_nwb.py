@@ -7,10 +7,12 @@ import numpy as np
 
 from ._binning import (
     AbstractKernel,
+    covered,
     frame_means,
     kernel_weights,
     smooth,
     spike_counts,
+    whole_bins,
 )
 
 
@@ -93,17 +95,19 @@ def read_spikes(file: Any, window: Window, units: Any) -> dict[str, Any]:
         caveats.append(f"start and stop were taken from the {what} of the units")
     width = window.bin_width
     grid = _grid(window, width, float(start), float(stop))
-    counts = np.stack([spike_counts(t, grid.edges) for t in trains], axis=-1)
+    # A spike on an edge belongs to the bin it opens, whatever the rounding.
+    edges = grid.edges - 1e-6 * width
+    counts = np.stack([spike_counts(t, edges) for t in trains], axis=-1)
     full = np.ones(len(grid.edges), bool)
     for intervals in observed:
-        full &= _covered(intervals, grid.low, grid.high)
+        full &= covered(intervals, grid.low, grid.high)
     if window.events is None and not full.all():
         caveats.append("some units were not observed all the time: their rates are 0")
         full[:] = True
     if window.events is not None and window.kernel is not None:
         # What was not observed beside a window is unknown, not silent.
         ends = grid.edges[:, :-1], grid.edges[:, 1:]
-        seen = np.stack([_covered(o, *ends) for o in observed], axis=-1)
+        seen = np.stack([covered(o, *ends) for o in observed], axis=-1)
         if not seen.all():
             grid = grid._replace(valid=grid.valid[..., None] & seen)
     return _finish(
@@ -130,9 +134,14 @@ def read_fluorescence(
     columns["id"] = ids
     cols = _select(units, ids, columns, "ROIs")
     stamps = _stamps(series)
-    dt = float(np.median(np.diff(stamps))) if len(stamps) > 1 else 0.0
-    if dt <= 0:
-        raise ValueError(f"{_path(series)} has no two frames in order of time.")
+    steps = np.diff(stamps)
+    dt = float(np.median(steps)) if len(steps) else 0.0
+    if dt <= 0 or not (steps >= 0).all():
+        raise ValueError(
+            f"{_path(series)} has {len(stamps)} frames, {int((steps < 0).sum())} of "
+            "which lie before the one before, expected two or more in order of time. "
+            "Was the clock reset? Mend the time stamps in the file."
+        )
     unit = str(series.unit)
     start = stamps[0] if window.start is None else window.start
     # The last frame lasts as long as the others.
@@ -140,7 +149,7 @@ def read_fluorescence(
     get = lambda a, b: _read_block(series, a, b, cols)
     caveats: list[str] = []
     if window.bin_width is None:
-        uneven = np.abs(np.diff(stamps) / dt - 1).max()
+        uneven = np.abs(steps / dt - 1).max()
         if uneven > 0.01:
             raise ValueError(
                 f"the frames of {_path(series)} are unevenly spaced: intervals deviate "
@@ -158,7 +167,8 @@ def read_fluorescence(
         a, b = np.searchsorted(stamps, (edges[0], edges[-1]))
         values.append(frame_means(stamps[a:b], get(a, b), edges))
     values = np.stack(values)
-    empty = np.isnan(values).any(axis=2) & grid.valid
+    # A neuron with NaN is another matter, told below.
+    empty = np.isnan(values).all(axis=2) & grid.valid
     full = ~empty[:, grid.cut].any(axis=1)
     if window.events is None and not full[0]:
         raise ValueError(
@@ -194,7 +204,7 @@ def _grid(window: Window, width: float, start: float, stop: float) -> _Grid:
         behind = ahead = 0  # there is nothing outside
     else:
         zero, first = window.events, -window.before
-        bins = _whole(window.before + window.after, width)
+        bins = whole_bins(window.before + window.after, width)
     if bins < 2:
         raise ValueError(
             f"{bins} bins of {width} s between {start:g} and {stop:g} s, expected at "
@@ -257,9 +267,11 @@ def _by_frame(get, stamps, dt, window, start, stop, ids, unit, source):
         behind = ahead = 0
         times = stamps[first:last]
     else:
-        count = _whole(window.before + window.after, dt, exact=False)
+        count = whole_bins(window.before + window.after, dt, exact=False)
         shift = round(window.before / dt)
-        rows = np.rint((window.events - stamps[0]) / dt).astype(int) - shift
+        # Whole numbers hold no NaN (a trial without the event) and nothing far out.
+        place = np.fmin(np.fmax((window.events - stamps[0]) / dt, -1e15), 1e15)
+        rows = np.rint(place).astype(int) - shift
         times = (np.arange(count) - shift) * dt
         caveats = [f"events were aligned to frames, to within {dt / 2:g} s"]
     if count < 2:
@@ -278,27 +290,6 @@ def _by_frame(get, stamps, dt, window, start, stop, ids, unit, source):
     grid = _Grid(None, valid, slice(behind, behind + count), times, None, None, inside)
     full = np.ones(len(rows), bool)
     return _finish(values, grid, window, full, dt, ids, caveats, unit, source)
-
-
-def _whole(duration: float, width: float, exact: bool = True) -> int:
-    count = round(duration / width)
-    if exact and abs(count * width - duration) > 1e-6 * width:
-        raise ValueError(
-            f"the window of {duration:g} s is no multiple of bin_width = {width:g} s. "
-            f"Nearest: {np.floor(duration / width) * width:g} s."
-        )
-    return count
-
-
-def _covered(intervals, low, high):
-    """Whether one observed interval holds the whole window; yes if none are given."""
-    if intervals is None or not len(intervals):
-        return np.ones(low.shape, bool)
-    slack = 1e-9 * max(1.0, float(np.abs(intervals).max()))
-    a, b = intervals[np.argsort(intervals[:, 0])].T
-    # The latest end of all intervals that begin before the window does.
-    latest = np.append(-np.inf, np.maximum.accumulate(b + slack))
-    return high <= latest[np.searchsorted(a - slack, low, side="right")]
 
 
 def _select(units, ids, columns, what):

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from ..._core._export import Result
 from ._binning import AbstractKernel
 from ._nwb import Window, open_nwb, read_fluorescence, read_spikes, trial_columns
-from ._scaling import Scaling
+from ._scaling import Scaling, positions
 
 
 class Spikes(eqx.Module):
@@ -46,10 +46,10 @@ class Events(eqx.Module):
     where: Callable[[dict[str, np.ndarray]], Any] | None = None
 
     def __check_init__(self):
-        if not self.before + self.after > 0:
+        if not 0 < self.before + self.after < np.inf:
             raise ValueError(
-                f"the window [event - {self.before}, event + {self.after}) is empty. "
-                "Pass before + after > 0, in seconds."
+                f"the window [event - {self.before}, event + {self.after}) is empty or "
+                "endless. Pass before + after > 0, in seconds."
             )
 
 
@@ -110,6 +110,7 @@ class Recording(Result):
 
     def take(self, neurons: Any) -> "Recording":
         """Some of the neurons, by position or mask."""
+        neurons = positions(neurons, len(self.unit_ids))
         scaling = None if self.scaling is None else self.scaling.take(neurons)
         return eqx.tree_at(
             lambda r: (r.trials, r.unit_ids, r.scaling),
@@ -120,7 +121,7 @@ class Recording(Result):
 
     def split(self, *fractions: float | int) -> tuple["Recording", ...]:
         """Contiguous parts in order of time: of a continuous recording its bins, of an
-        aligned one its trials.
+        aligned one its trials, in the order of its events.
 
         **Arguments:** `fractions`: shares of the parts, e.g. `split(0.6, 0.2, 0.2)`;
         what is left over if they sum to less than 1 is not used.
@@ -215,6 +216,11 @@ def read_nwb(
         raise ValueError(f"`bin_width` = {bin_width}, expected seconds > 0.")
     if start is not None and stop is not None and not start < stop:
         raise ValueError(f"start = {start} and stop = {stop}, expected start < stop.")
+    if not (smoothing is None or isinstance(smoothing, AbstractKernel)):
+        raise ValueError(
+            f"smoothing = {smoothing!r}, expected a kernel: pass GaussianKernel(0.05), "
+            "its width in seconds."
+        )
     with open_nwb(os.fspath(path)) as file:
         signal = _default_signal(file) if signal is None else signal
         events = None if align is None else _event_times(file, align)
@@ -269,7 +275,13 @@ def _event_times(file: Any, align: Events) -> np.ndarray:
             )
         times = table[align.times]
         if align.where is not None:
-            times = times[np.asarray(align.where(table), bool)]
+            chosen = np.asarray(align.where(table), bool)
+            if chosen.shape != times.shape:
+                raise ValueError(
+                    f"`where` returned shape {chosen.shape}, expected a mask of shape "
+                    f"{times.shape}, one entry a trial."
+                )
+            times = times[chosen]
     times = np.asarray(times, np.float64)
     if times.ndim != 1 or not len(times):
         raise ValueError(

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
+from ..._core._checks import check_shape
 from ..._core._export import Result
 
 
@@ -39,11 +40,14 @@ class Scaling(Result):
             if constant is None
             else np.asarray(constant, bool)
         )
-        if self.scale.shape != self.offset.shape or not np.all(self.scale > 0):
+        check_shape("offset", self.offset, (None,), "One number a neuron.")
+        check_shape("scale", self.scale, self.offset.shape, "As `offset`.")
+        inside = (self.scale > 0) & (self.scale < np.inf) & np.isfinite(self.offset)
+        if not np.all(inside):
             raise ValueError(
-                f"`scale` has shape {self.scale.shape} and minimum "
-                f"{self.scale.min(initial=np.inf)}, expected positive numbers of shape "
-                f"{self.offset.shape} like `offset`."
+                f"`scale` is at least {self.scale.min(initial=np.inf)} and `offset` "
+                f"has {int(np.sum(~np.isfinite(self.offset)))} non-finite entries, "
+                "expected finite numbers, positive ones for `scale`."
             )
         _check_limit(float(self.limit))
 
@@ -66,7 +70,8 @@ class Scaling(Result):
         return over.reshape(-1, len(self.offset)).mean(axis=0)
 
     def take(self, index: Any) -> "Scaling":
-        """The map of some of the neurons."""
+        """The map of some of the neurons, by position or mask."""
+        index = positions(index, len(self.offset))
         return Scaling(
             self.offset[index], self.scale[index], self.limit, self.constant[index]
         )
@@ -134,6 +139,11 @@ def z_scale(rates: Any, *, limit: float = 0.95, quantile: float | int = 1.0) -> 
     # A neuron that hardly ever fires may have a quantile of 0: use its spread.
     scale = np.where(constant, 1, spread * np.where(reach > 0, reach, 1) / limit)
     return Scaling(mean, scale, limit, constant)
+
+
+def positions(index: Any, count: int) -> np.ndarray:
+    """Which of `count` neurons an index, a mask or a slice names, one-dimensional."""
+    return np.atleast_1d(np.arange(count)[index])
 
 
 def _check_limit(limit: float) -> None:
