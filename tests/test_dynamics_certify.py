@@ -8,6 +8,7 @@ import textwrap
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -178,6 +179,26 @@ def test_stability_is_undecided_on_a_kink():
     relu = lambda t, x, a: -x + jax.nn.relu(W @ x)
     points = rdd.certify(rdd.fixed_points(relu, jnp.zeros((1, 2)), strategy=PLAIN))
     assert np.asarray(points.stability)[np.asarray(points.mask)] == [0]
+
+
+def test_a_small_unit_is_no_kink():
+    """Roots at 1e-6, as of concentrations in mol/l: f is smooth, if fast, there."""
+    f = lambda t, x, a: -1e12 * (x - 1e-6) * (x + 1e-6) * (x - 3e-6)
+    x0s = jnp.array([[0.0], [1e-6], [3e-6], [-1e-6]])
+    pts = rdd.certify(rdd.fixed_points(f, x0s, strategy=NONE))
+    order = np.argsort(pts.roots()[:, 0])
+    np.testing.assert_allclose(pts.roots()[order, 0], [-1e-6, 1e-6, 3e-6], rtol=1e-6)
+    np.testing.assert_array_equal(pts.stability[pts.mask][order], [-1, 1, -1])
+
+
+def test_bad_options_are_refused(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    pts = rdd.fixed_points(lambda t, x, a: -x, jnp.ones((1, 1)), strategy=NONE)
+    for wrong in (dict(tol=-1.0), dict(tol_unique="a"), dict(tol_margin=np.nan)):
+        with pytest.raises(ValueError, match=f"`{next(iter(wrong))}` = "):
+            rdd.certify(pts, **wrong)
+    with pytest.raises(ValueError, match="max_steps = 2.5"):
+        rdd.certify_points(pts, max_steps=2.5)
 
 
 def test_a_root_beside_a_slow_point_does_not_erase_it():

@@ -81,6 +81,10 @@ def test_nothing_found_and_undecided():
     seen = rdd.fixed_points(drift, jnp.ones((8, 1)), strategy=ALONE).coverage()
     assert seen.hits.size == 0 and seen.unseen == 0 and seen.undecided == 0
     assert seen.unseen_upper == pytest.approx(2.96 / 8)
+    assert "undecided" not in seen.headline()
+    double = lambda t, x, args: x**2
+    seen = rdd.fixed_points(double, jnp.ones((8, 1)), strategy=ALONE).coverage()
+    assert seen.undecided == 8 and "from 8 starts (8 undecided)" in seen.headline()
     seen = rdd.fixed_points(
         comb, jnp.array([[1.2]]), strategy=ALONE, max_steps=1
     ).coverage()

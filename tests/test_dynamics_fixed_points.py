@@ -3,6 +3,7 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from scipy.linalg import hadamard
@@ -342,12 +343,42 @@ def test_time_scale_makes_speed_scale_free_and_eigenvalues_physical():
         (jnp.zeros((2, 3)), lambda t, x, w: x[:2], "same shape"),
         (jnp.zeros((2, 3)), lambda t, x, w: (x, x), "same shape"),
         (jnp.zeros((2, 3)), lambda t, x, w: x.astype(jnp.float32), "dtype"),
+        (jnp.zeros((2, 3)), lambda t, x, w: x * 1j, "two real ones"),
+        ([[0.5], [1.0]], scalar, "jnp.asarray(x0s)"),
     ],
 )
 def test_bad_input_is_a_value_error(x0s, f, words):
     with pytest.raises(ValueError) as error:
         rdd.fixed_points(f, x0s, jnp.asarray(1.5))
     assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *(dict(max_steps=v) for v in (0, 2.5, "3", True)),
+        *(dict(lanes=v) for v in (0, -2, 2.5)),
+        *(dict(tol=v) for v in (-1.0, np.nan, "a", jnp.ones(3))),
+        dict(tol_unique=-1.0),
+        *(dict(time_scale=v) for v in (0.0, -1.0, jnp.ones(2), "s")),
+        *(dict(unseen=v) for v in (0.0, 2, "a")),
+        *(dict(key=v) for v in (0, "a")),
+        dict(solver="lm"),
+    ],
+    ids=str,
+)
+def test_bad_options_are_refused(wrong, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    for search in (rdd.fixed_points, rdd.slow_points):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            search(scalar, GRID, jnp.asarray(1.5), **wrong)
+
+
+def test_whole_numbers_and_tolerances_of_numpy_are_welcome(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    options = dict(max_steps=np.int64(64), lanes=np.int32(2), tol=np.float64(1e-11))
+    pts = rdd.fixed_points(scalar, GRID, jnp.asarray(1.5), strategy=NONE, **options)
+    assert int(pts.mask.sum()) == 3
 
 
 def test_results_in_other_forms():
@@ -428,6 +459,28 @@ def test_marginal_roots_are_roots_of_undecided_stability(f, request):
     assert int(pts.mask.sum()) >= 1
     assert np.all(np.abs(pts.x[pts.mask]) < 1e-7)
     assert np.all(pts.stability[pts.mask] == 0)
+
+
+def test_a_stable_direction_hides_no_degenerate_root():
+    f = lambda t, x, a: jnp.stack([-(x[0] ** 3), -x[1]])
+    x0s = jnp.concatenate([GRID, GRID[::-1]], axis=1)
+    pts = rdd.certify(rdd.fixed_points(f, x0s, strategy=NONE))
+    assert pts.roots().shape == (1, 2) and np.all(np.abs(pts.roots()) < 1e-7)
+    assert pts.stability[0] == 0 and pts.num_marginal[0] == 1
+
+
+def test_variables_of_very_different_units():
+    """One network, in units of 1 and with a variable in units of 1e-6."""
+    unit = jnp.array([1e-6, 1.0])
+    W = jnp.array([[2.0, 0.5], [-0.3, 2.2]])
+    f = lambda t, x, W: unit * (-x / unit + jnp.tanh(W @ (x / unit)))
+    plain = lambda t, x, W: -x + jnp.tanh(W @ x)
+    x0s = rdd.Box(-jnp.ones(2), jnp.ones(2), 64)(None, None, key=jax.random.key(0))
+    expected = rdd.fixed_points(plain, x0s, W).roots()
+    found = rdd.fixed_points(f, x0s * unit[None], W).roots() / np.asarray(unit)
+    assert len(expected) == len(found) == 9
+    gaps = np.linalg.norm(found[:, None] - expected[None], axis=2)
+    assert gaps.min(axis=0).max() < 1e-6
 
 
 def test_roots_closer_than_the_tolerance_are_one():

@@ -3,6 +3,7 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -212,7 +213,7 @@ def test_one_unit_has_no_second_eigenvalue():
     assert np.isposinf(found.next_eigenvalue.real) and found.next_eigenvalue.imag == 0
 
 
-def test_bad_input():
+def test_bad_input(monkeypatch):
     one = jnp.ones(1)
     with pytest.raises(ValueError, match="Map"):
         passage_time(rd.Map(lambda x, a: x), one, one)
@@ -220,6 +221,15 @@ def test_bad_input():
         passage_time(scalar, jnp.ones((1, 1)), jnp.ones((1, 1)), 1e-2)
     with pytest.raises(ValueError, match="state"):
         ghost_passage(scalar, jnp.ones((2, 1)), 1e-2)
+    with pytest.raises(ValueError, match="`time_scale` = -1.0"):
+        ghost_passage(scalar, jnp.ones(1), 1e-2, time_scale=-1.0)
+    with pytest.raises(ValueError, match="other than `x0`"):
+        passage_time(scalar, jnp.ones(1), jnp.ones(1), 1e-2)
+    with pytest.raises(ValueError, match="`rtol` = 0.0"):
+        passage_time(scalar, -jnp.ones(1), jnp.ones(1), 1e-2, rtol=0.0)
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(ValueError, match="expected the result of"):
+        ghosts(jnp.ones((2, 1)))
 
 
 def test_slow_points_move_with_the_parameters():

@@ -24,6 +24,13 @@ def test_jacobian_of_flow_and_map():
     np.testing.assert_allclose(rdd.jacobian(euler, x, 0.3), np.eye(2) + 0.1 * want)
     with pytest.raises(ValueError, match="vmap"):
         rdd.jacobian(spiral, jnp.zeros((3, 2)), 0.3)
+    with pytest.raises(ValueError, match="same shape"):
+        rdd.eigenvalues(lambda t, x, args: x[:1], x)
+
+
+def test_another_kind_is_refused():
+    with pytest.raises(ValueError, match="kind = 'Map' is not known"):
+        rdd.stability(jnp.array([1j]), kind="Map", tol=0.0)
 
 
 def test_eigenvalues_are_sorted_and_differentiable():

@@ -157,7 +157,7 @@ def test_bad_input():
     with pytest.raises(ValueError, match="non-finite"):
         ring_flow(f, holed, PLANE)
     for few in ({"num_knots": 1}, {"grid": 0}):
-        with pytest.raises(ValueError, match="at least 4"):
+        with pytest.raises(ValueError, match=">= 4"):
             ring_flow(f, circle(), PLANE, **few)
     with pytest.raises(ValueError, match="num_points"):
         slow_manifold(f, np.ones((1, 3, 2)), num_points=0)
@@ -165,5 +165,9 @@ def test_bad_input():
         slow_manifold(f, np.ones((3, 2)))
     with pytest.raises(ValueError, match="rel_speed"):
         slow_manifold(f, np.ones((1, 3, 2)), rel_speed=2.0)
+    with pytest.raises(ValueError, match="same shape"):
+        slow_manifold(lambda t, x, args: x[:1], np.ones((1, 3, 2)))
+    with pytest.raises(ValueError, match="plane has 4 non-finite"):
+        ring_flow(f, circle(), np.full((2, 2), np.nan))
     with pytest.raises(ValueError, match="plane"):
         ring_flow(f, np.ones((3, 2)), np.ones((3, 2)))

@@ -151,8 +151,14 @@ def test_bad_input():
         k_cycles(lambda t, x, args: x, STARTS, 2)
     with pytest.raises(ValueError, match="starts, state"):
         k_cycles(logistic, STARTS[0], 2, 3.2)
-    with pytest.raises(ValueError, match="period of at least 1"):
+    for wrong in (dict(lanes=0), dict(settled=-1), dict(max_steps=0), dict(tol=-1.0)):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            k_cycles(logistic, STARTS, 2, 3.2, **wrong)
+    with pytest.raises(ValueError, match="k = 0, expected a whole number >= 1"):
         k_cycles(logistic, STARTS, 0, 3.2)
+    for wrong in (dict(transient=-1), dict(window=0), dict(samples=8)):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            invariant_circle(logistic, STARTS[0], 3.2, **wrong)
     with pytest.raises(ValueError, match="expected a rnndyn.Map"):
         invariant_circle(lambda t, x, args: x, STARTS[0])
     with pytest.raises(ValueError, match="jax.vmap"):

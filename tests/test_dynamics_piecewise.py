@@ -3,6 +3,7 @@
 import itertools
 import time
 
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -209,8 +210,12 @@ def test_rotations():
         ([0.5, 1], np.eye(2), [1.0], 1, "h has shape"),
         ([0.5, np.nan], np.eye(2), [1.0, 1], 1, "non-finite"),
         ([0.5, 1], np.eye(2), [1.0, 1], 0, "order = 0"),
+        ([0.5, 1], np.eye(2), [1.0, 1], 2.5, "order = 2.5"),
+        ([0.5, 1], 1j * np.eye(2), [1.0, 1], 1, "W has dtype complex128"),
+        ("a", np.eye(2), [1.0, 1], 1, "A has dtype"),
     ],
 )
-def test_bad_input(A, W, h, order, message):
+def test_bad_input(A, W, h, order, message, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     with pytest.raises(ValueError, match=message):
         plrnn_cycles(A, W, h, order)

@@ -3,6 +3,7 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -237,7 +238,44 @@ def test_bad_strategies_are_refused():
     ]:
         with pytest.raises(ValueError, match=words):
             rdd.fixed_points(f, x0s, strategy=strategy)
-    with pytest.raises(ValueError, match="one start a round"):
+    with pytest.raises(ValueError, match="per_round = 0"):
         Deflation(per_round=0)
     with pytest.raises(ValueError, match="at least one"):
         NoisyRestarts(scales=())
+
+
+def test_whole_numbers_make_samplers(getkey):
+    for sampler in (
+        rdd.Box([-1], [1], 4),
+        rdd.Gaussian([1], 4),
+        rdd.NearStates([[0], [1]], 0.1, 4),
+        rdd.FromTrajectories([[1]], 4, flow=flows.ScanFlow(dt=0.1)),
+    ):
+        states = sampler(decay, None, key=getkey())
+        assert states.shape == (4, 1) and states.dtype == jnp.float64
+
+
+@pytest.mark.parametrize(
+    "wrong, words",
+    [
+        (lambda: rdd.Box([0.0], [1.0], 0), "n = 0"),
+        (lambda: rdd.Box([0.0], [1.0], 2.5), "n = 2.5"),
+        (lambda: rdd.Box([0.0], [1.0, 2.0], 4), "`high` has shape"),
+        (lambda: rdd.Box("a", [1.0], 4), "`low` is no array of numbers"),
+        (lambda: rdd.Gaussian([1.0], -1), "n = -1"),
+        (lambda: rdd.NearStates(jnp.zeros((0, 2)), 0.1, 4), "at least one"),
+        (lambda: rdd.FromTrajectories(jnp.ones((1, 1)), 4, num_times=0), "num_times"),
+        (lambda: rdd.MultiStart(num_large=-1), "num_large = -1"),
+        (lambda: rdd.MultiStart(rounds=1.5), "rounds = 1.5"),
+        (lambda: rdd.MultiStart(scale=jnp.ones(3)), "`scale`"),
+        (lambda: rdd.MultiStart(symmetries=jnp.negative), "tuple of callables"),
+        (lambda: Deflation(rounds=1.5), "rounds = 1.5"),
+        (lambda: Deflation(power=-1.0), "`power` = -1.0"),
+        (lambda: Deflation(radius=0), "`radius` = 0"),
+        (lambda: NoisyRestarts(per_round=True), "per_round = True"),
+    ],
+)
+def test_bad_parts_are_refused(wrong, words, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(ValueError, match=words):
+        wrong()

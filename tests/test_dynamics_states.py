@@ -175,6 +175,11 @@ def test_maps_of_another_shape_are_refused_by_every_verb(verb):
         verb(Map(lambda x, a: x[:1]), {"a": jnp.ones((3, 2))})
 
 
+def test_states_of_no_result_are_refused():
+    with pytest.raises(ValueError, match="expected the result of"):
+        rdd.states(jnp.ones((2, 2)))
+
+
 def test_verbs_of_vectors_say_so():
     nested = {"a": jnp.ones((3, 2))}
     with pytest.raises(ValueError, match="is a dict.*ravel_pytree"):

@@ -4,6 +4,7 @@ import diffrax as dfx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import jaxtyping
 import numpy as np
 import pytest
 from helpers import all_models, lorenz, van_der_pol
@@ -183,7 +184,7 @@ def test_failed_solves_say_so():
 def test_bad_input():
     with pytest.raises(ValueError, match="exactly one"):
         flows.ScanFlow()
-    with pytest.raises(ValueError, match="expected a step > 0"):
+    with pytest.raises(ValueError, match="dt = -1.0, expected > 0"):
         flows.ScanFlow(dt=-1.0)
     for end in (np.nan, np.inf):
         with pytest.raises(ValueError, match="times are .*, expected finite"):
@@ -232,3 +233,75 @@ def test_noise_is_white_where_adaptive_steps_are_far_below_the_first(getkey):
     x = flow.trajectory(f, jnp.zeros(16), dt * jnp.arange(steps), key=getkey()).xs[100:]
     lag = jnp.mean(x[1:] * x[:-1]) / jnp.mean(x**2)
     np.testing.assert_allclose(lag, 0.625, atol=0.02)
+
+
+def test_time_may_run_backwards_whatever_the_sign_of_the_first_step():
+    for dt0 in (0.01, -0.01):
+        end = flows.DiffraxFlow(dt0=dt0)(decay, jnp.ones(1), 1.0, 0.0)
+        np.testing.assert_allclose(end, np.e, rtol=1e-8)
+    noisy = flows.DiffraxFlow(dfx.Euler(), sigma=0.1, dt0=0.01)
+    end = noisy(decay, jnp.ones(1), 1.0, 0.0, key=jr.key(0))
+    np.testing.assert_allclose(end, np.e, rtol=0.2)
+
+
+def test_noise_of_no_time_is_none_and_of_nested_states_independent():
+    noisy = flows.DiffraxFlow(dfx.Euler(), sigma=0.1, dt0=0.01)
+    assert noisy(decay, jnp.ones(1), 1.0, 1.0, key=jr.key(0)) == 1.0
+    field = lambda t, x, args: jax.tree.map(jnp.negative, x)
+    x0 = {"a": jnp.zeros(2), "b": jnp.zeros(())}
+    run = lambda key: noisy(field, x0, 0.0, 1.0, key=key)
+    ends = jax.vmap(run)(jr.split(jr.key(0), 1000))
+    ends = np.column_stack([ends["a"], ends["b"]])
+    expected = 0.01 * (1 - np.exp(-2)) / 2 * np.eye(3)
+    np.testing.assert_allclose(np.cov(ends.T), expected, atol=5e-4)
+
+
+def test_a_time_that_is_nan_is_no_success():
+    end = flows.DiffraxFlow(throw=False)(decay, jnp.ones(1), 0.0, jnp.nan)
+    assert np.isnan(end).all()
+
+
+@pytest.mark.parametrize(
+    "wrong, words",
+    [
+        (lambda: flows.ScanFlow(num_steps=2.5), "num_steps = 2.5, expected a whole"),
+        (lambda: flows.ScanFlow(dt="a"), "dt = a, expected > 0"),
+        (lambda: flows.ScanFlow(dt=0.1, method=flows.RK4), "method = .*Euler"),
+        (lambda: flows.DiffraxFlow(dfx.Tsit5), "solver = .*expected an object"),
+        (lambda: flows.DiffraxFlow(dt0=0.0), "dt0 = 0.0"),
+        (lambda: flows.HeldInput(jnp.ones((2, 1)), 0.0), "dt = 0.0, expected > 0"),
+        (lambda: flows.HeldInput(jnp.ones((2, 1)), jnp.ones(2)), "dt has shape"),
+        (lambda: flows.PulseInput(jnp.ones(1), 0.0, -1.0), "duration = -1.0"),
+        (lambda: flows.EulerMaruyama(1j), "complex"),
+        (lambda: flows.iterate(decay, jnp.ones(1), 3), "expected a rnndyn.Map"),
+        (lambda: flows.iterate(rd.Map(decay), jnp.ones(1), 2.5), "num_steps = 2.5"),
+    ],
+)
+def test_bad_parts_are_refused(wrong, words, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(ValueError, match=words):
+        wrong()
+
+
+@pytest.mark.parametrize("flow", [flows.ScanFlow(num_steps=4), flows.DiffraxFlow()])
+def test_bad_calls_are_refused(flow):
+    x0 = jnp.ones(2)
+    with pytest.raises(ValueError, match="got a Map"):
+        flow(rd.Map(lambda x, args: x), x0, 0.0, 1.0)
+    with pytest.raises(ValueError, match=r"times have shape \(2,\)"):
+        flow(decay, x0, 0.0, jnp.ones(2))
+    for ts in (1.0, jnp.zeros(0), jnp.zeros((2, 2))):
+        with pytest.raises(ValueError, match="times have shape"):
+            flow.trajectory(decay, x0, ts)
+    with pytest.raises(ValueError):
+        flow(lambda t, x, args: jnp.ones(3), x0, 0.0, 1.0)
+
+
+def test_a_number_is_no_key(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    scan = flows.ScanFlow(dt=0.1, method=flows.EulerMaruyama(1.0))
+    for flow in (scan, flows.DiffraxFlow(dfx.Euler(), sigma=1.0, dt0=0.1)):
+        with pytest.raises(ValueError, match="key = 0, expected a PRNG key"):
+            flow(decay, jnp.ones(1), 0.0, 1.0, key=0)
+        with pytest.raises(ValueError, match="key = 0, expected a PRNG key"):
+            flow.trajectory(decay, jnp.ones(1), jnp.ones(2), key=0)

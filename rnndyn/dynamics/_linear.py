@@ -9,9 +9,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Complex, Float, Int, PyTree
 
+from .._core._checks import one_of
 from .._core._closures import freeze
 from .._core._masks import norm
-from .._core._system import Map, is_map
+from .._core._system import is_map
+from ._states import as_states, check_residual
 
 
 def jacobian(
@@ -30,14 +32,13 @@ def jacobian(
     Array of shape `(state, state)`. Says nothing about the dynamics unless `x` is a
     fixed point.
     """
-    if x.ndim != 1:
-        raise ValueError(
-            f"`x` must be one state of shape (state,), got {x.shape}. Use `jax.vmap` "
-            "for several states, and `jax.flatten_util.ravel_pytree` for nested ones."
-        )
-    if isinstance(system, Map):
-        return jax.jacfwd(lambda y: system.F(y, args))(x)
-    return jax.jacfwd(lambda y: system(jnp.zeros((), x.dtype), y, args))(x)
+    x = as_states("x", x, ("state",), "Use `jax.vmap` for several states.")
+    if is_map(system):
+        fn = lambda y: system.F(y, args)
+    else:
+        fn = lambda y: system(jnp.zeros((), x.dtype), y, args)
+    check_residual(fn, x)
+    return jax.jacfwd(fn)(x)
 
 
 def eigenvalues(
@@ -72,6 +73,7 @@ def stability(
     `(code, margin)`: code -1 stable, 0 undecided, 1 unstable; margin is
     time_scale max Re(eigenvalue) for flows and max |eigenvalue| - 1 for maps.
     """
+    one_of("kind", kind, ("flow", "map"))
     if kind == "map":
         margin = jnp.max(jnp.abs(eigenvalues), axis=-1) - 1
     else:

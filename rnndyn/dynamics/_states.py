@@ -93,7 +93,7 @@ def flatten_states(system: Any, x0s: PyTree) -> tuple[Any, Array]:
         raise ValueError(
             f"`x0s` has leaves of shapes {shapes}, expected one leading axis of starts "
             "that all leaves share. Pass one start as jax.tree.map(lambda a: a[None], "
-            "state)."
+            "state), and a list of numbers as jnp.asarray(x0s)."
         )
     dtypes = sorted({str(v.dtype) for v in leaves})
     if len(dtypes) > 1:
@@ -126,6 +126,11 @@ def states(points: Any) -> PyTree:
 
     - `points`: result of `fixed_points` or `slow_points`, certified or not.
     """
+    if not hasattr(points, "system"):
+        raise ValueError(
+            f"`states` got a {type(points).__name__}, expected the result of "
+            "`fixed_points` or `slow_points`."
+        )
     system = points.system.F if is_map(points.system) else points.system
     if isinstance(system, (FlatFlow, FlatField, FlatStep)):
         return system.layout.unravel(points.x)
@@ -202,6 +207,26 @@ def check_system(system: Any, args: PyTree, x: Array) -> None:
         )
 
 
+def check_number(name: str, value: Any, remedy: str, *, zero: bool = False) -> None:
+    """`ValueError` unless `value` is one finite number above 0 (or 0, with `zero`), as
+    far as it is known."""
+    good = np.shape(value) == ()
+    if good and is_concrete(value):
+        plain = np.asarray(value)
+        good = plain.dtype.kind in "fiu" and np.isfinite(plain)
+        good = good and (plain > 0 or (zero and plain == 0))
+    if not good:
+        least = ">= 0" if zero else "> 0"
+        raise ValueError(f"`{name}` = {value}, expected one number {least}. {remedy}")
+
+
+def check_tolerances(**values: Any) -> None:
+    """`ValueError` for a tolerance that is given and no number of at least 0."""
+    for name, value in values.items():
+        if value is not None:
+            check_number(name, value, "Leave it out for the default.", zero=True)
+
+
 def check_residual(residual: Callable, x: Array) -> None:
     """`ValueError` unless the residual returns what it was given in shape and dtype."""
     try:
@@ -217,6 +242,11 @@ def check_residual(residual: Callable, x: Array) -> None:
         raise ValueError(
             f"The system returns {got} for a state of shape {x.shape}, expected the "
             "same shape. For nested states pass `x0s` in the same nested form."
+        )
+    if not jnp.issubdtype(out.dtype, jnp.floating):
+        raise ValueError(
+            f"The system returns {out.dtype} for a state of {x.dtype}, expected the "
+            "same. Return floats; make a complex state two real ones."
         )
     if out.dtype != x.dtype:
         raise ValueError(

@@ -7,11 +7,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
+import numpy as np
 from jaxtyping import Array, Float
 
+from .._core._checks import as_float, check_count, check_key, is_concrete
 from ._base import AbstractFlow, Trajectory, all_finite
 from ._inputs import switch_times
-from ._scan import _times
+from ._scan import _times, check_flow
 
 
 class DiffraxFlow(AbstractFlow):
@@ -29,7 +31,7 @@ class DiffraxFlow(AbstractFlow):
         `key`, a solver for SDEs such as `diffrax.Euler()`, and `dt0`). The noise is
         white for steps down to `dt0`, or `dt0 / 1000` with an adaptive controller.
     - `event`: a `diffrax.Event` at which to stop; its state is then returned.
-    - `dt0`: first step, chosen by the solver if `None`.
+    - `dt0`: length of the first step, chosen by the solver if `None`.
     - `max_steps`: after which the solve counts as failed.
     - `throw`: raise when a solve fails; otherwise the end state is NaN, and
         `Trajectory.ok` says so.
@@ -61,11 +63,25 @@ class DiffraxFlow(AbstractFlow):
         self.solver = dfx.Tsit5() if solver is None else solver
         self.controller = controller
         self.adjoint = dfx.RecursiveCheckpointAdjoint() if adjoint is None else adjoint
-        self.sigma = None if sigma is None else jnp.asarray(sigma)
+        self.sigma = None if sigma is None else as_float(sigma, "sigma")
         self.event = event
         self.dt0 = dt0
         self.max_steps = max_steps
         self.throw = throw
+        check_count("max_steps", max_steps)
+        for name, value, kind in (
+            ("solver", self.solver, dfx.AbstractSolver),
+            ("adjoint", self.adjoint, dfx.AbstractAdjoint),
+            ("controller", controller, dfx.AbstractStepSizeController | None),
+            ("event", event, dfx.Event | None),
+        ):
+            if not isinstance(value, kind):
+                raise ValueError(
+                    f"{name} = {value!r}, expected an object of diffrax, such as "
+                    "solver=diffrax.Kvaerno5()."
+                )
+        if dt0 is not None and is_concrete(dt0) and not 0 < np.abs(dt0) < np.inf:
+            raise ValueError(f"dt0 = {dt0}, expected a length of time, not 0.")
 
     def __call__(self, f, x0, t0, t1, args=None, *, key=None):
         x, ok = self.advance(f, x0, t0, t1, args, key=key)
@@ -77,39 +93,49 @@ class DiffraxFlow(AbstractFlow):
         make their linear solves raise."""
         t0, t1 = _times(x0, t0), _times(x0, t1)
         solution = self._solve(f, x0, t0, t1, args, key, dfx.SaveAt(t1=True))
-        return jax.tree.map(lambda a: a[-1], solution.ys), _succeeded(solution)
+        # A time that is NaN ends the solve at once, as if all had gone well.
+        ok = _succeeded(solution) & ~jnp.isnan(t1 - t0)
+        return jax.tree.map(lambda a: a[-1], solution.ys), ok
 
     def trajectory(self, f, x0, ts, args=None, *, key=None):
-        ts = _times(x0, ts)
+        ts = _times(x0, ts, ndim=1)
         solution = self._solve(f, x0, ts[0], ts[-1], args, key, dfx.SaveAt(ts=ts))
         # After an event there are no states: diffrax fills up with infinities.
         ok = _succeeded(solution) & all_finite(solution.ys)
         return Trajectory(ts=ts, xs=solution.ys, ok=ok)
 
     def _solve(self, f, x0, t0, t1, args, key, saveat):
+        check_flow(f)
         dtype = t0.dtype
+        # Steps run the way that time does.
+        dt0 = None
+        if self.dt0 is not None:
+            dt0 = jnp.copysign(jnp.asarray(self.dt0, dtype), t1 - t0)
         controller = self._controller(args, dtype)
         field = dfx.ODETerm(lambda t, x, args: f(t, x, args))
         terms = field
         if self.sigma is not None:
             if key is None:
                 raise ValueError("key = None, expected a PRNG key: sigma is set.")
+            check_key(key)
             if self.dt0 is None:
                 raise ValueError(
                     "dt0 = None, expected a number: sigma is set, and the step says "
                     "how finely noise is resolved. Pass dt0, e.g. a tenth of tau."
                 )
-            shape = jax.ShapeDtypeStruct(x0.shape, x0.dtype)
+            shape = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), x0)
             # Below its tolerance the tree interpolates: increments over shorter steps
             # are correlated and too small. Adaptive steps may be far below the first.
             constant = isinstance(controller, dfx.ConstantStepSize)
             finest = (0.5 if constant else 2.0**-11) * self.dt0
             tol = jnp.abs(jnp.asarray(finest, dtype))
-            tol = jnp.minimum(jnp.abs(t1 - t0) * 2.0**-12, tol)
-            path = dfx.VirtualBrownianTree(
-                jnp.minimum(t0, t1), jnp.maximum(t0, t1), tol, shape, key
-            )
-            sigma = jnp.broadcast_to(jnp.asarray(self.sigma, dtype), x0.shape)
+            # A path has some length, also where the flow has none.
+            span = jnp.where(t1 == t0, tol, jnp.abs(t1 - t0))
+            tol = jnp.minimum(span * 2.0**-12, tol)
+            begin = jnp.minimum(t0, t1)
+            path = dfx.VirtualBrownianTree(begin, begin + span, tol, shape, key)
+            level = self.sigma.astype(dtype)
+            sigma = jax.tree.map(lambda a: jnp.broadcast_to(level, a.shape), x0)
             noise = dfx.ControlTerm(
                 lambda t, x, args: lx.DiagonalLinearOperator(sigma), path
             )
@@ -119,7 +145,7 @@ class DiffraxFlow(AbstractFlow):
             self.solver,
             t0=t0,
             t1=t1,
-            dt0=None if self.dt0 is None else jnp.asarray(self.dt0, dtype),
+            dt0=dt0,
             y0=x0,
             args=args,
             saveat=saveat,

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._core._checks import as_float, check_shape
+from .._core._checks import as_float, check_positive, check_shape, is_concrete
 
 
 class HeldInput(eqx.Module):
@@ -30,8 +30,9 @@ class HeldInput(eqx.Module):
                 f"values has shape {self.values.shape}, expected at least one row to "
                 "hold. Pass jnp.zeros((1, input)) for no input."
             )
-        self.dt = jnp.asarray(dt, self.values.dtype)
-        self.t0 = jnp.asarray(t0, self.values.dtype)
+        check_positive("dt", dt)
+        self.dt = _time("dt", dt, self.values.dtype)
+        self.t0 = _time("t0", t0, self.values.dtype)
 
     def __call__(self, t):
         # The same comparison as the adaptive controller's: a stage evaluated one
@@ -54,8 +55,10 @@ class PulseInput(eqx.Module):
     def __init__(self, amplitude: Any, start: Any, duration: Any):
         self.amplitude = as_float(amplitude)
         check_shape("amplitude", amplitude, (None,), "One number per input.")
-        self.start = jnp.asarray(start, self.amplitude.dtype)
-        self.duration = jnp.asarray(duration, self.amplitude.dtype)
+        self.start = _time("start", start, self.amplitude.dtype)
+        self.duration = _time("duration", duration, self.amplitude.dtype)
+        if is_concrete(self.duration) and not self.duration >= 0:
+            raise ValueError(f"duration = {duration}, expected seconds, at least 0.")
 
     def __call__(self, t):
         on = (t >= self.start) & (t < self.start + self.duration)
@@ -65,6 +68,11 @@ class PulseInput(eqx.Module):
     def switch_times(self) -> Float[Array, " switch"]:
         """Times at which the value changes."""
         return jnp.stack([self.start, self.start + self.duration])
+
+
+def _time(name: str, t: Any, dtype: Any) -> Array:
+    check_shape(name, t, (), "One number, in seconds; use jax.vmap for several inputs.")
+    return as_float(t, name).astype(dtype)
 
 
 def switch_times(args: Any) -> Array | None:

@@ -11,8 +11,14 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._core._checks import is_concrete
-from .._core._system import Map
+from .._core._checks import (
+    as_float,
+    check_count,
+    check_key,
+    check_positive,
+    is_concrete,
+)
+from .._core._system import Map, is_map
 from ._base import AbstractFlow, Trajectory, all_finite
 from ._inputs import HeldInput, PulseInput
 
@@ -97,7 +103,7 @@ class EulerMaruyama(AbstractMethod):
     state, in state units per square root of a second. Needs a `key`.
     """
 
-    sigma: Float[Array, "..."] = eqx.field(converter=jnp.asarray)
+    sigma: Float[Array, "..."] = eqx.field(converter=as_float)
 
     def step(self, f, t, x, dt, args, key):
         if key is None:
@@ -110,7 +116,7 @@ class EulerMaruyama(AbstractMethod):
                 xi
                 + dt * v
                 + scale
-                * jnp.asarray(self.sigma, xi.dtype)
+                * jnp.broadcast_to(self.sigma.astype(xi.dtype), xi.shape)
                 * jr.normal(k, xi.shape, xi.dtype)
             ),
             x,
@@ -149,13 +155,20 @@ class ScanFlow(AbstractFlow):
             raise ValueError(
                 f"dt = {dt} and num_steps = {num_steps}, expected exactly one of them."
             )
-        if dt is not None and not dt > 0:
-            raise ValueError(f"dt = {dt}, expected a step > 0 in seconds.")
-        if num_steps is not None and num_steps < 1:
-            raise ValueError(f"num_steps = {num_steps}, expected at least one step.")
-        self.dt = dt
+        if dt is not None:
+            if not is_concrete(dt):
+                raise ValueError("dt is traced, expected a number. Pass num_steps=.")
+            check_positive("dt", dt)
+        else:
+            check_count("num_steps", num_steps)
+        self.dt = None if dt is None else float(dt)
         self.num_steps = num_steps
         self.method = RK4() if method is None else method
+        if not isinstance(self.method, AbstractMethod):
+            raise ValueError(
+                f"method = {method!r}, expected an AbstractMethod such as "
+                "rnndyn.flows.Euler()."
+            )
 
     def _steps(self, *times: Any) -> int:
         """Steps for the longest of the intervals between `times`."""
@@ -179,13 +192,16 @@ class ScanFlow(AbstractFlow):
         return max(int(np.ceil(ratio - 1e-6 * max(ratio, 1))), 1)
 
     def __call__(self, f, x0, t0, t1, args=None, *, key=None):
-        num_steps = self._steps(t0, t1)
-        t0, t1 = _times(x0, t0), _times(x0, t1)
-        return self._run(f, x0, t0, t1, num_steps, args, key)
+        start, end = _times(x0, t0), _times(x0, t1)
+        if key is not None:
+            check_key(key)
+        return self._run(f, x0, start, end, self._steps(t0, t1), args, key)
 
     def trajectory(self, f, x0, ts, args=None, *, key=None):
-        num_steps = self._steps(ts)
-        ts = _times(x0, ts)
+        given, ts = ts, _times(x0, ts, ndim=1)
+        num_steps = self._steps(given)
+        if key is not None:
+            check_key(key)
 
         def interval(carry, inputs):
             x, key = carry
@@ -199,6 +215,7 @@ class ScanFlow(AbstractFlow):
         return Trajectory(ts=ts, xs=xs, ok=all_finite(xs))
 
     def _run(self, f, x0, t0, t1, num_steps, args, key):
+        check_flow(f)
         dt = (t1 - t0) / num_steps
 
         def step(x, k):
@@ -209,17 +226,39 @@ class ScanFlow(AbstractFlow):
             here = None if key is None else jr.fold_in(key, k)
             return self.method.step(f, t, x, dt, held, here), None
 
-        return jax.lax.scan(step, x0, jnp.arange(num_steps))[0]
+        try:
+            return jax.lax.scan(step, x0, jnp.arange(num_steps))[0]
+        except TypeError as error:
+            shapes = jax.tree.map(jnp.shape, x0)
+            raise ValueError(
+                f"a step from a state of shape {shapes} failed ({error}). Expected a "
+                "flow f(t, x, args) that returns dx/dt in the shape and dtype of x."
+            ) from error
 
 
-def _times(x0: Any, t: Any) -> Array:
+def check_flow(f: Any) -> None:
+    """`ValueError` for a `Map`, which has no velocity to integrate."""
+    if is_map(f):
+        raise ValueError(
+            "a flow got a Map, expected a vector field f(t, x, args). Use "
+            "rnndyn.flows.iterate for maps."
+        )
+
+
+def _times(x0: Any, t: Any, ndim: int = 0) -> Array:
     """Times in the dtype of the state: mixing them would promote the state."""
+    if not jax.tree.leaves(x0):
+        raise ValueError(f"x0 = {x0!r}, expected an array or a pytree of arrays.")
     dtype = jnp.result_type(*jax.tree.leaves(x0))
     if not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(
             f"x0 has dtype {dtype}, expected floats: pass jnp.asarray(x0, float)."
         )
-    return jnp.asarray(t, dtype)
+    t = as_float(t, "the times")
+    if t.ndim != ndim or t.size == 0:
+        wanted = "(time,), at least one" if ndim else "(): one number"
+        raise ValueError(f"the times have shape {t.shape}, expected {wanted}.")
+    return t.astype(dtype)
 
 
 def iterate(
@@ -240,8 +279,12 @@ def iterate(
 
     **Returns:** the states after each step, with a leading axis of `num_steps`.
     """
-    if num_steps < 1:
-        raise ValueError(f"num_steps = {num_steps}, expected at least one step.")
+    check_count("num_steps", num_steps)
+    if not is_map(system):
+        raise ValueError(
+            f"iterate got a {type(system).__name__}, expected a rnndyn.Map. For a flow "
+            "use ScanFlow(...).trajectory."
+        )
 
     def step(x, u):
         x = system(x, u)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from ..._core._checks import check_count, is_concrete
 from ..._core._export import Result
 from ..._core._masks import norm
 from ..._core._system import Map
@@ -112,8 +113,10 @@ def invariant_circle(
             "For a flow use rnndyn.dynamics.limit_cycle."
         )
     x0 = as_states("x0", x0, ("state",), "Use jax.vmap for several starts.")
-    if samples < 64:
-        raise ValueError(f"`samples` = {samples}, expected at least 64.")
+    check_count("samples", samples, least=64)
+    for name, value, least in (("transient", transient, 0), ("window", window, 1)):
+        if is_concrete(value):
+            check_count(name, value, least)
     run = settle(system, x0, args, transient=transient, window=window)
     code = verdict_of(run)
     step = lambda x, _: (system(x, args), x)

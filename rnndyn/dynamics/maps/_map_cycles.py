@@ -10,6 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Complex, Float, Int, PyTree
 
+from ..._core._checks import check_count
 from ..._core._closures import capture, freeze
 from ..._core._export import Result
 from ..._core._masks import norm
@@ -17,7 +18,7 @@ from ..._core._system import Map
 from ..._core._verdicts import Verdict
 from .._implicit import attach
 from .._linear import newton_length
-from .._states import as_states
+from .._states import as_states, check_tolerances
 from ..cycles._floquet import floquet
 from ..points._search import Found, Tolerances, run_lanes
 from ..points._solver import LevenbergMarquardt
@@ -73,7 +74,6 @@ class KCycles(Result):
         return self.unique & found & (self.period == self.k)
 
 
-@eqx.filter_jit
 def k_cycles(
     system: Any,
     x0s: Any,
@@ -124,8 +124,25 @@ def k_cycles(
         )
     axes = ("starts", "state")
     x0s = as_states("x0s", x0s, axes, "Pass one start as x0[None].", system, args)
-    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
-        raise ValueError(f"`k` = {k}, expected a whole period of at least 1.")
+    check_count("k", k)
+    check_count("max_steps", max_steps)
+    check_count("settled", settled, least=0)
+    if lanes is not None:
+        check_count("lanes", lanes)
+    check_tolerances(tol=tol, tol_unique=tol_unique)
+    if not isinstance(solver, LevenbergMarquardt | None):
+        raise ValueError(
+            f"`solver` is a {type(solver).__name__}, expected a "
+            "rnndyn.dynamics.LevenbergMarquardt."
+        )
+    # Whole numbers of NumPy would be traced.
+    lanes = None if lanes is None else int(lanes)
+    counts = (int(k), int(max_steps), int(settled))
+    return _search(system, x0s, args, solver, tol, tol_unique, lanes, *counts)
+
+
+@eqx.filter_jit
+def _search(system, x0s, args, solver, tol, tol_unique, lanes, k, max_steps, settled):
     slots, size = x0s.shape
     x0s = lax.stop_gradient(x0s)
 

@@ -1,12 +1,12 @@
 """Exact fixed points and cycles of piecewise-linear networks, by sign patterns."""
 
-import operator
 from typing import Any
 
 import equinox as eqx
 import numpy as np
 from jaxtyping import Bool, Complex, Float, Int
 
+from ..._core._checks import check_count
 from ..._core._export import Result
 from ._patterns import heuristic, sequences
 
@@ -109,6 +109,8 @@ def plrnn_cycles(
 
     **Reference:** Eisenmann et al. 2023, arXiv:2310.17561 (the heuristic).
     """
+    check_count("max_systems", max_systems, least=0)
+    check_count("seed", seed, least=0)
     problem = _Problem(A, W, h, order)
     rng = np.random.default_rng(seed)
     exhausted = False
@@ -128,11 +130,11 @@ class _Problem:
     """The map, and what has been found of its cycles so far."""
 
     def __init__(self, A, W, h, order):
-        W = np.asarray(W, np.float64)
+        check_count("order", order)
+        A, W, h = (_real(*pair) for pair in (("A", A), ("W", W), ("h", h)))
         if W.ndim != 2 or W.shape[0] != W.shape[1] or W.shape[0] == 0:
             raise ValueError(f"W has shape {W.shape}, expected (state, state).")
         n = W.shape[0]
-        A, h = np.asarray(A, np.float64), np.asarray(h, np.float64)
         if A.shape not in ((n,), (n, n)):
             raise ValueError(
                 f"A has shape {A.shape}, expected its diagonal ({n},) or ({n}, {n})."
@@ -144,9 +146,6 @@ class _Problem:
         for name, a in (("A", A), ("W", W), ("h", h)):
             if not np.isfinite(a).all():
                 raise ValueError(f"{name} holds non-finite numbers, expected finite.")
-        order = operator.index(order)
-        if order < 1:
-            raise ValueError(f"order = {order}, expected an integer of at least 1.")
         self.A = np.diag(A) if A.ndim == 1 else A
         self.W, self.h, self.size, self.order = W, h, n, order
         self.cycles: dict[bytes, np.ndarray] = {}
@@ -316,6 +315,13 @@ class _Problem:
             num_systems=self.num_systems,
             complete=exhausted and self.unresolved == 0,
         )
+
+
+def _real(name, values) -> np.ndarray:
+    a = np.asarray(values)
+    if a.dtype.kind not in "fiub":
+        raise ValueError(f"{name} has dtype {a.dtype}, expected real numbers.")
+    return a.astype(np.float64)
 
 
 def _canonical(patterns):

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..._core._checks import is_concrete
+from ..._core._checks import check_count, is_concrete
 from ..._core._verdicts import Verdict
+from .._states import check_tolerances
 from ..slow._saddle_node import are_ghosts
 from ._continua import find_continua, label_families
 from ._points import FixedPoints, Frozen
@@ -76,6 +77,8 @@ def certify(
             "`certify` got traced points, expected concrete ones: it decides on the "
             "host. Return the FixedPoints from the jitted function first."
         )
+    check_tolerances(tol=tol, tol_unique=tol_unique, tol_margin=tol_margin)
+    check_count("max_steps", max_steps, least=0)
     host = lambda a: np.array(a)
     batch, (slots, size) = points.x.shape[:-2], points.x.shape[-2:]
     nets = int(np.prod(batch, dtype=int))

@@ -44,10 +44,12 @@ class Coverage(Result):
     missing: Float[np.ndarray, ""]
 
     def headline(self) -> str:
-        """Roots found, and what more starts would bring."""
+        """Roots found, what more starts would bring, and what that leaves out."""
+        undecided = f" ({self.undecided} undecided)" if self.undecided else ""
         return (
-            f"{len(self.hits)} roots from {self.num_starts} starts; one more ends at a "
-            f"new one with chance {self.unseen:.2g}, at most {self.unseen_upper:.2g}"
+            f"{len(self.hits)} roots from {self.num_starts} starts{undecided}; one "
+            f"more ends at a new one with chance {self.unseen:.2g}, at most "
+            f"{self.unseen_upper:.2g}"
         )
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import PyTree
 
-from ..._core._checks import is_concrete
+from ..._core._checks import check_count, check_key, is_concrete
 from ..._core._closures import capture, freeze
 from ..._core._masks import near_kept, norm, unique_mask
 from ..._core._system import is_map, residual_fn, time_scale_of
@@ -16,7 +16,13 @@ from ..._core._types import KeyLike
 from ..._core._verdicts import Verdict
 from .._implicit import SpeedSlope, attach
 from .._linear import linearise, stability
-from .._states import check_residual, check_starts, flatten_states
+from .._states import (
+    check_number,
+    check_residual,
+    check_starts,
+    check_tolerances,
+    flatten_states,
+)
 from ._points import FixedPoints, Frozen
 from ._rounds import Rounds
 from ._search import Tolerances
@@ -67,7 +73,9 @@ def fixed_points(
     - `x0s`: starting states, shape `(starts, state)`, or a sampler. States may also be
         arrays of more dimensions or pytrees: every leaf has the leading axis of
         starts, and the system takes and returns one such state. The result is flat;
-        `states(points)` gives it back in that form.
+        `states(points)` gives it back in that form. Lengths are relative to
+        max(1, |x|): where sizes differ by more than 1e4, as of mol/l beside mV, scale
+        the variables, or many starts end `undetermined`.
     - `args`: the input, held constant. Under `equinox.filter_vmap` it may have an
         axis of its own (shared starts), or share one with `x0s` (start and input in
         pairs); roots are differentiable in it.
@@ -153,9 +161,51 @@ def slow_points(
     return _search(system, x0s, args, wanted=wanted, **options)
 
 
+def _search(system, x0s, args, *, wanted, **options):
+    _check(**options)
+    for name in ("max_steps", "lanes"):
+        if options.get(name) is not None:
+            options[name] = int(options[name])  # one of NumPy would be traced
+    return _program(system, x0s, args, wanted=wanted, **options)
+
+
+def _check(
+    solver=None,
+    tol=None,
+    tol_unique=None,
+    max_steps=128,
+    lanes=None,
+    time_scale=None,
+    unseen=None,
+    key=None,
+    **_,
+):
+    """`ValueError` for options that no search can take, as far as they are known."""
+    if not isinstance(solver, LevenbergMarquardt | None):
+        raise ValueError(
+            f"`solver` is a {type(solver).__name__}, expected a "
+            "rnndyn.dynamics.LevenbergMarquardt: searches run many solves in lanes."
+        )
+    check_tolerances(tol=tol, tol_unique=tol_unique)
+    check_count("max_steps", max_steps)
+    if lanes is not None:
+        check_count("lanes", lanes)
+    if time_scale is not None:
+        check_number("time_scale", time_scale, "Pass it in the flow's unit of time.")
+    if unseen is not None:
+        check_number("unseen", unseen, "Leave it out to run all starts.")
+        if is_concrete(unseen) and unseen >= 1:
+            raise ValueError(
+                f"`unseen` = {unseen}, expected a chance between 0 and 1, e.g. .02: "
+                "one more start of fifty may find a new root."
+            )
+    if key is not None:
+        check_key(key)
+
+
 # One program, cached: an eager call compiles once for each system and shape.
 @eqx.filter_jit
-def _search(
+def _program(
     system,
     x0s,
     args,
@@ -174,18 +224,6 @@ def _search(
     key=None,
 ):
     solver = LevenbergMarquardt() if solver is None else solver
-    if not isinstance(solver, LevenbergMarquardt):
-        raise ValueError(
-            f"`solver` is a {type(solver).__name__}, expected a "
-            "rnndyn.dynamics.LevenbergMarquardt: searches run many solves in lanes."
-        )
-    if max_steps < 1:
-        raise ValueError(f"`max_steps` = {max_steps}, expected at least 1.")
-    if unseen is not None and is_concrete(unseen) and not 0 < unseen < 1:
-        raise ValueError(
-            f"`unseen` = {unseen}, expected a chance between 0 and 1, e.g. .02: one "
-            "more start of fifty may find a new root. Leave it out to run them all."
-        )
     key = jax.random.key(0) if key is None else key
     k_sample, k_large, k_rounds, k_probes = jax.random.split(key, 4)
     if isinstance(x0s, AbstractSampler):

@@ -14,6 +14,7 @@ from ..._core._batch import in_double
 from ..._core._export import Result
 from ..._core._system import residual_fn
 from ..._core._verdicts import Verdict
+from .._states import check_number
 from ._coverage import Coverage, coverage_of
 
 
@@ -192,6 +193,8 @@ class FixedPoints(Result):
                 "to_fpf got dt=None for a flow, expected the step of the Euler map "
                 "to report (FixedPointFinder knows maps only). Pass e.g. dt=tau / 2."
             )
+        if self.kind == "flow":
+            check_number("dt", dt, "Pass a step in the flow's unit of time.")
         step = 1.0 if self.kind == "map" else float(dt) / float(pts.time_scale)
         mask = np.asarray(pts.mask)
         x = np.asarray(pts.x)[mask]

@@ -127,7 +127,8 @@ class LevenbergMarquardt(optx.AbstractLeastSquaresSolver):
             unit = jnp.where(unit > 0, unit, 1)
             rows = (jac / unit).astype(low)
         normal = rows.T @ rows
-        largest = jnp.max(jnp.diag(normal)).astype(x.dtype) * unit**2
+        own = jnp.diag(normal).astype(x.dtype) * unit**2
+        largest = jnp.max(own)
         scale = jnp.maximum(1e-4 * state.scale, largest)
 
         # Speeds that agree to rounding cannot steer the damping; the direction of
@@ -137,10 +138,13 @@ class LevenbergMarquardt(optx.AbstractLeastSquaresSolver):
             last < 0, 4.0, jnp.where(last > 0, 0.5, 1.0)
         ).astype(x.dtype)
 
-        mu = damping * jnp.minimum(1, speed) * scale + 4 * eps * largest
+        # Rounding of the largest column, or of one that is in far smaller units.
+        least = jnp.where(own < 1e-4 * largest, own, largest)
+        least = 4 * eps * jnp.maximum(least, eps**2 * largest)
+        mu = damping * jnp.minimum(1, speed) * scale + least
         floor = (8 * jnp.finfo(low).eps if mixed else 0) * largest
         factor, lower = jax.scipy.linalg.cho_factor(
-            normal + ((mu + floor) / unit**2).astype(low) * jnp.eye(x.size, dtype=low)
+            normal + jnp.diag(((mu + floor) / unit**2).astype(low))
         )
 
         def solve(*columns):
@@ -195,7 +199,7 @@ class LevenbergMarquardt(optx.AbstractLeastSquaresSolver):
             norm(v) / state.step,
             jnp.all(jnp.abs(trial_f) <= rounding),
             precise,
-            ~precise & (mu < 4 * floor),
+            ~precise & (jnp.min(mu) < 4 * floor),
         )
         return jnp.where(accept, trial, x), state
 

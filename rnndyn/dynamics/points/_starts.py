@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from ..._core._checks import as_float, check_count, check_shape
 from ..._core._system import Map
 from ..._core._types import KeyLike
 from ...flows import AbstractFlow
+from .._states import check_number
 
 
 class AbstractSampler(eqx.Module):
@@ -33,10 +35,11 @@ class Box(AbstractSampler):
     n: int = eqx.field(static=True)
 
     def __init__(self, low: Any, high: Any, n: int):
-        self.low, self.high = jnp.asarray(low), jnp.asarray(high)
+        self.low, self.high = as_float(low, "`low`"), as_float(high, "`high`")
         self.n = n
+        check_count("n", n)
         _check_vector("low", self.low)
-        _check_vector("high", self.high)
+        check_shape("`high`", self.high, self.low.shape, "As `low`: one bound a unit.")
 
     def __call__(self, system, args, *, key):
         shape = (self.n, self.low.shape[0])
@@ -51,8 +54,9 @@ class Gaussian(AbstractSampler):
     n: int = eqx.field(static=True)
 
     def __init__(self, scale: Any, n: int):
-        self.scale = jnp.asarray(scale)
+        self.scale = as_float(scale, "`scale`")
         self.n = n
+        check_count("n", n)
         _check_vector("scale", self.scale)
 
     def __call__(self, system, args, *, key):
@@ -68,13 +72,11 @@ class NearStates(AbstractSampler):
     n: int = eqx.field(static=True)
 
     def __init__(self, states: Any, noise: Any, n: int):
-        self.states = jnp.asarray(states)
+        self.states = as_float(states, "`states`")
         self.noise = jnp.asarray(noise, self.states.dtype)
         self.n = n
-        if self.states.ndim != 2:
-            raise ValueError(
-                f"`states` has shape {self.states.shape}, expected (rows, state)."
-            )
+        check_count("n", n)
+        _check_rows("states", self.states, "rows")
 
     def __call__(self, system, args, *, key):
         rows = self.states[jnp.arange(self.n) % self.states.shape[0]]
@@ -111,22 +113,21 @@ class FromTrajectories(AbstractSampler):
         duration: Any = 1.0,
         num_times: int = 100,
     ):
-        self.x0s = jnp.asarray(x0s)
+        self.x0s = as_float(x0s, "`x0s`")
         self.flow, self.n, self.num_times = flow, n, num_times
         self.duration = float(duration)  # static, as some flows need it
-        if self.x0s.ndim != 2:
-            raise ValueError(
-                f"`x0s` has shape {self.x0s.shape}, expected (trajectories, state)."
-            )
+        check_count("n", n)
+        check_count("num_times", num_times)
+        _check_rows("x0s", self.x0s, "trajectories")
 
     def __call__(self, system, args, *, key):
         if isinstance(system, Map):
             step = lambda x, _: (system.F(x, args),) * 2
             run = lambda x0: jax.lax.scan(step, x0, None, length=self.num_times)[1]
-        elif self.flow is None:
+        elif not isinstance(self.flow, AbstractFlow):
             raise ValueError(
-                "FromTrajectories got flow=None for a continuous-time system. Pass "
-                "how to integrate it, e.g. flow=rnndyn.flows.ScanFlow(dt=...)."
+                f"FromTrajectories got flow={self.flow!r} for a continuous-time system."
+                " Pass how to integrate it, e.g. flow=rnndyn.flows.ScanFlow(dt=...)."
             )
         else:
             flow = self.flow
@@ -173,14 +174,12 @@ class AfterPulses(AbstractSampler):
         after: Any,
         num_times: int = 50,
     ):
-        self.x0 = jnp.asarray(x0)
+        self.x0 = as_float(x0, "`x0`")
         self.amplitudes = jnp.asarray(amplitudes, self.x0.dtype)
+        check_count("n", n)
+        check_count("num_times", num_times)
         _check_vector("x0", self.x0)
-        if self.amplitudes.ndim != 2:
-            raise ValueError(
-                f"`amplitudes` has shape {self.amplitudes.shape}, expected "
-                "(pulses, input): one row a pulse."
-            )
+        _check_rows("amplitudes", self.amplitudes, "pulses")
         self.flow, self.n, self.num_times = flow, n, num_times
         # Static, for flows that must know their number of steps.
         self.duration, self.after = float(duration), float(after)
@@ -286,6 +285,16 @@ class MultiStart(AbstractStrategy):
         symmetries: tuple[Callable, ...] = (),
         detect_odd: bool = True,
     ):
+        if callable(symmetries) or not all(map(callable, symmetries)):
+            raise ValueError(
+                f"`symmetries` = {symmetries!r}, expected a tuple of callables x -> x, "
+                "e.g. (lambda x: -x,)."
+            )
+        check_number("scale", scale, "Leave it out for the default.")
+        check_count("rounds", rounds, least=0)
+        for name, value in (("num_large", num_large), ("per_round", per_round)):
+            if value is not None:
+                check_count(name, value, least=0)
         self.scale = jnp.asarray(scale)
         self.symmetries = tuple(symmetries)
         self.num_large, self.rounds, self.per_round = num_large, rounds, per_round
@@ -357,6 +366,14 @@ _FORMS = (
     (1.0, 1.0, -1.0),
     (1.0, 0.0, 0.0),
 )
+
+
+def _check_rows(name: str, value: Array, rows: str) -> None:
+    if value.ndim != 2 or 0 in value.shape:
+        raise ValueError(
+            f"`{name}` has shape {value.shape}, expected ({rows}, ...), at least one. "
+            "Pass a single row as row[None]."
+        )
 
 
 def _check_vector(name: str, value: Array) -> None:

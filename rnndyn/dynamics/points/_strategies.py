@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..._core._checks import check_count
+from .._states import check_number
 from ._starts import AbstractStrategy, MultiStart, Seen
 
 
@@ -66,6 +68,10 @@ class Deflation(AbstractStrategy):
         radius: Any = 1.0,
         noise: Any = 0.05,
     ):
+        remedy = "Leave it out for the default."
+        check_number("power", power, remedy)
+        check_number("radius", radius, remedy)
+        check_number("noise", noise, remedy, zero=True)
         self.power, self.radius = jnp.asarray(power), jnp.asarray(radius)
         self.noise = jnp.asarray(noise)
         self.rounds, self.per_round = _counts(rounds, per_round)
@@ -202,9 +208,7 @@ def _pick(points: Array, count: Array, unit: Array) -> Array:
 
 
 def _counts(rounds: int, per_round: int | None) -> tuple[int, int | None]:
-    if rounds < 0 or (per_round is not None and per_round < 1):
-        raise ValueError(
-            f"rounds={rounds}, per_round={per_round}, expected rounds >= 0 and at "
-            "least one start a round. Leave the strategy out to add nothing."
-        )
+    check_count("rounds", rounds, least=0)
+    if per_round is not None:
+        check_count("per_round", per_round)
     return rounds, per_round

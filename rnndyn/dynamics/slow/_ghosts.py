@@ -17,7 +17,7 @@ from ..._core._system import is_map, residual_fn, time_scale_of
 from ..._core._verdicts import Verdict
 from .._implicit import SpeedSlope, attach
 from .._linear import after, newton_length
-from .._states import as_states
+from .._states import as_states, check_number
 from ..points._certify import certify
 from ..points._points import FixedPoints, Values
 from ..points._search import Tolerances
@@ -115,6 +115,8 @@ def ghost_passage(
     """
     remedy = "Use `jax.vmap` for several, or `ghosts` for the result of a search."
     x = as_states("x", x, ("state",), remedy, system, args)
+    if time_scale is not None:
+        check_number("time_scale", time_scale, "Pass it in the flow's unit of time.")
     return _ghost_passage(system, x, args, time_scale)
 
 
@@ -136,6 +138,11 @@ def ghosts(points: FixedPoints) -> Ghost:
 
     **Raises:** a `ValueError` for points of several networks.
     """
+    if not isinstance(points, FixedPoints):
+        raise ValueError(
+            f"`ghosts` got a {type(points).__name__}, expected the result of "
+            "`slow_points`. At a state of your own use `ghost_passage`."
+        )
     points = points if points.certified else certify(points)
     if points.x.ndim != 2:
         raise ValueError(

@@ -10,10 +10,11 @@ import numpy as np
 from jaxtyping import Bool, Complex, Float, Int, PyTree
 
 from ..._core._batch import in_double
-from ..._core._checks import check_finite, check_positive
+from ..._core._checks import check_count, check_finite
 from ..._core._export import Result
 from ..._core._system import is_map, residual_fn, time_scale_of
 from ..._core._verdicts import Verdict
+from .._states import check_number, check_residual
 from ..points._certify import certify
 from ..points._fixed_points import fixed_points
 from ..points._points import Values
@@ -106,16 +107,18 @@ def slow_manifold(
             f"`trajectories` has shape {xs.shape}, expected (traj, time, state). Pass "
             "one trajectory as xs[None]."
         )
-    if not 0 < rel_speed < 1:
+    check_number("rel_speed", rel_speed, "Leave it out for the default.")
+    if rel_speed >= 1:
         raise ValueError(f"`rel_speed` = {rel_speed}, expected a number in (0, 1).")
-    if num_points < 1:
-        raise ValueError(f"`num_points` = {num_points}, expected at least 1.")
+    check_number("min_gap", min_gap, "Leave it out for the default.")
+    check_count("num_points", num_points)
     if time_scale is not None:
-        check_positive("time_scale", time_scale)
+        check_number("time_scale", time_scale, "Pass it in the flow's unit of time.")
     scale = time_scale_of(system) if time_scale is None else time_scale
     unit = 1.0 if is_map(system) else float(np.asarray(scale))
     with in_double():
         rows = jnp.asarray(xs.reshape(-1, xs.shape[2]))
+        check_residual(residual_fn(system, args, unit), rows[0])
         velocity = np.array(_residuals(system, args, unit, rows)).reshape(xs.shape)
         speed = np.linalg.norm(velocity, axis=2)
         finite = np.isfinite(speed)
@@ -259,11 +262,9 @@ def ring_flow(
             "the first two principal components."
         )
     check_finite("points", points)
-    if num_knots < 4 or grid < 4:
-        raise ValueError(
-            f"num_knots = {num_knots} and grid = {grid}, expected at least 4 each. "
-            "Leave them out for the defaults."
-        )
+    check_finite("plane", plane)
+    check_count("num_knots", num_knots, least=4)
+    check_count("grid", grid, least=4)
     theta = np.linspace(0, 2 * np.pi, grid, endpoint=False)
     size = points.shape[1]
     flat = points @ plane.T

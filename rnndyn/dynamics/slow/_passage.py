@@ -10,12 +10,13 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from ..._core._checks import as_float, check_count, is_concrete
 from ..._core._closures import capture
 from ..._core._export import Result
 from ..._core._masks import norm
 from ..._core._system import is_map
 from ...flows import Dopri8
-from .._states import as_states
+from .._states import as_states, check_number
 
 
 # Steps of the last stretch, which ends on the plane exactly.
@@ -91,19 +92,24 @@ def passage_time(
             "passage_time got a Map, expected a flow f(t, x, args). Count the steps of "
             "a map, or pass the flow that it discretises."
         )
-    if max_steps < 1:
-        raise ValueError(f"`max_steps` = {max_steps}, expected at least 1.")
+    check_count("max_steps", max_steps)
     remedy = "Use `jax.vmap` for several starts."
     x0 = as_states("x0", x0, ("state",), remedy, f, args)
     end = as_states("end", end, ("state",), remedy)
-    normal = end - x0 if normal is None else jnp.asarray(normal)
+    normal = end - x0 if normal is None else as_float(normal, "`normal`")
     if x0.ndim != 1 or end.shape != x0.shape or normal.shape != x0.shape:
         raise ValueError(
             f"x0, end and normal have shapes {x0.shape}, {end.shape}, {normal.shape}, "
             "expected three times (state,). Use `jax.vmap` for several starts."
         )
+    if is_concrete(normal) and not np.any(normal):
+        raise ValueError(
+            "`normal` is 0, expected the direction in which the plane is crossed. Pass "
+            "an `end` other than `x0`, or a normal=."
+        )
     if rtol is None:
         rtol = 1e-12 if x0.dtype == jnp.float64 else 1e-5
+    check_number("rtol", rtol, "Leave it out for the default.")
     return _passage_time(f, x0, end, args, normal, rtol, max_steps)
 
 
