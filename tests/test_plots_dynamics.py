@@ -284,7 +284,8 @@ def test_report_on_runs_that_diverge_from_nothing_found(size):
     none, numbers, codes = np.zeros((0, size)), np.zeros(0), np.zeros(0, int)
     ends = rdd.Attractors(
         *(codes, codes, numbers, numbers, numbers, none, none[:, None], numbers),
-        *(np.zeros((0, 3)), numbers, codes, codes, numbers, none, 0.01, "flow", ()),
+        *(numbers, np.zeros((0, 3)), numbers, codes, codes, numbers, none, 0.01),
+        *("flow", ()),
     )
     result = rd.mechanisms.Report(
         *(model, 0.1, None, none, numbers, none + 0j, codes, numbers, numbers),

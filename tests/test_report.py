@@ -163,7 +163,7 @@ def test_label_of_every_kind_of_end(ends, lost, label):
     label_of = np.where(np.arange(starts) < rows, np.arange(starts), -1)
     found = Attractors(
         *(codes[:rows], codes[:rows], number, number, number, state),
-        *(state[:, None], number, np.zeros((rows, 3)), number, label_of, codes),
+        *(state[:, None], number, number, np.zeros((rows, 3)), number, label_of, codes),
         *(np.zeros(starts), np.zeros((starts, 2)), 0.01, "flow", ()),
     )
     points = {"dimension": np.zeros(1, int), "stability": np.zeros(1, int)}
