@@ -15,7 +15,7 @@
 from rnndyn import _bootstrap
 
 
-_bootstrap.configure(devices=1, x64=True)
+_bootstrap.configure(devices=1, x64=True, cache=False)  # cold is cold
 
 import json
 import pathlib

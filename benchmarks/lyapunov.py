@@ -138,7 +138,7 @@ def equal_accuracy(x0):
             "rnndyn RK4 dt=0.05 qr=10": ours(k, 0.05, RK4(), 10, t_total),
             "rnndyn Dopri8 dt=0.25 qr=8": ours(k, 0.25, Dopri8(), 8, t_total),
             "rnndyn Dopri8 dt=0.5 qr=8": ours(k, 0.5, Dopri8(), 8, t_total),
-            "rnndyn Dopri8 dt=0.56 qr=5": ours(k, 0.56, Dopri8(), 5, t_total),
+            "rnndyn Dopri8 dt=0.56 qr=10": ours(k, 0.56, Dopri8(), 10, t_total),
             "rnndyn Dopri8 dt=7/11 qr=11": ours(k, 7 / 11, Dopri8(), 11, t_total),
         }
         if k < N:
