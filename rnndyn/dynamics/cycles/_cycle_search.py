@@ -137,9 +137,10 @@ def limit_cycles(
     - `strategy`: where guesses come from, `CloseReturns()` by default: periods up to
         50 time constants.
     - `flow`, `segments`, `tol`, `floquet_segments`: as in `limit_cycle`. The first,
-        cheap search uses `flow`, a `DiffraxFlow` at a tolerance of 1e-7 unless it has
-        a controller; by default RK4 with 4 steps a piece (16 up to 16 states, 32 up
-        to 4). Where states are few, cycles found are refined with more segments.
+        cheap search uses `flow`, in float64 a `DiffraxFlow` at a tolerance of 1e-7
+        unless it has a controller; by default RK4 with 4 steps a piece (16 up to 16
+        states, 32 up to 4). Where states are few, cycles found are refined with more
+        segments.
     - `tol_unique`: cycles that agree in period and position to this, relative to
         period and extent, are one. Default 1e-5 in float64, 1e-2 in float32. The cheap
         search merges at 1e-4 (1e-2): closer pairs need guesses of their own.
@@ -170,7 +171,8 @@ def limit_cycles(
     check_bounds(period_bounds)
     mesh = make_mesh(flow, segments, floquet_segments, x0s.shape[1])
     coarse = mesh
-    if isinstance(mesh.flow, DiffraxFlow) and mesh.flow.controller is None:
+    double = x0s.dtype == jnp.float64  # in float32 the default is as loose
+    if isinstance(mesh.flow, DiffraxFlow) and mesh.flow.controller is None and double:
         loose = dfx.PIDController(rtol=1e-7, atol=1e-7)
         rough = dataclasses.replace(mesh.flow, controller=loose)
         coarse = Mesh(rough, mesh.segments, mesh.pieces)
@@ -323,8 +325,8 @@ def _search(
     fields = lax.map(one, jnp.arange(max_cycles))
     cycles = LimitCycle(**fields, problem=Frozen(f, args), mesh=mesh)
     precisely = lambda x, duration: mesh.through(frozen, x, duration)
-    moving_on |= {"advance": precisely}
-    mask, closed, first = _distinct(cycles, moving_on, tol, tol_unique)
+    refined = moving_on | {"advance": precisely}
+    mask, closed, first = _distinct(cycles, refined, tol, tol_unique)
     last = jnp.where((index >= 0) & closed[index], first[index], -1)
     ended = jnp.where(index >= 0, cycles.verdict[index], verdict)
     fold = lambda a: a.reshape(starts, guesses)

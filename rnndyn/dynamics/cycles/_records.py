@@ -31,7 +31,7 @@ def record(
     Steps of Dormand and Prince's method of order 5, at most `longest`, shorter where
     their error would exceed 1e-6 (in float32 1e-4) of a variable, or 1e-8 of the
     largest. States are infinite once the run has left 1e8 max(1, |x0|), NaN once it
-    was given up. Diffrax, which does the same, takes 4 s longer to compile.
+    was given up. Diffrax does the same and takes longer to compile.
     """
     dtype = x0.dtype
     rtol = 1e-6 if dtype == jnp.float64 else 1e-4

@@ -21,7 +21,7 @@ from .._linear import newton_length
 from .._states import as_states, check_tolerances
 from ..cycles._floquet import floquet
 from ..points._search import Found, Tolerances, run_lanes
-from ..points._solver import LevenbergMarquardt
+from ..points._solver import LevenbergMarquardt, check_solver
 
 
 class KCycles(Result):
@@ -130,11 +130,7 @@ def k_cycles(
     if lanes is not None:
         check_count("lanes", lanes)
     check_tolerances(tol=tol, tol_unique=tol_unique)
-    if not isinstance(solver, LevenbergMarquardt | None):
-        raise ValueError(
-            f"`solver` is a {type(solver).__name__}, expected a "
-            "rnndyn.dynamics.LevenbergMarquardt."
-        )
+    check_solver(solver)
     # Whole numbers of NumPy would be traced.
     lanes = None if lanes is None else int(lanes)
     counts = (int(k), int(max_steps), int(settled))

@@ -26,7 +26,7 @@ from .._states import (
 from ._points import FixedPoints, Frozen
 from ._rounds import Rounds
 from ._search import Tolerances
-from ._solver import LevenbergMarquardt
+from ._solver import LevenbergMarquardt, check_solver
 from ._starts import AbstractSampler
 from ._strategies import as_strategies
 
@@ -162,45 +162,29 @@ def slow_points(
 
 
 def _search(system, x0s, args, *, wanted, **options):
-    _check(**options)
+    """The search, after a `ValueError` for options that none can take, as far as they
+    are known."""
+    given = {name: value for name, value in options.items() if value is not None}
+    check_solver(given.get("solver"))
+    check_tolerances(tol=given.get("tol"), tol_unique=given.get("tol_unique"))
     for name in ("max_steps", "lanes"):
-        if options.get(name) is not None:
+        if name in given or (name == "max_steps" and name in options):
+            check_count(name, options[name])
             options[name] = int(options[name])  # one of NumPy would be traced
-    return _program(system, x0s, args, wanted=wanted, **options)
-
-
-def _check(
-    solver=None,
-    tol=None,
-    tol_unique=None,
-    max_steps=128,
-    lanes=None,
-    time_scale=None,
-    unseen=None,
-    key=None,
-    **_,
-):
-    """`ValueError` for options that no search can take, as far as they are known."""
-    if not isinstance(solver, LevenbergMarquardt | None):
-        raise ValueError(
-            f"`solver` is a {type(solver).__name__}, expected a "
-            "rnndyn.dynamics.LevenbergMarquardt: searches run many solves in lanes."
-        )
-    check_tolerances(tol=tol, tol_unique=tol_unique)
-    check_count("max_steps", max_steps)
-    if lanes is not None:
-        check_count("lanes", lanes)
-    if time_scale is not None:
-        check_number("time_scale", time_scale, "Pass it in the flow's unit of time.")
-    if unseen is not None:
+    if "time_scale" in given:
+        remedy = "Pass it in the flow's unit of time."
+        check_number("time_scale", given["time_scale"], remedy)
+    if "unseen" in given:
+        unseen = given["unseen"]
         check_number("unseen", unseen, "Leave it out to run all starts.")
         if is_concrete(unseen) and unseen >= 1:
             raise ValueError(
                 f"`unseen` = {unseen}, expected a chance between 0 and 1, e.g. .02: "
                 "one more start of fifty may find a new root."
             )
-    if key is not None:
-        check_key(key)
+    if "key" in given:
+        check_key(given["key"])
+    return _program(system, x0s, args, wanted=wanted, **options)
 
 
 # One program, cached: an eager call compiles once for each system and shape.

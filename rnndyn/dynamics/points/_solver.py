@@ -228,3 +228,12 @@ class LevenbergMarquardt(optx.AbstractLeastSquaresSolver):
 
     def postprocess(self, fn, y, aux, args, options, state, tags, result):
         return y, aux, {}
+
+
+def check_solver(solver: Any) -> None:
+    """`ValueError` unless searches, which run many solves in lanes, can use it."""
+    if not isinstance(solver, LevenbergMarquardt | None):
+        raise ValueError(
+            f"`solver` is a {type(solver).__name__}, expected a "
+            "rnndyn.dynamics.LevenbergMarquardt: searches run many solves in lanes."
+        )
