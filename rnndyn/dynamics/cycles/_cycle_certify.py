@@ -15,8 +15,8 @@ from ..._core._jacobian import jacobian
 from ..._core._verdicts import Verdict
 from ...flows import DiffraxFlow, ScanFlow
 from ._cycle_search import LimitCycles
-from ._cycles import ADAPT, NEUTRAL, default_tol, describe, velocity_of
-from ._limit_cycle import LimitCycle
+from ._cycles import ADAPT, default_tol, describe, velocity_of
+from ._limit_cycle import NEUTRAL, LimitCycle
 from ._mesh import Mesh
 from ._shooting import shoot
 

@@ -19,7 +19,7 @@ from ...flows import AbstractFlow, DiffraxFlow, Dopri8, ScanFlow
 from .._states import as_states
 from ..points._points import Frozen
 from ._floquet import Floquet, floquet
-from ._limit_cycle import LimitCycle
+from ._limit_cycle import NEUTRAL, LimitCycle
 from ._mesh import Mesh
 from ._shooting import Shot, attach_orbit, shoot
 
@@ -126,8 +126,6 @@ def limit_cycle(
     )
 
 
-NEUTRAL = 1e-6
-"""Logarithms of multipliers below this are taken for 0, in float64."""
 ADAPT = 4
 """How often a mesh is adapted to an orbit."""
 

@@ -20,6 +20,10 @@ SAMPLES = 8
 """Places in every piece at which `extrema` looks."""
 
 
+NEUTRAL = 1e-6
+"""Logarithms of multipliers below this are taken for 0, in float64."""
+
+
 class LimitCycle(Result):
     """A periodic orbit of a flow, or the place where the search for one ended.
 
@@ -121,7 +125,7 @@ class LimitCycle(Result):
             )
             if np.ndim(self.period) == 0 and residual < 1e-6:
                 others = np.delete(self.log_multipliers, int(self.trivial))
-                if np.min(np.abs(others), initial=np.inf) < 1e-6:
+                if np.min(np.abs(others), initial=np.inf) <= NEUTRAL:
                     advice = (
                         "It closes, but a second multiplier is 1: it is one of a "
                         "family (a centre) or at a fold of cycles, and not isolated."
