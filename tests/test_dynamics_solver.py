@@ -10,7 +10,7 @@ import pytest
 import rnndyn.dynamics as rdd
 from rnndyn import Verdict
 from rnndyn._core._masks import first_indices, norm, unique_mask
-from rnndyn.dynamics.points._search import MIXED_FROM, judge
+from rnndyn.dynamics.points._search import LARGE, judge
 
 
 def rosenbrock(y, args):
@@ -85,7 +85,7 @@ def test_mixed_precision_says_where_it_does_not_suffice():
 
 
 def test_search_finds_an_ill_conditioned_root_of_a_large_state():
-    fn, root = of_condition(MIXED_FROM, 1e5)
+    fn, root = of_condition(LARGE, 1e5)
     starts = root[None] + 0.1 * jax.random.normal(jax.random.key(0), (3, root.size))
     none = rdd.MultiStart(num_large=0, rounds=0, detect_odd=False)
     pts = rdd.fixed_points(

@@ -31,7 +31,7 @@ from ._starts import AbstractSampler
 from ._strategies import as_strategies
 
 
-STALL = 1e-2
+STALL = 1e-1
 """Relative slope of the speed at which a start without a root in sight is given up."""
 
 
@@ -82,7 +82,10 @@ def fixed_points(
     - `strategy`: which starts to add: a `MultiStart` (the default), `Deflation` or
         `NoisyRestarts`, or a tuple of these, whose rounds run one after the other.
         `MultiStart(num_large=0, rounds=0)` adds none.
-    - `solver`: a `rnndyn.dynamics.LevenbergMarquardt`.
+    - `solver`: a `rnndyn.dynamics.LevenbergMarquardt`. Default: that, from 48 unknowns
+        on after steps in Krylov spaces, which need no Jacobian: they suffice where it
+        is a multiple of the identity and something of low rank, as in low-rank and
+        many trained networks.
     - `tol`: largest scale-free speed |tau f| or |F(x) - x| of a root, relative to
         max(1, rms of x). Default max(1e-12, 8 eps sqrt(state size)).
     - `tol_unique`: distance, relative to max(1, |x|), below which two points are one;
@@ -207,7 +210,6 @@ def _program(
     unseen=None,
     key=None,
 ):
-    solver = LevenbergMarquardt() if solver is None else solver
     key = jax.random.key(0) if key is None else key
     k_sample, k_large, k_rounds, k_probes = jax.random.split(key, 4)
     if isinstance(x0s, AbstractSampler):

@@ -74,10 +74,12 @@ class FixedPoints(Result):
     - `condition`: sigma_max / sigma_min of the residual's Jacobian: rounding errors of
         `x` and of its derivative are amplified by about this factor. It diverges at
         a fold, and on continuous families of roots the derivative does not exist.
+        After a search without spectrum an upper bound, some N times as large.
     - `time_scale`: unit of the speeds.
-    - `stats`: `num_steps` of each slot, 0 where it did not run, whether its start was
-        `given`, not added, and, after `certify`, how many of the given starts ended at
-        it (`hits`).
+    - `stats`: `num_steps` of each slot, 0 where it did not run (steps that were given
+        up for those of another solver do not count), whether its start was `given`,
+        not added, and, after `certify`, how many of the given starts ended at it
+        (`hits`).
     - `kind`: "flow" or "map".
     - `wanted`: the verdicts that `mask` covers.
     - `certified`: whether `certify` has decided the verdicts in float64.

@@ -9,6 +9,7 @@ import numpy as np
 from jax import lax
 
 from ..._core._batch import in_double
+from ..._core._jacobian import jacobian
 from ..._core._masks import norm
 from ..._core._system import residual_fn
 from .._linear import distance_to_root
@@ -205,7 +206,7 @@ def _look_at(problem, scale, x, closely):
     def one(point):
         problem, scale, x = point
         fn = _residual64(problem, scale, x)
-        jac, f = jax.jacfwd(lambda y: (fn(y),) * 2, has_aux=True)(x)
+        jac, f = jacobian(fn, x)
         unknown = jnp.full((), jnp.nan)
         (newton, bound), kinked = lax.cond(
             closely,

@@ -32,14 +32,17 @@ class Rounds:
     def __init__(
         self,
         fn: Callable,
-        solver: LevenbergMarquardt,
+        solver: LevenbergMarquardt | None,
         tols: Tolerances,
         strategies: tuple[AbstractStrategy, ...],
         lanes: int | None,
         max_steps: int,
         unseen: Any,
     ):
-        self.fn, self.solver, self.tols = fn, solver, tols
+        self.fn, self.tols = fn, tols
+        # Who asks for a solver gets its steps and no others.
+        self.matrix_free = solver is None
+        self.solver = LevenbergMarquardt() if solver is None else solver
         self.strategies, self.lanes, self.max_steps = strategies, lanes, max_steps
         self.unseen = unseen
 
@@ -119,6 +122,7 @@ class Rounds:
                 jnp.where(skip, begin, end),
                 lanes=lanes,
                 max_steps=cap,
+                matrix_free=self.matrix_free,
                 log_weight=log_weight,
                 deflate=deflate,
             )

@@ -9,13 +9,15 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from ..._core._masks import norm
+from ..._core._masks import near_kept, norm, unique_mask
 from ..._core._verdicts import Verdict
+from ._krylov import NewtonKrylov, judge_krylov
 from ._solver import LevenbergMarquardt
 
 
-# State size from which a float32 factorisation is worth its refinement.
-MIXED_FROM = 48
+LARGE = 48
+"""State size from which steps without a Jacobian are tried first, and a float32
+factorisation is worth its refinement."""
 
 
 class Tolerances(eqx.Module):
@@ -147,6 +149,7 @@ def run_lanes(
     *,
     lanes: int,
     max_steps: Any,
+    matrix_free: bool = True,
     log_weight: Callable | None = None,
     deflate: Any = False,
 ) -> Found:
@@ -159,29 +162,58 @@ def run_lanes(
     Where `deflate` holds, lanes begin on exp(log_weight) fn and change to fn itself
     once near a root, so that only `judge` ever says that one was found.
 
-    Large states in float64 take steps of mixed precision. Where these do not resolve a
-    root, the start goes on in full precision, in a second pass over such starts.
+    Large states first take steps without a Jacobian where `matrix_free`, which suffice
+    if its rank is effectively low. Of the starts that these bring to one root the first
+    goes on with dense steps, and its verdict is that of the rest; starts that they do
+    not bring to a root begin again. Dense steps in float64 are of mixed precision;
+    where these do not resolve a root, the start goes on in full precision, in a last
+    pass over such starts.
     """
-    slots = starts.shape[0]
-    mixed = starts.dtype == jnp.float64 and starts.shape[1] >= MIXED_FROM
-    rows = first + jnp.arange(slots, dtype=jnp.int32)
+    slots, size = starts.shape
+    mixed = size >= LARGE and starts.dtype == jnp.float64
+    slot = jnp.arange(slots, dtype=jnp.int32)
+    rows = first + slot
     queue = _Queue(fn, solver, tol, starts, lanes, max_steps)
     count = last - first
-    found = queue.run(starts, found, rows, count, mixed, log_weight, deflate)
-    if mixed:
-        # Depends on the first loop: see the note in `linearise`.
-        rows = jnp.argsort(~found.handed_on).astype(jnp.int32)
-        count = jnp.sum(found.handed_on, dtype=jnp.int32)
-        found = queue.run(found.x, found, rows, count, False)
-    return found
+    if size < LARGE:
+        return queue.run(starts, found, rows, count, False, log_weight, deflate)
+
+    inside = (slot >= first) & (slot < last)
+    arrived = jnp.zeros_like(inside)
+    if matrix_free:
+        # A product costs a dense step the less, the larger the state.
+        quick = NewtonKrylov(dimension=min(16, 4 + size // 32))
+        wide = min(slots, 64)
+        quick = _Queue(fn, quick, tol, starts, wide, max_steps, judge_krylov)
+        # The Jacobian of a deflated residual is of higher rank.
+        few = jnp.where(deflate | (max_steps < 2), 0, count)
+        found = quick.run(starts, found, rows, few, False)
+        arrived = inside & (found.verdict == Verdict.root) & (found.num_steps > 0)
+    distinct = unique_mask(found.x, arrived, tol.unique)
+
+    def rerun(points, found, mask, *options):
+        # Depends on the loops before it: see the note in `linearise`.
+        rows = jnp.argsort(~mask).astype(jnp.int32)
+        count = jnp.sum(mask, dtype=jnp.int32)
+        return queue.run(points, found, rows, count, *options)
+
+    # All others begin again, with all their steps.
+    points = jnp.where(arrived[:, None], found.x, starts)
+    num_steps = jnp.where(inside & ~arrived, 0, found.num_steps)
+    found = eqx.tree_at(lambda f: f.num_steps, found, num_steps)
+    new = inside & (~arrived | distinct)
+    found = rerun(points, found, new, mixed, log_weight, deflate)
+    sure = near_kept(found.x, distinct & (found.verdict == Verdict.root), tol.unique)
+    rest = found.handed_on | (arrived & ~distinct & ~sure)
+    return rerun(found.x, found, rest, False)
 
 
 class _Queue:
     """The compiled loop of `run_lanes`."""
 
-    def __init__(self, fn, solver, tol, starts, lanes, max_steps):
+    def __init__(self, fn, solver, tol, starts, lanes, max_steps, judge=judge):
         self.fn, self.solver, self.tol, self.starts = fn, solver, tol, starts
-        self.lanes, self.max_steps = lanes, max_steps
+        self.lanes, self.max_steps, self.judge = lanes, max_steps, judge
 
     def run(self, points, found, rows, count, mixed, log_weight=None, deflate=False):
         """Run rows `rows[:count]` from `points` into `found`, adding to their steps."""
@@ -192,11 +224,11 @@ class _Queue:
         row_of = lambda index: rows[jnp.minimum(index, slots - 1)]
 
         def step(x, state, deflated):
-            weight = log_weight
-            if weight is None:
-                return solver.advance(fn, x, state, mixed=mixed)
-            switched = lambda y: jnp.where(deflated, weight(y), 0)
-            return solver.advance(fn, x, state, switched, mixed)
+            options = {"mixed": True} if mixed else {}
+            if log_weight is not None:
+                weight = lambda y: jnp.where(deflated, log_weight(y), 0)
+                options["log_weight"] = weight
+            return solver.advance(fn, x, state, **options)
 
         def load(index):
             row = row_of(index)
@@ -219,7 +251,7 @@ class _Queue:
             num_steps = num_steps + 1
             row = row_of(index)
             x0 = self.starts[row]
-            done, verdict = judged(judge, x0, x, state, num_steps)
+            done, verdict = judged(self.judge, x0, x, state, num_steps)
             undeflate, final = jnp.zeros_like(deflated), state.speed
             # Far from a root, or where damping rules, such a step is as good as any.
             softened = state.too_soft & (state.speed <= 1e-2) & ~deflated & ~done
