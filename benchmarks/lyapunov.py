@@ -36,7 +36,7 @@ import lyapax
 import numpy as np
 
 from rnndyn.dynamics import lyapunov_spectrum
-from rnndyn.flows import RK4, Dopri8
+from rnndyn.flows import RK4, Dop853, Dopri8
 
 
 N, REPEATS = 64, 3
@@ -136,10 +136,12 @@ def equal_accuracy(x0):
             "lyapax rk6 dt=0.25 qr=8": theirs(k, 0.25, rk6, 8, t_total),
             "lyapax rk6 dt=0.32 qr=10": theirs(k, 0.32, rk6, 10, t_total),
             "rnndyn RK4 dt=0.05 qr=10": ours(k, 0.05, RK4(), 10, t_total),
-            "rnndyn Dopri8 dt=0.25 qr=8": ours(k, 0.25, Dopri8(), 8, t_total),
             "rnndyn Dopri8 dt=0.5 qr=8": ours(k, 0.5, Dopri8(), 8, t_total),
             "rnndyn Dopri8 dt=0.56 qr=10": ours(k, 0.56, Dopri8(), 10, t_total),
             "rnndyn Dopri8 dt=7/11 qr=11": ours(k, 7 / 11, Dopri8(), 11, t_total),
+            "rnndyn Dop853 dt=0.5 qr=8": ours(k, 0.5, Dop853(), 8, t_total),
+            "rnndyn Dop853 dt=0.56 qr=10": ours(k, 0.56, Dop853(), 10, t_total),
+            "rnndyn Dop853 dt=7/11 qr=11": ours(k, 7 / 11, Dop853(), 11, t_total),
         }
         if k < N:
             # Fewer vectors span other directions: a reference of their own.

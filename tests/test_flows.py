@@ -22,8 +22,14 @@ def decay(t, x, args):
 
 @pytest.mark.parametrize(
     "method, order",
-    [(flows.Euler(), 1), (flows.Heun(), 2), (flows.RK4(), 4), (flows.Dopri8(), 8)],
-    ids=["euler", "heun", "rk4", "dopri8"],
+    [
+        (flows.Euler(), 1),
+        (flows.Heun(), 2),
+        (flows.RK4(), 4),
+        (flows.Dopri8(), 8),
+        (flows.Dop853(), 8),
+    ],
+    ids=["euler", "heun", "rk4", "dopri8", "dop853"],
 )
 def test_order_of_convergence(method, order):
     field = lambda t, x, args: x * jnp.cos(t)  # x = exp(sin t)

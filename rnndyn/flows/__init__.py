@@ -6,6 +6,7 @@ from ._inputs import HeldInput as HeldInput, PulseInput as PulseInput
 from ._scan import (
     RK4 as RK4,
     AbstractMethod as AbstractMethod,
+    Dop853 as Dop853,
     Dopri8 as Dopri8,
     Euler as Euler,
     EulerMaruyama as EulerMaruyama,

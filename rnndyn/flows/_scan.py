@@ -19,6 +19,7 @@ from .._core._checks import (
     is_concrete,
 )
 from .._core._system import Map, is_map
+from . import _dop853
 from ._base import AbstractFlow, Trajectory, all_finite
 from ._inputs import HeldInput, PulseInput
 
@@ -38,7 +39,8 @@ class ExplicitRungeKutta(AbstractMethod):
     """Any explicit Runge-Kutta method by its Butcher tableau.
 
     **Arguments:** `a` (strictly lower triangular rows), `b`, `c`, and the `order` of
-    convergence. Use the named constructors `Euler`, `Heun`, `RK4`, `Dopri8`.
+    convergence. Use the named constructors `Euler`, `Heun`, `RK4`,
+    `Dopri8`, `Dop853`.
     """
 
     a: tuple[tuple[float, ...], ...] = eqx.field(static=True)
@@ -94,6 +96,15 @@ def Dopri8() -> ExplicitRungeKutta:
     used = max(i for i, w in enumerate(b) if w != 0) + 1
     c = (0.0, *(float(v) for v in np.asarray(tableau.c)))
     return ExplicitRungeKutta(rows[:used], b[:used], c[:used], 8)
+
+
+def Dop853() -> ExplicitRungeKutta:
+    """The method of order 8 of DOP853, with a stage less than `Dopri8`.
+
+    **Reference:** E. Hairer, S. Norsett & G. Wanner 1993, Solving Ordinary Differential
+    Equations I, II.5, doi:10.1007/978-3-540-78862-1.
+    """
+    return ExplicitRungeKutta(_dop853.A, _dop853.B, _dop853.C, 8)
 
 
 class EulerMaruyama(AbstractMethod):
@@ -158,7 +169,7 @@ class ScanFlow(AbstractFlow):
         if dt is not None:
             if not is_concrete(dt):
                 raise ValueError("dt is traced, expected a number. Pass num_steps=.")
-            check_positive("dt", dt)
+            check_positive("dt", dt, "seconds")
         else:
             check_count("num_steps", num_steps)
         self.dt = None if dt is None else float(dt)
