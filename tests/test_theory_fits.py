@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from rnndyn import theory
+from rnndyn.theory._likelihood import _Line, _supported
 
 
 DATA = json.loads(
@@ -199,7 +200,7 @@ def test_likelihood_on_the_published_fractions():
     x, sp, lrs = published("nopost", "slow_point")
     decline = dict(curve=theory.Decline(), min_rate=0.005)
     slow = theory.fit_boundary(x, sp, lrs, **decline)
-    assert slow.low > fit.high and 4.1 < slow.low < 4.39 < slow.high < 4.7
+    assert slow.low > fit.high and 4.1 < slow.low < 4.39 < slow.high < 4.75
     # All rates and no point left out by hand.
     x, post, lp = published("post")
     fit = theory.fit_boundary(x, post, lp, networks=20)
@@ -303,3 +304,52 @@ def test_too_few_delays_and_disorder():
     for few in ([0.0], [100.0]):
         with pytest.raises(ValueError, match="at least 2"):
             ordered(few, p[:, :1])
+
+
+def left_censored(rng):
+    """Ten rates, the first of which fail at once; 20 networks a cell, exponent 2.5."""
+    delays, lrs = np.linspace(0, 400, 21), np.geomspace(1, 0.01, 10)
+    onset = 30 * (lrs / 0.1) ** (-1 / 2.5) * np.exp(0.05 * rng.normal(size=10))
+    p = 1 - np.exp(-0.02 * np.maximum(delays - onset[:, None], 0))
+    return delays, rng.binomial(20, 0.001 + 0.998 * p) / 20, lrs
+
+
+def test_the_interval_is_students_where_only_scatter_counts():
+    """Known critical delays, scattered about the line: its interval is exact then."""
+    rng = np.random.default_rng(1)
+    delays, lrs = np.linspace(0, 400, 81), np.geomspace(0.1, 0.003, 8)
+    onset = 30 * (lrs / 0.1) ** (-1 / 2.5) * np.exp(0.3 * rng.normal(size=8))
+    p = 1 - np.exp(-0.05 * np.maximum(delays - onset[:, None], 0))
+    fit = theory.fit_boundary(delays, p, lrs, networks=10_000)
+    line = stats.linregress(np.log(lrs), np.log(fit.delays))
+    reach = stats.t.ppf(0.975, 6) * line.stderr
+    ends = [-1 / (line.slope - reach), -1 / (line.slope + reach)]
+    np.testing.assert_allclose([fit.low, fit.high], ends, rtol=0.02)
+    np.testing.assert_allclose(fit.exponent, -1 / line.slope, rtol=5e-3)
+
+
+def test_critical_delays_are_integrated_out():
+    """Rates that fail at once say what their likelihood says, no more."""
+    delays, shares, lrs = left_censored(np.random.default_rng(3))
+    grid, support = _supported(theory.Onset(), delays, shares, 20, 0.001)
+    line = _Line(grid, support, grid[support.argmax(axis=1)], np.log(lrs), None)
+    a, b, scatter = np.log(0.1) + 2.5 * np.log(30), 2.5, 0.2
+    x = np.linspace(grid[0] - 3, grid[-1] + 3, 40_001)
+    total = 0.0
+    for row, lr in zip(support, lrs, strict=True):
+        normal = stats.norm(
+            loc=(a - np.log(lr)) / b, scale=np.hypot(scatter, line.step)
+        )
+        likelihood = np.exp(np.interp(x, grid, row))  # flat beyond the grid
+        total -= np.log(np.trapezoid(likelihood * normal.pdf(x), x))
+    # The likelihood jumps where a delay passes T_0: the grid rounds each jump.
+    np.testing.assert_allclose(line.loss(a, b, np.log(scatter)), total, atol=0.05)
+
+
+@pytest.mark.slow
+def test_the_interval_holds_the_truth_as_often_as_it_says():
+    rng = np.random.default_rng(7)
+    fit = functools.partial(theory.fit_boundary, networks=20)
+    found = [fit(*left_censored(rng)) for _ in range(60)]
+    # It was 18 of 24; 51 of 60 is three standard errors below 0.95.
+    assert sum(f.low < 2.5 < f.high for f in found) >= 51
