@@ -59,6 +59,8 @@ class Demo:
             epochs=self.epochs,
             batch=self.batch,
         )
+        # Before the long training, not after it.
+        self.out.mkdir(parents=True, exist_ok=True)
         run = studies.run_ensemble(config, progress=True, say=print)
         print(f"\n{run.table()}\n")
         print(
@@ -87,7 +89,8 @@ class Analyse:
     """Arrays `form`, `tau`, `W` or `m` and `n`, and optionally `dt`, `activation`,
     `W_in`, `b`, `W_out`, `x0`."""
     out: Path | None = None
-    """Figure to write, `FILE`.png in the current folder by default."""
+    """Figure to write, `FILE`.png in the current folder by default; a name without
+    suffix gets `.png`."""
     form: str | None = None
     """rate, current or piecewise, if the file does not say."""
     tau: float | None = None
@@ -114,8 +117,8 @@ class Analyse:
         import rnndyn as rd
 
         start = time.perf_counter()
-        if self.out is not None:
-            self.out.parent.mkdir(parents=True, exist_ok=True)
+        # Before the long search, not after it.
+        out = _figure_path(self.out or Path(f"{self.file.stem}.png"))
         names = ("form", "tau", "activation", "readout", "scale")
         given = {k: v for k in names if (v := getattr(self, k)) is not None}
         model = rd.load_network(self.file, member=self.member, **given)
@@ -168,7 +171,6 @@ class Analyse:
         print(f"\nmechanism: {report.mechanism}")
         print(*(f"  {line}" for line in report.evidence), sep="\n")
         if _has("matplotlib"):
-            out = self.out or Path(f"{self.file.stem}.png")
             report.plot().savefig(out, dpi=130)
             print(f"wrote {out}")
         else:
@@ -332,8 +334,11 @@ def main() -> None:
     _bootstrap.configure(x64=isinstance(command, Analyse))
     try:
         command.run()
-    except ValueError as error:
+    except (ValueError, OSError) as error:  # OSError: no such folder, disk full
         sys.exit(f"rnndyn: {error}")
+    except KeyboardInterrupt:
+        print("rnndyn: interrupted", file=sys.stderr)
+        sys.exit(130)  # as a shell counts it
 
 
 def _every(shard: str, count: int) -> list[int]:
@@ -342,6 +347,23 @@ def _every(shard: str, count: int) -> list[int]:
     if not (first.isdigit() and step.isdigit() and int(first) < int(step)):
         raise ValueError(f"--shard {shard}, expected i/n with 0 <= i < n, such as 0/8.")
     return list(range(int(first), count, int(step)))
+
+
+def _figure_path(out: Path) -> Path:
+    """Where to write a figure, as PNG by default; its folder is made."""
+    if not out.suffix:
+        out = out.with_suffix(".png")
+    if _has("matplotlib"):
+        from matplotlib.backend_bases import FigureCanvasBase
+
+        known = FigureCanvasBase.get_supported_filetypes()
+        if out.suffix[1:].lower() not in known:
+            raise ValueError(
+                f"--out {out}: figures are written as {', '.join(sorted(known))}. Pass "
+                f"--out {out.with_suffix('.png')}."
+            )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    return out
 
 
 def _has(module: str) -> bool:

@@ -119,11 +119,11 @@ def test_doctor(rnndyn):
 def test_analyses_one_of_many_networks_of_one_unit(rnndyn, tmp_path):
     many = dict(W=np.array([[[0.5]], [[2.0]]]), tau=0.1, dt=0.02)
     np.savez(tmp_path / "many.npz", form="rate", activation="tanh", **many)
-    figure = tmp_path / "figures" / "one.png"
+    figure = tmp_path / "figures" / "one"
     out = rnndyn("analyse", "many.npz", "--member", 1, "--starts", 4, "--out", figure)
     # x = tanh(2 x): two stable roots and the origin.
     assert out.count("|x| 0.9575") == 2
-    assert figure.exists()
+    assert f"wrote {figure}.png" in out and figure.with_suffix(".png").exists()
 
 
 @pytest.mark.slow
@@ -132,3 +132,39 @@ def test_a_network_without_fixed_points_is_plotted_all_the_same(rnndyn, tmp_path
     np.savez(tmp_path / "none.npz", form="rate", activation="relu", **arrays)
     rnndyn("analyse", "none.npz", "--starts", 4)
     assert (tmp_path / "none.png").exists()
+
+
+def test_where_a_figure_goes(tmp_path):
+    assert cli._figure_path(tmp_path / "new" / "one").name == "one.png"
+    assert (tmp_path / "new").is_dir()
+    assert cli._figure_path(tmp_path / "two.PDF").name == "two.PDF"
+    with pytest.raises(ValueError, match=r"written as .*png.*Pass --out .*one\.png"):
+        cli._figure_path(tmp_path / "one.v2")
+
+
+def test_a_demo_is_refused_before_it_trains(rnndyn, tmp_path):
+    (tmp_path / "taken").write_text("")
+    for words, match in (
+        (("--seeds", 0), "seeds = 0, expected a whole number"),
+        (("--epochs", 0), "epochs = 0"),
+        (("--out", "taken"), "rnndyn: .*File exists"),
+    ):
+        with pytest.raises(SystemExit, match=match):
+            rnndyn("demo", *words)
+    with pytest.raises(ValueError, match="delays is empty"):
+        studies.EnsembleConfig(delays=())
+
+
+def test_what_is_no_toml_and_an_interruption(rnndyn, monkeypatch, tmp_path, capsys):
+    (tmp_path / "net.npz").write_bytes(b"PK\x03\xa3")
+    with pytest.raises(SystemExit, match=r"net\.npz is not TOML"):
+        rnndyn("sweep", "run", "net.npz")
+
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(studies, "mock_study", interrupted, raising=False)
+    with pytest.raises(SystemExit) as stopped:
+        rnndyn("study", "mock")
+    assert stopped.value.code == 130
+    assert "rnndyn: interrupted" in capsys.readouterr().err

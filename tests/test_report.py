@@ -13,7 +13,7 @@ import pytest
 
 import rnndyn as rd
 from rnndyn.dynamics import Attractors
-from rnndyn.mechanisms._pulses import Pulses, probe
+from rnndyn.mechanisms._pulses import Pulses, probe, with_ends
 from rnndyn.mechanisms._report import _decide
 
 
@@ -179,6 +179,34 @@ def test_label_of_every_kind_of_end(ends, lost, label):
     # A multiplier of 0 at a point that is undecided in the flow proves nothing.
     assert "0 stable in the flow, 0 in the Euler map" in told
     assert "differ" not in told and "grow without bound" in told and "inf" not in told
+
+
+def ends_at(states, verdicts):
+    """Attractors of which only these are known."""
+    rows = len(states)
+    codes, number = np.array(verdicts, int), np.zeros(rows)
+    return Attractors(
+        *(codes, codes, number, number, number, states),
+        *(states[:, None], number, number, np.zeros((rows, 3)), number),
+        *(np.arange(rows), codes, np.zeros(rows), states, 0.01, "flow", ()),
+    )
+
+
+def test_roots_that_runs_have_reached_are_starts_of_the_search():
+    x0s, states = np.zeros((3, 2)), np.arange(4.0).reshape(2, 2)
+    ends = ends_at(states, [rd.Verdict.root, rd.Verdict.limit_cycle])
+    rows = np.asarray(with_ends(x0s, ends, None))[3:]
+    assert rows.shape == (16, 2) and np.all(rows == [0.0, 1.0])
+    assert with_ends(x0s, ends_at(states[:0], []), None).shape == (19, 2)
+
+
+@pytest.mark.slow
+def test_no_root_that_a_run_has_reached_is_missing_among_the_points():
+    # x = tanh(2 x) twice: 9 roots, of which the search from 4 starts found 5.
+    model = rd.models.RateRNN.from_arrays(2 * np.eye(2), tau=0.1)
+    report = rd.analyse(model, dt=0.02, starts=4, key=jax.random.key(0))
+    for ends in (report.attractors, report.map_attractors):
+        assert np.all(report.point_of(ends) >= 0)
 
 
 def test_what_cannot_be_analysed_is_refused_at_once():

@@ -1,4 +1,4 @@
-"""Memory of short input pulses: what free runs still tell of their amplitude."""
+"""Free runs: what they still tell of an input pulse before them, and where they end."""
 
 import equinox as eqx
 import jax
@@ -6,6 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from .._core._verdicts import Verdict
+from ..dynamics import Attractors, attractors
 from ..flows import iterate
 from ..models import AbstractRNN, LowRankRNN
 from ._run import flow_map
@@ -100,3 +102,72 @@ def _memory(start, early, late, channels) -> tuple[float, float]:
         return 0.0, 0.0
     share = lambda ranges: float(np.median(ranges[heard] / size[heard]))
     return share(ranges), share(late_ranges)
+
+
+def free_runs(system, x0s, model) -> Attractors:
+    """Where free runs from a sample of the starts end, without input.
+
+    **Arguments:** `system`: the flow or a map of `model`; `x0s`: starts, `(starts,
+    state)`, of which about 48 are followed.
+    """
+    x0s = np.asarray(x0s)
+    x0s = x0s[np.isfinite(x0s).all(axis=1)]
+    x0s = x0s[:: max(1, len(x0s) // 48)]
+    # A start on an unstable root would stay there for ever.
+    x0s = x0s + 1e-3 * np.random.default_rng(0).standard_normal(x0s.shape)
+    u = jnp.zeros(model.input_size, x0s.dtype)
+    return attractors(system, x0s, u, steps=1024, rounds=3)
+
+
+def with_ends(x0s, *ends: Attractors | None):
+    """The starts, and the roots that runs from them ended on: a point that a run has
+    reached must not be missing among those found.
+
+    **Arguments:** `x0s`: `(starts, state)`; `ends`: of the flow, and of the map if it
+    was looked at.
+
+    **Returns:** starts, by a multiple of 16 more: few programs are compiled.
+    """
+    roots = [e.state[e.verdict == Verdict.root] for e in ends if e is not None]
+    roots = np.concatenate(roots)
+    if not len(roots):
+        roots = np.zeros((1, x0s.shape[1]))
+    rows = np.resize(roots, (-(-len(roots) // 16) * 16, x0s.shape[1]))
+    return jnp.concatenate([x0s, jnp.asarray(rows, x0s.dtype)])
+
+
+_CYCLES = {"limit_cycle", "invariant_circle", "k_cycle"}
+
+
+def ends_in_words(attractors: Attractors) -> tuple[list[str], list[str], str]:
+    """Kinds of the attractors, verdicts of the runs that reached none, and both in
+    words."""
+    names = attractors.names
+    lost = [
+        Verdict(int(v)).name for v in attractors.start_verdict[attractors.label < 0]
+    ]
+    seen = [f"{names.count(k)} {k}(s)" for k in dict.fromkeys(names)]
+    seen += [f"{lost.count(k)} run(s) {k}" for k in dict.fromkeys(lost)]
+    return names, lost, ", ".join(seen)
+
+
+def kinds_of(names: list[str]) -> set[str]:
+    """Kinds of attractors, in which the cycles of flows and of maps are one."""
+    return {"cycle" if k in _CYCLES else k for k in names}
+
+
+def slowness(points, unit) -> tuple[float, float] | None:
+    """Largest leading |eigenvalue| over the points, in 1/tau, and smallest ratio of
+    the next one to it.
+
+    **Arguments:** `points`: arrays by name, a row a point (`dimension` of the family
+    it belongs to, `eigenvalues`); `unit`: the time scale.
+
+    **Returns:** the two numbers, or None without isolated points or with one unit.
+    """
+    alone = points["dimension"] == 0
+    if not np.any(alone) or points["eigenvalues"].shape[1] < 2:
+        return None
+    size = np.sort(np.abs(points["eigenvalues"][alone]) * unit, axis=1)
+    ratio = size[:, 1] / np.maximum(size[:, 0], np.finfo(float).tiny)
+    return float(size[:, 0].max()), float(ratio.min())

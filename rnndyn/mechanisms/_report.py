@@ -18,7 +18,6 @@ from ..dynamics import (
     Box,
     FixedPoints,
     MultiStart,
-    attractors,
     certify,
     fixed_points,
     slow_points,
@@ -28,7 +27,16 @@ from ..models._base import check_single
 from ..tasks import AbstractTask
 from ._classify import classify
 from ._mechanism import MECHANISMS, Mechanism, MechanismReport
-from ._pulses import AMPLITUDES, Pulses, probe
+from ._pulses import (
+    AMPLITUDES,
+    Pulses,
+    ends_in_words,
+    free_runs,
+    kinds_of,
+    probe,
+    slowness,
+    with_ends,
+)
 from ._run import check_counts, check_memory
 
 
@@ -194,19 +202,21 @@ def analyse(
             size = jr.uniform(k_plane, (starts, model.rank), minval=-1.5, maxval=1.5)
             x0s.append(size @ model.m.T)
         x0s = jnp.concatenate(x0s)
+        found_ends, map_attractors = free_runs(model, x0s, model), None
+        if dt is not None:
+            map_attractors = free_runs(model.map(dt), x0s, model)
         strategy = MultiStart(num_large=0, rounds=1, per_round=16)
-        found = slow_points(model, x0s, None, strategy=strategy, key=k_search)
+        starts_ = with_ends(x0s, found_ends, map_attractors)
+        found = slow_points(model, starts_, None, strategy=strategy, key=k_search)
         found = certify(found)
         points, slow = (
             _rows(found, Verdict.root, Verdict.continuum),
             _rows(found, Verdict.slow_point, Verdict.ghost),
         )
         latent_roots, mismatch = _latent(model, points)
-        found_ends = _attractors(model, x0s, model)
-        map_attractors, radius = None, np.full(len(points["x"]), np.nan)
+        radius = np.full(len(points["x"]), np.nan)
         if dt is not None:
             radius = np.max(np.abs(1 + dt * points["eigenvalues"]), axis=-1)
-            map_attractors = _attractors(model.map(dt), x0s, model)
         x = jnp.asarray(points["x"])
         readout = np.asarray(jax.vmap(model.readout)(x))
         latent = None
@@ -271,37 +281,6 @@ def _latent(model, points) -> tuple[np.ndarray | None, float]:
     return kappa, float(max(distance.min(0).max(), distance.min(1).max()))
 
 
-def _attractors(system, x0s, model) -> Attractors:
-    """Where free runs from a sample of the starts end, without input."""
-    x0s = np.asarray(x0s)
-    x0s = x0s[np.isfinite(x0s).all(axis=1)]
-    x0s = x0s[:: max(1, len(x0s) // 48)]
-    # A start on an unstable root would stay there for ever.
-    x0s = x0s + 1e-3 * np.random.default_rng(0).standard_normal(x0s.shape)
-    u = jnp.zeros(model.input_size, x0s.dtype)
-    return attractors(system, x0s, u, steps=1024, rounds=3)
-
-
-_CYCLES = {"limit_cycle", "invariant_circle", "k_cycle"}
-
-
-def _ends(attractors: Attractors) -> tuple[list[str], list[str], str]:
-    """Kinds of the attractors, verdicts of the runs that reached none, and both in
-    words."""
-    names = attractors.names
-    lost = [
-        Verdict(int(v)).name for v in attractors.start_verdict[attractors.label < 0]
-    ]
-    seen = [f"{names.count(k)} {k}(s)" for k in dict.fromkeys(names)]
-    seen += [f"{lost.count(k)} run(s) {k}" for k in dict.fromkeys(lost)]
-    return names, lost, ", ".join(seen)
-
-
-def _kinds(names: list[str]) -> set[str]:
-    """Kinds of attractors, in which the cycles of flows and of maps are one."""
-    return {"cycle" if k in _CYCLES else k for k in names}
-
-
 def _decide(unit, points, flow_ends, map_ends, radius, pulses, latent_roots, mismatch):
     """The label of a network without a task, and what speaks for it."""
     evidence = []
@@ -324,18 +303,18 @@ def _decide(unit, points, flow_ends, map_ends, radius, pulses, latent_roots, mis
             f"exact latent search: {len(latent_roots)} fixed points, largest distance "
             f"from the full-space ones {mismatch:.1e}"
         )
-    ends, lost, words = _ends(flow_ends)
+    ends, lost, words = ends_in_words(flow_ends)
     evidence.append(f"{len(flow_ends.label)} free runs of the flow end in {words}")
     if map_ends is not None:
-        of_flow = _kinds(ends)
+        of_flow = kinds_of(ends)
         # The network was trained as a map: what that does is what it does.
-        ends, lost, words = _ends(map_ends)
+        ends, lost, words = ends_in_words(map_ends)
         evidence.append(
             f"{len(map_ends.label)} free runs of the Euler map end in {words}"
         )
-        if _kinds(ends) != of_flow:
+        if kinds_of(ends) != of_flow:
             evidence.append("flow and map differ in kind: the label is the map's")
-    slow = _slowness(points, unit)
+    slow = slowness(points, unit)
     if slow is not None:
         leading, gap = slow
         evidence.append(
@@ -361,7 +340,7 @@ def _decide(unit, points, flow_ends, map_ends, radius, pulses, latent_roots, mis
             "slow manifold: one slow direction at every point, graded while the "
             f"memory is needed, {ends.count('root')} fixed points in the end"
         )
-    kinds = _kinds(ends)
+    kinds = kinds_of(ends)
     if lost:
         gone = not ends and set(lost) == {"diverged"}
         label = Mechanism.diverged if gone else Mechanism.undetermined
@@ -387,14 +366,3 @@ def _decide(unit, points, flow_ends, map_ends, radius, pulses, latent_roots, mis
         label = Mechanism.undetermined
         evidence.append("a single resting state: nothing that could hold a memory")
     return MECHANISMS[label], evidence
-
-
-def _slowness(points, unit) -> tuple[float, float] | None:
-    """Largest leading |eigenvalue| over the points, in 1/tau, and smallest ratio of
-    the next one to it."""
-    alone = points["dimension"] == 0
-    if not np.any(alone) or points["eigenvalues"].shape[1] < 2:
-        return None
-    size = np.sort(np.abs(points["eigenvalues"][alone]) * unit, axis=1)
-    ratio = size[:, 1] / np.maximum(size[:, 0], np.finfo(float).tiny)
-    return float(size[:, 0].max()), float(ratio.min())

@@ -17,6 +17,7 @@ import jax.random as jr
 import numpy as np
 
 from .._core._batch import to_double
+from .._core._checks import check_count
 from .._core._store import SCHEMA, named_leaves, write_arrays
 from ..dynamics import MultiStart, certify, slow_points, wilson
 from ..flows import iterate
@@ -45,6 +46,13 @@ class EnsembleConfig:
     noise: float = 1e-3
     post_reaction: float = 0.0
     seed: int = 0
+
+    def __post_init__(self):
+        for name in ("seeds", "units", "batch", "epochs"):
+            check_count(name, getattr(self, name))
+        for name in ("delays", "learning_rates"):
+            if not len(getattr(self, name)):
+                raise ValueError(f"{name} is empty, expected at least one.")
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,7 @@ class SweepConfig:
             if min(values[name]) <= 0:
                 raise ValueError(f"{name} = {min(values[name])}, expected > 0.")
         for name in ("dt", "tau"):
-            check_positive(name, np.asarray(values[name]))
+            check_positive(name, np.asarray(values[name]), "seconds")
         check_step_ratio(max(values["dt"]), min(values["tau"]))
         if "dt" not in self.grid.names:
             for name in ("cue", "delay", "reaction", "post_reaction"):
@@ -212,7 +212,7 @@ class SweepConfig:
             raise ValueError(f"no file {path}. Pass the path of a TOML file.")
         try:
             return cls.from_dict(tomllib.loads(path.read_text()))
-        except tomllib.TOMLDecodeError as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is not TOML: {error}.") from error
 
     @property

@@ -142,7 +142,8 @@ def correlated(
                         rates[:count], inputs[:count], _ALPHA, iterations
                     )
                     r2[k, i, j, m] = _free_r2(found, tests)[0]
-                say(f"network {k}, {list(laws)[i]} {level}: R2 {r2[k, i, j]}")
+                shown = np.round(r2[k, i, j], 3)
+                say(f"network {k}, {list(laws)[i]} {level}: R2 {shown}")
     return xr.Dataset(
         {"r2": (("network", "noise", "level", "trials"), r2)},
         {"noise": list(laws), "level": list(levels), "trials": list(trials)},

@@ -38,7 +38,9 @@ def curves(
         low, high = c.mean - c.error, c.mean + c.error
         ax.fill_between(c.epochs, low, high, color=colour, alpha=0.25, lw=0)
     ax.set_ylim(0, 0.1 if what == "loss" else 1.02)
-    ax.legend(fontsize=7, frameon=False)
+    # Among thousands of points matplotlib warns of looking for the best place.
+    place = "upper right" if what == "loss" else "lower right"
+    ax.legend(fontsize=7, frameon=False, loc=place)
     return tidy(ax, title=f"{what}, learning rate near 0.1", x="last epochs", y=what)
 
 
