@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import numpy as np
 import pytest
+from jaxtyping import TypeCheckError
 
 import rnndyn as rd
 from rnndyn import Verdict
@@ -171,6 +172,10 @@ def test_bad_input():
         attractor_check(*both, starts(12), readout=np.eye(3))
     with pytest.raises(ValueError, match="tol_match = -1"):
         attractor_check(*both, starts(12), tol_match=-1.0)
+    with pytest.raises(ValueError, match="tol_sign = nan"):
+        attractor_check(*both, starts(12), tol_sign=np.nan)
+    with pytest.raises((ValueError, TypeCheckError), match="key"):
+        attractor_check(*both, starts(12), key=3)
     with pytest.raises(ValueError, match="x0s"):
         attractor_check(net.map(ALPHA), net.map(ALPHA), starts(12)[0])
 

@@ -391,11 +391,23 @@ def test_options_are_checked(data, name):
     with pytest.raises(ValueError, match="dt = -1"):
         fit(dt=-1.0)
     if name in ("force", "lbfgs", "newton"):
-        with pytest.raises(ValueError, match="ridge = nan, expected one finite"):
+        with pytest.raises(ValueError, match="ridge = nan, expected one number in"):
             fit(ridge=np.nan)
     if name == "bptt":
         with pytest.raises(ValueError, match="share = 2"):
             fit(share=2.0)
+        with pytest.raises(ValueError, match="clip = 0"):
+            fit(clip=0.0)
+    if name in ("adam", "bptt"):
+        with pytest.raises(
+            ValueError, match="learning_rate = nan, expected one number"
+        ):
+            fit(learning_rate=np.nan)
+        with pytest.raises(ValueError, match="weight_decay = -1"):
+            fit(weight_decay=-1)
+    tol = "tol_change" if name == "force" else "tol_gradient"
+    with pytest.raises(ValueError, match=f"{tol} = nan"):
+        fit(**{tol: np.nan})
 
 
 @pytest.mark.parametrize("wrong", [CrossEntropy, "square"])

@@ -371,12 +371,15 @@ BAD = {
     ),
     "short": (dict(rates=[np.zeros((9, 4)), np.zeros((1, 4))]), "at least 2"),
     "counts": (dict(rates=np.full((50, 4), 3.0)), "Scale every neuron"),
+    "no neurons": (dict(rates=np.zeros((50, 0))), "expected at least one neuron"),
+    "ragged": (dict(rates=[[[0.1], [0.2, 0.3]]]), "arrays of different shapes"),
+    "dts": (dict(dt=np.ones(3)), "dt = .*expected one number in"),
     "nan": (dict(rates=np.full((50, 4), np.nan)), "every neuron has NaN"),
     "inputs": (dict(inputs=np.zeros((7, 1))), "inputs of trial 0 have 7 frames"),
     "nan inputs": (dict(inputs=np.full((41, 1), np.nan)), "inputs hold NaN"),
     "trials": (dict(inputs=np.zeros((2, 41, 1))), "inputs have 2 trials"),
     "rows": (dict(rates=np.zeros((5, 9)), ridge=0.0), "without a ridge"),
-    "ridge": (dict(ridge=-1.0), "finite number >= 0"),
+    "ridge": (dict(ridge=-1.0), r"ridge = -1.0, expected one number in \[0, inf"),
     "start": (dict(init=np.zeros((4, 5))), "init has shape"),
     "steps": (dict(max_steps=-1), "expected 0 or more"),
     "dt": (dict(dt=0.0), "dt = 0"),
@@ -393,7 +396,7 @@ BAD = {
     "nan start": (dict(init=np.full((4, 4), np.nan)), "init holds NaN"),
     "block": (dict(block_size=0), "block_size = 0"),
     "half": (dict(dtype=np.float16), "expected np.float64 or np.float32"),
-    "word ridge": (dict(ridge="a"), "ridge = a, expected one finite number"),
+    "word ridge": (dict(ridge="a"), r"ridge = a, expected one number in \[0, inf\)"),
     "complex alpha": (dict(alpha=0.1j), "alpha has dtype complex"),
     "part steps": (dict(max_steps=2.5), "max_steps = 2.5, expected one whole"),
     "rho": (dict(sign=np.ones(4), splitting=fi.Admm(0.0)), "rho of Admm = 0"),
@@ -466,3 +469,13 @@ def test_single_precision_rates_keep_alpha_and_inputs():
     double = fi.cornn(np.float64(r), inputs, alpha=0.1, max_steps=3, tol=0.0)
     assert np.all(single.alpha == 0.1)
     np.testing.assert_array_equal(single.theta, double.theta)
+
+
+def test_masked_samples_are_missing():
+    """NumPy hands out what lies under a mask: the fit took it for data."""
+    rates = np.random.default_rng(0).uniform(-0.5, 0.5, (80, 4))
+    hidden = np.ma.array(rates, mask=np.zeros(rates.shape, bool))
+    hidden.mask[3, 1] = True
+    with pytest.warns(UserWarning, match="1 of 4 neurons have NaN"):
+        fit = fi.cornn(hidden, alpha=0.5)
+    assert list(fit.verdict == Verdict.constant) == [False, True, False, False]

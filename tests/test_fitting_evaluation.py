@@ -3,7 +3,9 @@
 import jax
 import numpy as np
 import pytest
+from jaxtyping import TypeCheckError
 
+from rnndyn._core._checks import check_key, check_positive
 from rnndyn.fitting._cosmoothing import bits_per_spike, co_smoothing
 from rnndyn.fitting._evaluation import (
     compare_activity,
@@ -12,6 +14,8 @@ from rnndyn.fitting._evaluation import (
     one_step_residuals,
     power_spectrum,
 )
+from rnndyn.fitting._metrics import one_step_r2
+from rnndyn.fitting._problem import check_in, regression_rows
 from rnndyn.fitting.recordings._binning import ExponentialKernel, GaussianKernel, smooth
 from rnndyn.fitting.recordings._scaling import Scaling, z_scale
 
@@ -301,3 +305,64 @@ def test_bits_per_spike():
         bits_per_spike(true, counts, bin_width=0.0)
     with pytest.raises(ValueError, match="null has shape"):
         bits_per_spike(true, counts, bin_width=0.5, null=np.ones(2))
+
+
+def test_what_is_constant_has_no_share_of_variance():
+    """The mean of many 0.1 is not 0.1: it was -1e33 and a spectrum of rounding."""
+    rng = np.random.default_rng(11)
+    theta, still = network(rng, 4, 0), np.full((30, 4), 0.1)
+    assert np.isnan(held_out(theta, still, alpha=0.5).r2_d).all()
+    rows = regression_rows(still, alpha=0.5)
+    assert np.isnan(one_step_r2(theta, rows).d)
+    assert np.isnan(co_smoothing(theta, still, alpha=0.5, folds=2, burn_in=2).r2)
+    assert np.isnan(power_spectrum(still)).all()
+    moving = rng.normal(size=(30, 4))
+    assert np.isnan(compare_activity(still, moving).mean_error)
+    assert compare_activity(moving, still).neurons == 0
+    moving[:, 2] = 0.3
+    assert list(np.isnan(held_out(theta, moving, alpha=0.5).r2_d_neuron[0])) == [
+        *(False, False, True, False),
+    ]
+
+
+def test_masked_samples_are_missing():
+    rng = np.random.default_rng(12)
+    theta, rates = network(rng, 4, 0), 0.5 * np.sin(rng.normal(size=(60, 4)))
+    hidden = np.ma.array(rates, mask=np.zeros(rates.shape, bool))
+    hidden.mask[3, 1] = True
+    with pytest.raises(ValueError, match="1 non-finite"):
+        held_out(theta, hidden, alpha=0.5)
+    with pytest.raises(ValueError, match="1 non-finite"):
+        z_scale(hidden)
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        compare_activity(rates, hidden)
+
+
+def test_keys_are_keys():
+    theta, rates = np.eye(3), np.sin(np.arange(90.0)).reshape(30, 3)
+    noisy = dict(alpha=0.5, residuals=rates)
+    for bad in (3, np.uint32(3), jax.random.split(jax.random.key(0), 2)):
+        with pytest.raises((ValueError, TypeCheckError), match="key"):
+            free_run(theta, rates[0], 5, key=bad, **noisy)
+        with pytest.raises((ValueError, TypeCheckError), match="key"):
+            co_smoothing(theta, rates, alpha=0.5, folds=2, key=bad)
+    # The type checker of the tests stops an int before this does.
+    with pytest.raises(ValueError, match=r"key = 3, .* pass key=jax.random.key\(0\)"):
+        check_key(3)
+    with pytest.raises(ValueError, match=r"keys of shape \(2,\), expected one"):
+        check_key(jax.random.split(jax.random.key(0), 2))
+    for good in (jax.random.key(0), jax.random.PRNGKey(0)):
+        assert check_key(good) is good
+
+
+def test_what_a_refused_number_is_told():
+    for good, interval in ((0, "[0, 1)"), (np.float32(1), "(0, 1]"), (1e9, "(0, inf)")):
+        check_in("a", good, interval, "")
+    jax.jit(lambda a: check_in("a", a, "[0, 1]", "") or a)(7.0)  # not known yet
+    for bad in (1, -0.1, np.nan, "a", None, True, np.zeros(2), 0.5j):
+        with pytest.raises(ValueError, match=r"a = .*one number in \[0, 1\). Pass 0"):
+            check_in("a", bad, "[0, 1)", "Pass 0.5.")
+    with pytest.raises(ValueError, match=r"lr = -1, expected > 0 \(finite\)"):
+        check_positive("lr", -1)
+    with pytest.raises(ValueError, match=r"dt = -1, expected > 0 \(finite, in seconds"):
+        check_positive("dt", -1, "seconds")

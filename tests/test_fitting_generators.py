@@ -81,7 +81,7 @@ def test_random_network(getkey):
     assert abs(W.std() * 300**0.5 - 2) < 0.05
     assert np.allclose(net.tau, 0.05)
     assert abs(np.asarray(net.W_in).std() - 2**0.5) < 0.2
-    with pytest.raises(ValueError, match="expected a number in"):
+    with pytest.raises(ValueError, match="alpha = 1.5, expected dt / tau in"):
         random_network(5, alpha=1.5, key=getkey())
 
 
@@ -259,3 +259,30 @@ def test_three_bits_are_eight_fixed_points():
 def test_timed_response_is_learned():
     nets = train_timed_response(2, 100, updates=2000, key=jax.random.key(0))
     assert np.all(nets.loss[:, -200:].mean(axis=1) < 0.5 * nets.loss[:, :50].mean())
+
+
+def test_numbers_are_checked(getkey):
+    for build, match in (
+        (lambda: GaussianNoise(-1.0), "std = -1"),
+        (lambda: LaplaceNoise(np.nan), "scale = nan"),
+        (lambda: CorrelatedNoise(0.1, np.inf), "time_width = inf"),
+        (lambda: random_network(4, gain=np.ones(3), key=getkey()), "gain = "),
+        (lambda: jittered_alpha(0.1, -1.0, 4, key=getkey()), "spread = -1"),
+        (lambda: TimedResponse(peak=np.nan), "peak = nan"),
+        (lambda: train_flip_flop(1, 4, alpha=0.0, key=getkey()), "alpha = 0.0"),
+        (lambda: train_flip_flop(1, 4, loss_below="a", key=getkey()), "loss_below = a"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            build()
+
+
+def test_a_timed_answer_is_scored_where_it_counts():
+    task = TimedResponse(num_steps=20, cue=2, peak=1.0, width=3.0)
+    trial = task.trial(0)
+    at_mean = jnp.full((20, 1), jnp.mean(trial.targets[4:]))
+    # The mean explains nothing of the steps that count; the rest do not.
+    assert float(task.score(trial, at_mean, lag=4).accuracy) < 1e-12
+    half = jnp.where(jnp.arange(20)[:, None] >= 4, trial.targets, 9.0)
+    assert float(task.score(trial, half, lag=4).accuracy) == 1
+    slope = trial.targets + 0.5 * (trial.targets - at_mean)
+    np.testing.assert_allclose(task.score(trial, slope, lag=4).accuracy, 0.75)

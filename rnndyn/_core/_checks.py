@@ -36,13 +36,14 @@ def check_finite(name: str, x: Any) -> None:
         )
 
 
-def check_positive(name: str, x: Any) -> None:
-    """Raise a `ValueError` unless every concrete entry is above zero."""
+def check_positive(name: str, x: Any, unit: str = "") -> None:
+    """Raise a `ValueError` unless every concrete entry is above zero and finite."""
     if not is_concrete(x):
         return
     x = np.asarray(x)
     if x.dtype.kind not in "fiu" or not bool(np.all((x > 0) & np.isfinite(x))):
-        raise ValueError(f"{name} = {x}, expected > 0 (finite, in seconds).")
+        unit = f", in {unit}" if unit else ""
+        raise ValueError(f"{name} = {x}, expected > 0 (finite{unit}).")
 
 
 def check_step_ratio(dt: Any, tau: Any) -> None:
@@ -67,7 +68,7 @@ def steps_in(name: str, duration: float, dt: float) -> int:
     **Raises:** a `ValueError` if `dt` is not positive, or the duration is negative, not
     finite or no multiple of `dt`.
     """
-    check_positive("dt", dt)
+    check_positive("dt", dt, "seconds")
     plain = np.asarray(duration)
     if plain.shape or plain.dtype.kind not in "fiu" or not np.isfinite(plain):
         raise ValueError(f"{name} = {duration!r}, expected one number, finite seconds.")
@@ -88,11 +89,17 @@ def check_count(name: str, value: Any, least: int = 1) -> None:
 
 
 def check_key(key: Any, name: str = "key") -> Any:
-    """`key`; raises a `ValueError` unless this is a PRNG key of JAX, old or new."""
+    """`key`; raises a `ValueError` unless this is one PRNG key of JAX, old or new."""
     dtype = getattr(key, "dtype", np.dtype(object))
-    if not jnp.issubdtype(dtype, jax.dtypes.prng_key) and dtype != jnp.uint32:
+    new = jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if not new and (dtype != jnp.uint32 or np.ndim(key) == 0):
         raise ValueError(
             f"{name} = {key!r}, expected a PRNG key: pass {name}=jax.random.key(0)."
+        )
+    if np.ndim(key) != (0 if new else 1):
+        raise ValueError(
+            f"{name} holds keys of shape {np.shape(key)}, expected one. Pass one of "
+            "them, or use jax.vmap over keys."
         )
     return key
 

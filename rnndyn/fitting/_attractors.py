@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from .._core._batch import in_double, to_double
-from .._core._checks import check_shape
+from .._core._checks import check_key, check_shape
 from .._core._export import Result
 from .._core._system import is_map
 from .._core._types import KeyLike
@@ -25,7 +25,7 @@ from ..dynamics import (
     fixed_points,
 )
 from ..dynamics.points._points import Frozen
-from ._problem import check_number
+from ._problem import check_in
 
 
 class Match(enum.IntEnum):
@@ -180,7 +180,7 @@ def attractor_check(
             "one system is a Map and the other a flow, expected two of one kind. Pass "
             "network.map(dt) for both."
         )
-    key = jax.random.key(0) if key is None else key
+    key = jax.random.key(0) if key is None else check_key(key)
     if isinstance(x0s, AbstractSampler):
         x0s = x0s(true, args, key=key)
     x0s = np.asarray(x0s, np.float64)
@@ -191,7 +191,8 @@ def attractor_check(
             f"the {len(x0s)} starts have a spread of {spread}, expected finite starts "
             "that differ: it says what is close. Pass frames of the recording."
         )
-    check_number("tol_match", tol_match, lambda a: a > 0, "a share > 0, such as 0.25")
+    check_in("tol_match", tol_match, "(0, inf)", "Pass a share, such as 0.25.")
+    check_in("tol_sign", tol_sign, "[0, inf)", "Pass a share, such as 1e-6.")
     if readout is not None and not callable(readout):
         remedy = "Weights (output, state), or a callable."
         check_shape("readout", readout, (None, x0s.shape[1]), remedy)

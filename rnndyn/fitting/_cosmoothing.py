@@ -8,11 +8,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from .._core._batch import in_double
-from .._core._checks import check_count, check_positive, check_shape
+from .._core._checks import check_count, check_key, check_positive, check_shape
 from .._core._export import Result
 from .._core._types import KeyLike
-from ._metrics import checked_weights, share_explained, train_rows
-from ._problem import check_ridge, regression_rows
+from ._metrics import checked_weights, share_explained, train_rows, variation
+from ._problem import check_ridge, floats, regression_rows
 
 
 class CoSmoothing(Result):
@@ -77,7 +77,7 @@ def co_smoothing(
 
     **Reference:** F. Pei et al. 2021, arXiv:2109.04463 (co-smoothing scores).
     """
-    rates = np.asarray(rates, np.float64)
+    rates = np.asarray(floats("rates", rates), np.float64)
     if not np.isfinite(rates).all():
         raise ValueError("`rates` hold NaN or infinity: leave those neurons out.")
     alpha = np.asarray(alpha, np.float64)
@@ -104,7 +104,7 @@ def co_smoothing(
         given = given if given.ndim == 3 else given[None]
         # The input of the last frame is not needed and may be missing.
         u = np.concatenate([given[:, : time - 1], given[:, -1:]], axis=1)
-    key = jax.random.key(0) if key is None else key
+    key = jax.random.key(0) if key is None else check_key(key)
     fold = np.empty(neurons, int)
     fold[np.asarray(jax.random.permutation(key, neurons))] = np.arange(neurons) % folds
     hidden = fold == np.arange(folds)[:, None]
@@ -120,7 +120,7 @@ def co_smoothing(
             gram = x.T @ x + ridge * len(x) * np.eye(x.shape[1])
             linear[..., mask] = trials[..., ~mask] @ np.linalg.solve(gram, x.T @ y)
     target = trials[:, burn_in:].reshape(-1, neurons)
-    total = ((target - target.mean(axis=0)) ** 2).sum(axis=0)
+    total = variation(target)
     missed = [
         ((target - p[:, burn_in:].reshape(-1, neurons)) ** 2).sum(axis=0)
         for p in (predicted, linear)
@@ -162,7 +162,7 @@ def bits_per_spike(
     **Reference:** F. Pei et al. 2021, arXiv:2109.04463.
     """
     rates, counts = np.asarray(rates, np.float64), np.asarray(counts, np.float64)
-    check_positive("bin_width", bin_width)
+    check_positive("bin_width", bin_width, "seconds")
     if not rates.ndim or rates.shape != counts.shape or not np.isfinite(rates).all():
         raise ValueError(
             f"rates {rates.shape} and counts {counts.shape}, expected finite arrays of "

@@ -10,11 +10,17 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from .._core._batch import in_double
-from .._core._checks import check_count, check_shape
+from .._core._checks import check_count, check_key, check_shape
 from .._core._export import Result
 from .._core._types import KeyLike
-from ._metrics import checked_weights, finite_rows, share_explained, train_rows
-from ._problem import Rows, check_alpha, check_ridge
+from ._metrics import (
+    checked_weights,
+    finite_rows,
+    share_explained,
+    train_rows,
+    variation,
+)
+from ._problem import Rows, check_alpha, check_ridge, floats
 
 
 class HeldOut(Result):
@@ -107,8 +113,7 @@ def held_out(
             train, train_inputs, alpha, (rows.num_neurons, rows.num_inputs)
         )
         predictions["ridge"] = x @ ridge_weights(fitted, ridge)
-    total = ((d - d.mean(axis=0)) ** 2).sum(axis=0)
-    total_r = ((ahead - ahead.mean(axis=0)) ** 2).sum(axis=0)
+    total, total_r = variation(d), variation(ahead)
     still = ((ahead - r) ** 2).sum(axis=0)
     out: dict[str, list[Any]] = {
         k: [] for k in ("r2_d", "skill", "r2_rates", "r2_d_neuron", "skill_neuron")
@@ -210,6 +215,7 @@ def free_run(
         elif key is None:
             raise ValueError("`residuals` are drawn at random: pass key=.")
         else:
+            check_key(key)
             pool = np.asarray(residuals, np.float64)
             if pool.ndim != 2 or pool.shape[1] != neurons or not len(pool):
                 raise ValueError(
@@ -286,7 +292,8 @@ def compare_activity(
     **Reference:** J. M. Mikhaeil, Z. Monfared & D. Durstewitz 2022, arXiv:2110.07238
     (distances of spectra and of distributions for reconstructed systems).
     """
-    a, b = (np.asarray(v, np.float64) for v in (reference, run))
+    a = np.asarray(floats("reference", reference), np.float64)
+    b = np.asarray(floats("run", run), np.float64)
     if (
         a.ndim != 2
         or b.ndim != 2
@@ -303,9 +310,10 @@ def compare_activity(
             "Leave those neurons or frames out of both."
         )
     check_count("segment", segment, 2)
-    spread = np.sqrt(a.var(axis=0).mean())
+    var_a, var_b = variation(a) / len(a), variation(b) / len(b)
+    spread = np.sqrt(var_a.mean())
     floor = 1e-9 * spread
-    good = (a.std(axis=0) > floor) & (b.std(axis=0) > floor)
+    good = (np.sqrt(var_a) > floor) & (np.sqrt(var_b) > floor)
     nan = float("nan")
     variances = pairs = (nan, nan)
     distance = nan
@@ -320,9 +328,11 @@ def compare_activity(
         p, q = power_spectrum(x, size), power_spectrum(y, size)
         overlap = np.sqrt(p * q).sum(axis=0)
         distance = np.mean(np.sqrt(np.clip(1 - overlap, 0, None)))
+    shift = np.sqrt(np.mean((a.mean(axis=0) - b.mean(axis=0)) ** 2))
     numbers = {
-        "mean_error": np.sqrt(np.mean((a.mean(axis=0) - b.mean(axis=0)) ** 2)) / spread,
-        "variance_ratio": b.var(axis=0).sum() / a.var(axis=0).sum(),
+        # Of a reference that does not vary there is no unit.
+        "mean_error": shift / spread if spread > 0 else nan,
+        "variance_ratio": var_b.sum() / var_a.sum() if spread > 0 else nan,
         "variance_correlation": variances[0],
         "correlation_agreement": pairs[0],
         "correlation_error": pairs[1],
@@ -343,7 +353,7 @@ def power_spectrum(
 
     **Reference:** P. Welch 1967, doi:10.1109/TAU.1967.1161901.
     """
-    rates = np.asarray(rates, np.float64)
+    rates = np.asarray(floats("rates", rates), np.float64)
     check_shape("rates", rates, (None, None), "Pass (time, neuron).")
     check_count("segment", segment, 2)
     size = min(segment, len(rates))
@@ -353,6 +363,8 @@ def power_spectrum(
     power = np.zeros((size // 2 + 1, rates.shape[1]))
     for s in starts:
         piece = rates[s : s + size]
+        # The first frame first: the mean of a constant is rounded.
+        piece = piece - piece[:1]
         piece = (piece - piece.mean(axis=0)) * window[:, None]
         power += np.abs(np.fft.rfft(piece, axis=0)) ** 2
     if size % 2 == 0:

@@ -13,12 +13,14 @@ from jaxtyping import Array, Float, Num
 from .._core._checks import (
     as_float,
     check_count,
+    check_key,
     check_shape,
     check_step_ratio,
     is_concrete,
 )
 from .._core._types import KeyLike
 from ..models import CurrentRNN, RateRNN
+from ._problem import check_alpha, check_in
 
 
 class AbstractNoise(eqx.Module):
@@ -36,6 +38,9 @@ class GaussianNoise(AbstractNoise):
 
     std: Float[Array, ""] = eqx.field(converter=jnp.asarray)
 
+    def __check_init__(self):
+        check_in("std", self.std, "[0, inf)", "Pass a standard deviation.")
+
     def __call__(self, num_steps, num_neurons, dtype, *, key):
         return self.std.astype(dtype) * jr.normal(key, (num_steps, num_neurons), dtype)
 
@@ -45,6 +50,9 @@ class LaplaceNoise(AbstractNoise):
     deviation is `sqrt(2) scale`."""
 
     scale: Float[Array, ""] = eqx.field(converter=jnp.asarray)
+
+    def __check_init__(self):
+        check_in("scale", self.scale, "[0, inf)", "Pass a mean absolute value.")
 
     def __call__(self, num_steps, num_neurons, dtype, *, key):
         draws = jr.laplace(key, (num_steps, num_neurons), dtype)
@@ -75,12 +83,7 @@ class PoissonNoise(AbstractNoise):
         return jax.lax.fori_loop(0, 40, count, state)[0]
 
     def __check_init__(self):
-        if is_concrete(self.rate) and not bool(
-            jnp.all((self.rate >= 0) & (self.rate <= 8))
-        ):
-            raise ValueError(
-                f"rate = {self.rate}, expected a mean count a step in [0, 8]."
-            )
+        check_in("rate", self.rate, "[0, 8]", "Pass a mean count a step.")
 
 
 class CorrelatedNoise(AbstractNoise):
@@ -97,6 +100,12 @@ class CorrelatedNoise(AbstractNoise):
     std: Float[Array, ""] = eqx.field(converter=jnp.asarray)
     time_width: float = eqx.field(default=5.0, static=True)
     neuron_width: float = eqx.field(default=3.0, static=True)
+
+    def __check_init__(self):
+        check_in("std", self.std, "[0, inf)", "Pass a standard deviation.")
+        for name in ("time_width", "neuron_width"):
+            remedy = "Pass the kernel's standard deviation in frames or neurons."
+            check_in(name, getattr(self, name), "[0, inf)", remedy)
 
     def __call__(self, num_steps, num_neurons, dtype, *, key):
         field = jr.normal(key, (num_steps, num_neurons), dtype)
@@ -156,10 +165,11 @@ def random_network(
     """
     check_count("num_neurons", num_neurons)
     check_count("num_inputs", num_inputs, 0)
+    check_in("gain", gain, "[0, inf)", "Pass one above 1 for chaos, such as 3.0.")
+    check_alpha(alpha)
     dtype = jnp.result_type(float) if dtype is None else dtype
     alpha, dt = jnp.asarray(alpha, dtype), jnp.asarray(dt, dtype)
-    check_step_ratio(alpha, jnp.ones_like(alpha))
-    k_rec, k_in = jr.split(key)
+    k_rec, k_in = jr.split(check_key(key))
     gain = jnp.asarray(gain, dtype)
     W = gain * jr.normal(k_rec, (num_neurons, num_neurons), dtype) / num_neurons**0.5
     W = W - jnp.diag(jnp.diag(W))
@@ -223,6 +233,7 @@ def record(
     """
     check_step_ratio(dt, model.tau)
     check_count("num_steps", num_steps, 0)
+    check_key(key)
     if inputs is not None:
         inputs = as_float(inputs, "inputs")
         remedy = "A row a step, that is one fewer than frames."
@@ -321,7 +332,8 @@ def jittered_alpha(
     - `key`: PRNG key.
     """
     check_count("num_neurons", num_neurons)
+    check_in("spread", spread, "[0, inf)", "Pass a standard deviation.")
     dtype = jnp.result_type(float)
-    draws = jr.normal(key, (num_neurons,), dtype)
+    draws = jr.normal(check_key(key), (num_neurons,), dtype)
     alpha = jnp.asarray(alpha, dtype) + jnp.asarray(spread, dtype) * draws
     return jnp.clip(alpha, jnp.asarray(floor, dtype), jnp.ones((), dtype))

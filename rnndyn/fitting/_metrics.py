@@ -10,7 +10,7 @@ from jaxtyping import Float
 from .._core._batch import to_host
 from .._core._checks import check_shape, is_concrete
 from .._core._export import Result
-from ._problem import Real, Rows, check_values, regression_rows
+from ._problem import Real, Rows, check_values, floats, regression_rows
 
 
 class OneStepR2(Result):
@@ -134,13 +134,19 @@ def _one_step(theta, rows):
 def _shares(target, predicted, good):
     """Explained variance pooled over good neurons, and neuron by neuron."""
     missed = jnp.where(good, jnp.sum((target - predicted) ** 2, axis=0), 0)
-    mean = jnp.mean(target, axis=0, keepdims=True)
-    total = jnp.where(good, jnp.sum((target - mean) ** 2, axis=0), 0)
+    total = jnp.where(good, variation(target), 0)
     varies = total > 0
     each = jnp.where(varies, 1 - missed / jnp.where(varies, total, 1), jnp.nan)
     whole = jnp.sum(total)
     pooled = 1 - jnp.sum(missed) / jnp.where(whole > 0, whole, 1)
     return jnp.where(whole > 0, pooled, jnp.nan), each
+
+
+def variation(a: Any) -> Any:
+    """Sum of squares about the mean along the first axis, exactly 0 for what is
+    constant: the mean of many equal numbers is rounded, that of many zeros is not."""
+    a = a - a[:1]
+    return ((a - a.mean(axis=0, keepdims=True)) ** 2).sum(axis=0)
 
 
 def share_explained(missed: Any, total: Any) -> Any:
@@ -153,9 +159,9 @@ def finite_rows(name: str, rates: Any, inputs: Any, alpha: Any) -> Rows:
     """Rows in float64 of frames without NaN."""
     # Trial by trial: they may differ in length.
     listed = isinstance(rates, list | tuple)
-    double = lambda r: np.asarray(r, np.float64)
+    double = lambda r: np.asarray(floats(name, r), np.float64)
     rates = [double(r) for r in rates] if listed else double(rates)
-    rows = regression_rows(rates, inputs, alpha=double(alpha), check=False)
+    rows = regression_rows(rates, inputs, alpha=alpha, check=False)
     bad = int(np.sum(~np.isfinite(rows.rates)))
     if bad:
         raise ValueError(

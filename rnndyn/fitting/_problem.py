@@ -165,6 +165,11 @@ def regression_rows(
                 f"{where} has {r.shape[0]} frames, expected at least 2: a row is a "
                 "pair of successive frames. Leave the trial out."
             )
+    if not neurons:
+        raise ValueError(
+            f"rates have shape {trials[0].shape}, expected at least one neuron: (time, "
+            "neuron)."
+        )
     driven = _inputs(trials, inputs)
     frames, driven = _join(trials), _join(driven)
     if not isinstance(alpha, Tracer):
@@ -259,9 +264,21 @@ def floats(name: str, data: Any) -> Any:
     """Floating-point array; of JAX only if it is traced."""
     if isinstance(data, Tracer):
         return data if eqx.is_inexact_array(data) else data.astype(float)
-    data = np.asarray(data)
+    if isinstance(data, np.ma.MaskedArray):
+        # NumPy would hand out what lies under the mask.
+        data = np.ma.filled(data.astype(np.float64), np.nan)
+    try:
+        data = np.asarray(data)
+    except ValueError as error:
+        raise ValueError(
+            f"{name} holds arrays of different shapes, expected one array. Trials of "
+            "different lengths go into regression_rows, cornn and held_out, as a list."
+        ) from error
     if data.dtype.kind not in "fiub":
-        raise ValueError(f"{name} has dtype {data.dtype}, expected real numbers.")
+        raise ValueError(
+            f"{name} has dtype {data.dtype}, expected real numbers. Pass an array of "
+            "floats: np.asarray(data, float)."
+        )
     return data if data.dtype in (np.float32, np.float64) else data.astype(np.float64)
 
 
@@ -306,7 +323,7 @@ def check_values(rows):
 def check_alpha(alpha: Any) -> None:
     """Raise a `ValueError` unless every concrete `alpha` lies in (0, 1]."""
     if is_concrete(alpha):
-        alpha = np.asarray(alpha)
+        alpha = np.asarray(floats("alpha", alpha))
         if not np.all((alpha > 0) & (alpha <= 1)):
             shown = alpha if alpha.ndim == 0 or alpha.size < 6 else alpha[:6]
             raise ValueError(
@@ -315,16 +332,29 @@ def check_alpha(alpha: Any) -> None:
             )
 
 
-def check_number(name: str, value: Any, inside: Any, expected: str) -> None:
-    """Raise a `ValueError` unless concrete numbers satisfy `inside`."""
-    if is_concrete(value):
-        values = np.asarray(value)
-        if values.dtype.kind not in "fiu" or not np.all(inside(values)):
-            raise ValueError(f"{name} = {value}, expected {expected}.")
+def check_in(name: str, value: Any, interval: str, remedy: str) -> None:
+    """Raise a `ValueError` unless `value` is one number in an interval such as
+    `"[0, inf)"`, as far as it is known."""
+    low, high = map(float, interval[1:-1].split(","))
+    good = np.shape(value) == ()
+    if good and is_concrete(value):
+        plain = np.asarray(value)
+        good = plain.dtype.kind in "fiu"
+        good = good and (low < plain or (interval[0] == "[" and low == plain))
+        good = good and (plain < high or (interval[-1] == "]" and plain == high))
+    if not good:
+        raise ValueError(
+            f"{name} = {value}, expected one number in {interval}. {remedy}"
+        )
+
+
+def check_descent(tol_gradient: Any, **options: Any) -> None:
+    """Raise a `ValueError` unless all of these are single numbers >= 0."""
+    for name, value in options.items():
+        check_in(name, value, "[0, inf)", "Leave it out for the default.")
+    check_in("tol_gradient", tol_gradient, "[0, inf]", "Pass one, such as 1e-9.")
 
 
 def check_ridge(ridge: Any) -> None:
-    """Raise a `ValueError` unless a concrete ridge is one finite number >= 0."""
-    inside = lambda a: a.ndim == 0 and 0 <= a < np.inf
-    what = "one finite number >= 0; call once for each of several"
-    check_number("ridge", ridge, inside, what)
+    """Raise a `ValueError` unless a ridge is one finite number >= 0."""
+    check_in("ridge", ridge, "[0, inf)", "Call once for each of several.")

@@ -10,14 +10,14 @@ import jax.random as jr
 import optax
 from jaxtyping import Array, Bool, Float
 
-from .._core._checks import check_count
+from .._core._checks import check_count, check_key
 from .._core._types import KeyLike
 from ..models import Constraints, CurrentRNN, Masked, RateRNN, Xavier, ensemble
 from ..models._constraints import FIXED_LEAVES
 from ..tasks import AbstractTask, Score, Trial
 from ..training import AbstractStart, TrainResult, sgd, train
 from ..training._noise import gaussian
-from ._problem import check_number
+from ._problem import check_alpha, check_in
 
 
 _FIXED = (*FIXED_LEAVES, "b", "b_in", "b_out")
@@ -46,8 +46,7 @@ class FlipFlop(AbstractTask):
     def __init__(self, bits: int = 3, num_steps: int = 100, pulse: Any = 0.05):
         check_count("bits", bits)
         check_count("num_steps", num_steps)
-        inside = lambda a: (a >= 0) & (a <= 1)
-        check_number("pulse", pulse, inside, "a probability in [0, 1]")
+        check_in("pulse", pulse, "[0, 1]", "Pass a probability, such as 0.05.")
         self.pulse = jnp.asarray(pulse, jnp.result_type(float))
         self.input_size = self.output_size = bits
         self.num_conditions, self.num_steps, self.dt = 1, num_steps, 1.0
@@ -106,7 +105,8 @@ class TimedResponse(AbstractTask):
     ):
         check_count("num_steps", num_steps)
         check_count("cue", cue)
-        check_number("width", width, lambda a: a > 0, "a number of steps > 0")
+        check_in("width", width, "(0, inf)", "Pass a number of steps, such as 20.")
+        check_in("peak", peak, "(-inf, inf)", "Pass a step, such as 500.")
         if cue >= num_steps:
             raise ValueError(
                 f"cue = {cue}, expected a number of steps between 0 and "
@@ -136,7 +136,8 @@ class TimedResponse(AbstractTask):
         both accuracy and reliability."""
         on = (jnp.arange(self.num_steps) >= lag)[:, None]
         error = jnp.sum(jnp.where(on, jnp.square(outputs - trial.targets), 0))
-        spread = jnp.sum(jnp.square(trial.targets - jnp.mean(trial.targets)))
+        mean = jnp.mean(trial.targets, where=on)
+        spread = jnp.sum(jnp.where(on, jnp.square(trial.targets - mean), 0))
         r2 = jnp.maximum(1 - error / spread, 0)
         return Score(accuracy=r2, reliability=r2)
 
@@ -246,7 +247,9 @@ def train_flip_flop(
     """
     task = FlipFlop() if task is None else task
     dtype = jnp.float32 if dtype is None else dtype
-    k_init, k_train = jr.split(key)
+    check_alpha(alpha)
+    check_in("loss_below", loss_below, "(-inf, inf]", "Pass one for all networks.")
+    k_init, k_train = jr.split(check_key(key))
     sizes = (task.input_size, num_neurons, task.output_size)
     models = _untrained(RateRNN, sizes, num_networks, alpha, 0.0, dtype, key=k_init)
     constraints = Constraints(W=Masked(~jnp.eye(num_neurons, dtype=bool)))
@@ -316,7 +319,9 @@ def train_timed_response(
     """
     task = TimedResponse() if task is None else task
     dtype = jnp.float32 if dtype is None else dtype
-    k_init, k_train = jr.split(key)
+    check_alpha(alpha)
+    check_in("loss_below", loss_below, "(-inf, inf]", "Pass one for all networks.")
+    k_init, k_train = jr.split(check_key(key))
     sizes = (1, num_neurons, 1)
     models = _untrained(
         CurrentRNN, sizes, num_networks, alpha, noise, dtype, key=k_init

@@ -30,7 +30,7 @@ class HeldInput(eqx.Module):
                 f"values has shape {self.values.shape}, expected at least one row to "
                 "hold. Pass jnp.zeros((1, input)) for no input."
             )
-        check_positive("dt", dt)
+        check_positive("dt", dt, "seconds")
         self.dt = _time("dt", dt, self.values.dtype)
         self.t0 = _time("t0", t0, self.values.dtype)
 

@@ -216,7 +216,7 @@ def check_single(model: Any) -> None:
 
 def check_tau(tau: Any, state_size: int, dtype: Any) -> Array:
     """`tau` as an array of the model's dtype: positive, one number or one a unit."""
-    check_positive("tau", tau)
+    check_positive("tau", tau, "seconds")
     if np.ndim(tau) > 0:
         check_shape("tau", tau, (state_size,), "Pass one tau, or one a unit (seconds).")
     return as_float(tau).astype(dtype)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Bool, Float, Int
 
+from .._core._checks import check_key
 from .._core._types import KeyLike
 
 
@@ -68,14 +69,14 @@ class AbstractTask(eqx.Module):
 
     def sample(self, key: KeyLike) -> Trial:
         """One trial with a condition drawn uniformly."""
-        k_condition, k_trial = jr.split(key)
+        k_condition, k_trial = jr.split(check_key(key))
         condition = jr.randint(k_condition, (), 0, self.num_conditions)
         return self.trial(condition, key=k_trial)
 
     def batch(self, size: int, *, key: KeyLike) -> Trial:
         """`size` trials in which conditions alternate, `0, 1, .., 0, 1, ..`."""
         conditions = jnp.arange(size) % self.num_conditions
-        keys = jr.split(key, size)
+        keys = jr.split(check_key(key), size)
         return jax.vmap(lambda c, k: self.trial(c, key=k))(conditions, keys)
 
 

@@ -12,11 +12,16 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from ..._core._checks import check_count, check_positive, check_shape, is_concrete
+from ..._core._checks import (
+    check_count,
+    check_key,
+    check_shape,
+    is_concrete,
+)
 from ..._core._types import KeyLike
 from ..._core._verdicts import Verdict
 from .._fit import AbstractFit, verdicts_in_words
-from .._problem import Rows, regression_rows, targets
+from .._problem import Rows, check_in, regression_rows, targets
 
 
 class BaselineFit(AbstractFit):
@@ -94,7 +99,9 @@ class RandomWeights(AbstractWeightStart):
 
     def __call__(self, x, d):
         p, n = x.shape[1], d.shape[1]
-        theta = self.gain.astype(x.dtype) * jr.normal(self.key, (p, n), x.dtype)
+        theta = self.gain.astype(x.dtype) * jr.normal(
+            check_key(self.key), (p, n), x.dtype
+        )
         keep = 1 - jnp.eye(p, n, dtype=x.dtype) if self.zero_diagonal else 1.0
         return theta / n**0.5 * keep
 
@@ -108,7 +115,10 @@ class XavierWeights(AbstractWeightStart):
     def __call__(self, x, d):
         p, n = x.shape[1], d.shape[1]
         fans = jnp.where(jnp.arange(p) < n, n + n, p).astype(x.dtype)
-        theta = jr.normal(self.key, (p, n), x.dtype) * jnp.sqrt(2 / fans)[:, None]
+        theta = (
+            jr.normal(check_key(self.key), (p, n), x.dtype)
+            * jnp.sqrt(2 / fans)[:, None]
+        )
         return theta * (1 - jnp.eye(p, n, dtype=x.dtype))
 
 
@@ -159,7 +169,7 @@ def check_kind(name: str, value: Any, kinds: Any, expected: str) -> None:
 
 def problem(rates: Any, inputs: Any, alpha: Any, dt: Any) -> tuple[Rows, Problem]:
     """Checked rows as JAX arrays; call it inside `precision(rates)`."""
-    check_positive("dt", dt)
+    check_in("dt", dt, "(0, inf)", "Pass the seconds from one frame to the next.")
     rows = regression_rows(rates, inputs, alpha=alpha)
     x = jnp.asarray(rows.x)
     r, r_next, alpha = (jnp.asarray(a) for a in (rows.r, rows.r_next, rows.alpha))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._problem import check_number
+from .._problem import check_in
 from ._baseline import (
     AbstractWeightStart,
     BaselineFit,
@@ -82,8 +82,8 @@ def force(
     kinds = CurrentError | RateError
     check_kind("error", error, kinds, "CurrentError() or RateError()")
     for name, value in (("ridge", ridge), ("input_ridge", input_ridge)):
-        inside = lambda a: a.ndim == 0 and 0 < a < np.inf
-        check_number(name, value, inside, "one finite number > 0")
+        check_in(name, value, "(0, inf)", "Pass the inverse of the first P.")
+    check_in("tol_change", tol_change, "[0, inf]", "Pass a share, such as 1e-3.")
     with precision(rates):
         rows, given = problem(rates, inputs, alpha, dt)
         dtype = given.x.dtype

@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, Float
 
 from ..._core._checks import check_count
-from .._problem import check_ridge
+from .._problem import check_descent, check_ridge
 from ..convex._outliers import Keep, Plain
 from ._baseline import (
     AbstractWeightStart,
@@ -85,6 +85,7 @@ def lbfgs(
             "in the whitened coordinates. Pass whiten=False, or use newton."
         )
     check_ridge(ridge)
+    check_descent(tol_gradient)
     check_count("memory", memory)
     with precision(rates):
         _, given = problem(rates, inputs, alpha, dt)
@@ -220,6 +221,7 @@ def adam(
     loss = CrossEntropy() if loss is None else loss
     kinds = CrossEntropy | MeanSquare
     check_kind("loss", loss, kinds, "CrossEntropy() or MeanSquare()")
+    check_descent(tol_gradient, learning_rate=learning_rate, weight_decay=weight_decay)
     with precision(rates):
         _, given = problem(rates, inputs, alpha, dt)
         dtype = given.x.dtype

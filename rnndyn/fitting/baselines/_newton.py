@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..._core._checks import check_count, is_concrete
-from .._problem import check_ridge
+from .._problem import check_descent, check_ridge
 from ..convex._outliers import Keep, Plain, Reject
 from ._baseline import (
     AbstractWeightStart,
@@ -98,6 +98,7 @@ def newton(
         threshold = np.asarray(outliers.threshold)
         outliers = Reject(threshold=threshold, rescale=outliers.rescale)
     check_ridge(ridge)
+    check_descent(tol_gradient)
     check_count("lanes", lanes)
     with precision(rates):
         _, given = problem(rates, inputs, alpha, dt)

@@ -9,8 +9,9 @@ import jax.random as jr
 import optax
 from jaxtyping import Array, Bool, Float
 
+from ..._core._checks import check_key
 from ..._core._types import KeyLike
-from .._problem import CLIP, check_number
+from .._problem import CLIP, check_descent, check_in
 from ._baseline import (
     AbstractWeightStart,
     BaselineFit,
@@ -79,8 +80,10 @@ def teacher_forced_bptt(
     loss = MeanSquare() if loss is None else loss
     kinds = CrossEntropy | MeanSquare
     check_kind("loss", loss, kinds, "MeanSquare() or CrossEntropy()")
-    inside = lambda a: a.ndim == 0 and 0 <= a <= 1
-    check_number("share", share, inside, "one probability in [0, 1]")
+    check_in("share", share, "[0, 1]", "Pass a probability, such as 0.5.")
+    check_in("clip", clip, "(0, inf]", "Pass a norm, or np.inf not to clip.")
+    check_descent(tol_gradient, learning_rate=learning_rate, weight_decay=weight_decay)
+    check_key(key)
     with precision(rates):
         rows, given = problem(rates, inputs, alpha, dt)
         if len(set(rows.lengths)) > 1:

@@ -11,9 +11,9 @@ import numpy as np
 from jax.core import Tracer
 
 from ..._core._batch import to_host
-from ..._core._checks import check_count, check_positive, check_shape, is_concrete
+from ..._core._checks import check_count, check_shape, is_concrete
 from ..._core._verdicts import Verdict
-from .._problem import check_number, check_ridge, regression_rows
+from .._problem import check_in, check_ridge, regression_rows
 from ._blocks import Blocks, clipped_share, survey
 from ._constraints import build_constraint
 from ._cornn_fit import CornnFit, NeuronFlag, remarks
@@ -122,7 +122,7 @@ def cornn(
     splitting = Admm() if splitting is None else splitting
     _check(rows, constraint, ridge, init, damping, max_steps)
     _check_options(constraint, outliers, damping, tol, splitting, block_size)
-    check_positive("dt", dt)
+    check_in("dt", dt, "(0, inf)", "Pass the seconds from one frame to the next.")
     args = {
         "rows": rows,
         "dt": dt,
@@ -194,28 +194,22 @@ def _check(rows, constraint, ridge, init, damping, max_steps):
 def _check_options(constraint, outliers, damping, tol, splitting, block_size):
     """Numbers that would be taken silently, and spoil the fit."""
     check_outliers(outliers)
-    check_number("tol", tol, lambda a: a >= 0, "a gradient >= 0, such as 1e-9")
+    check_in("tol", tol, "[0, inf]", "Pass a gradient, such as 1e-9.")
     if isinstance(damping, Backtrack):
-        inside = lambda a: (a > 0) & (a < 1)
-        what = "a factor in (0, 1), such as 0.5"
-        check_number("shrink of Backtrack", damping.shrink, inside, what)
+        check_in("shrink of Backtrack", damping.shrink, "(0, 1)", "Pass 0.5.")
     elif isinstance(damping, Momentum):
-        inside = lambda a: (a >= 0) & (a < 1)
-        what = "a share in [0, 1), such as 0.3"
-        check_number("beta of Momentum", damping.beta, inside, what)
+        check_in("beta of Momentum", damping.beta, "[0, 1)", "Pass 0.3.")
     else:
-        inside = lambda a: (a > 0) & np.isfinite(a)
-        what = "a length > 0, such as 1.0, Backtrack() or Momentum()"
-        check_number("damping", damping, inside, what)
+        remedy = "Pass a length, such as 1.0, Backtrack() or Momentum()."
+        check_in("damping", damping, "(0, inf)", remedy)
     if not isinstance(splitting, Admm):
         raise ValueError(
             f"splitting = {splitting!r}, expected Admm: pass Admm(rho), such as "
             "Admm(100.0)."
         )
     if constraint is not None:
-        inside = lambda a: (a > 0) & np.isfinite(a)
-        what = "a penalty > 0, such as 100.0"
-        check_number("rho of Admm", splitting.rho, inside, what)
+        remedy = "Pass a penalty, such as 100.0."
+        check_in("rho of Admm", splitting.rho, "(0, inf)", remedy)
     if block_size is not None:
         check_count("block_size", block_size)
 

@@ -14,7 +14,7 @@ from ..._core._batch import to_host
 from ..._core._checks import check_count, check_shape, is_concrete
 from ...models import RateRNN
 from .._fit import AbstractWeights
-from .._problem import Real, check_alpha, check_number, floats, targets
+from .._problem import Real, check_alpha, check_in, floats, targets
 from ._iteration import rms
 from ._outliers import AbstractOutliers, Reject, check_outliers
 
@@ -111,9 +111,7 @@ def stream(
     check_count("num_inputs", num_inputs, 0)
     window = 20 * (num_neurons + num_inputs) if window is None else window
     check_count("window", window)
-    inside = lambda a: a.ndim == 0 and 0 < a < np.inf
-    what = "one number > 0 and finite: ridge times number of rows"
-    check_number("load", load, inside, what)
+    check_in("load", load, "(0, inf)", "Pass ridge times number of rows.")
     if outliers.freeze_after is not None:
         raise ValueError(
             "outliers have freeze_after, expected None: rows that leave the window are "

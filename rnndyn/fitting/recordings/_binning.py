@@ -7,6 +7,8 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
+from .._problem import check_in
+
 
 class AbstractKernel(eqx.Module):
     """A smoothing kernel over lags in seconds; implement these two, the rest works."""
@@ -35,7 +37,7 @@ class GaussianKernel(AbstractKernel):
     causal: bool = False
 
     def __check_init__(self):
-        _check_positive("width", self.width)
+        check_in("width", self.width, "(0, inf)", "Pass a time in seconds.")
 
     @property
     def reach(self):
@@ -54,7 +56,7 @@ class ExponentialKernel(AbstractKernel):
     decay: float | int
 
     def __check_init__(self):
-        _check_positive("decay", self.decay)
+        check_in("decay", self.decay, "(0, inf)", "Pass a time in seconds.")
 
     @property
     def reach(self):
@@ -136,8 +138,3 @@ def covered(intervals, low, high):
     # The latest end of all intervals that begin before the window does.
     latest = np.append(-np.inf, np.maximum.accumulate(b + slack))
     return high <= latest[np.searchsorted(a - slack, low, side="right")]
-
-
-def _check_positive(name: str, value: Any) -> None:
-    if not (np.isfinite(value) and value > 0):
-        raise ValueError(f"`{name}` = {value}, expected a positive time in seconds.")

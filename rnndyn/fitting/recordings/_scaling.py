@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 
 from ..._core._checks import check_shape
 from ..._core._export import Result
+from .._problem import check_in, floats
 
 
 class Scaling(Result):
@@ -77,7 +78,7 @@ class Scaling(Result):
         )
 
     def _checked(self, rates):
-        rates = np.asarray(rates, np.float64)
+        rates = np.asarray(floats("rates", rates), np.float64)
         if rates.ndim < 1 or rates.shape[-1] != len(self.offset):
             raise ValueError(
                 f"rates have shape {rates.shape}, expected {len(self.offset)} neurons "
@@ -116,7 +117,7 @@ def z_scale(rates: Any, *, limit: float = 0.95, quantile: float | int = 1.0) -> 
 
     **Raises:** a `ValueError` for NaN, wrong shapes or numbers out of range.
     """
-    rates = np.asarray(rates, np.float64)
+    rates = np.asarray(floats("rates", rates), np.float64)
     if rates.ndim not in (2, 3) or 0 in rates.shape:
         raise ValueError(
             f"`rates` has shape {rates.shape}, expected (time, neuron) or (trial, "
@@ -128,8 +129,7 @@ def z_scale(rates: Any, *, limit: float = 0.95, quantile: float | int = 1.0) -> 
             "expected none. Cut these frames, or leave their neurons out."
         )
     _check_limit(limit)
-    if not 0 < quantile <= 1:
-        raise ValueError(f"`quantile` = {quantile}, expected a number in (0, 1].")
+    check_in("quantile", quantile, "(0, 1]", "Pass 1.0, or 0.99 to cut peaks.")
     flat = rates.reshape(-1, rates.shape[-1])
     mean, spread = flat.mean(axis=0), flat.std(axis=0)
     # Rounding of a large mean must not pass for activity.
@@ -147,8 +147,5 @@ def positions(index: Any, count: int) -> np.ndarray:
 
 
 def _check_limit(limit: float) -> None:
-    if not 0 < limit < 1:
-        raise ValueError(
-            f"`limit` = {limit}, expected a number in (0, 1): targets at +-1 would "
-            "need infinite currents."
-        )
+    remedy = "Targets at +-1 would need infinite currents: pass 0.95."
+    check_in("limit", limit, "(0, 1)", remedy)
