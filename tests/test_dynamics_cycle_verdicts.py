@@ -62,6 +62,20 @@ def test_orbits_of_a_pendulum_have_no_derivative():
     assert int(cycle.verdict) == Verdict.undetermined and float(slope) == 0
 
 
+def test_what_shrank_to_a_point_has_no_derivative():
+    """Roessler from a poor guess: the derivative was 1e12."""
+
+    def solve(c):
+        f = lambda t, x, c: jnp.stack(
+            [-x[1] - x[2], x[0] + 0.2 * x[1], 0.2 + x[2] * (x[0] - c)]
+        )
+        cycle = rdd.limit_cycle(f, jnp.array([0.0, -5.8, 0.05]), 5.88, c)
+        return cycle.period, cycle
+
+    slope, cycle = jax.jit(jax.jacfwd(solve, has_aux=True))(jnp.asarray(5.7))
+    assert int(cycle.verdict) == Verdict.constant and float(slope) == 0
+
+
 def test_resolved_cycles_of_any_size():
     small = lambda t, x, mu: 1e-7 * van_der_pol(t, 1e7 * x, mu)
     cycle = rdd.limit_cycle(small, jnp.array([2e-7, 0.0]), 6.6, 1.0)

@@ -270,8 +270,9 @@ def describe(mesh: Mesh, velocity: Callable, shot: Shot, tol: float) -> dict[str
     ).astype(jnp.int32)
     clear = jnp.abs(margin) > jnp.maximum(10 * accuracy, neutral)
     decided = (verdict == Verdict.limit_cycle) & clear
-    # Where the orbit is one of a family it has no derivative.
-    keep = lambda a: jnp.where(isolated, a, sg(a))
+    # Where the orbit is one of a family, or shrank to a point, it has no derivative.
+    moves = verdict != Verdict.constant
+    keep = lambda a: jnp.where(isolated & moves, a, sg(a))
     return dict(
         x0=keep(orbit[0]),
         period=keep(shot.period),

@@ -31,8 +31,9 @@ class LimitCycle(Result):
     function theorem, in both modes, in whatever `f` and `args` depend on. Derivatives
     of points are those of the orbit at fixed phase: `x0` moves in the plane normal to
     the flow. (Its value lies wherever the search ended on the orbit.) All derivatives
-    of an orbit that is not isolated are 0. Where logarithms cross, each of them has the
-    derivative of no branch in particular; their sum is right.
+    of an orbit that is not isolated, or has shrunk to a point, are 0. Where logarithms
+    cross, each of them has the derivative of no branch in particular; their sum is
+    right.
 
     **Attributes:**
 

@@ -42,6 +42,8 @@ class Attractors(Result):
     - `period`: of cycles and k-cycles, NaN for the rest; `period_error`: by what share
         that of a cycle changed when the step was last halved.
     - `exponents`: the three largest Lyapunov exponents, NaN where the state has fewer.
+        At roots from the eigenvalues; elsewhere averages over a window, with no error
+        stated: of a cycle see `limit_cycle`, of chaos `lyapunov_spectrum`.
     - `extent`: half the diagonal of its bounding box.
     - `label`: row of the attractor that each start led to, -1 for none.
     - `start_verdict`: how each start ended, shape `(starts,)`; `time`: how long it was
@@ -122,7 +124,8 @@ def attractors(
         stays there and is not decided.
     - `dt`: step of the integration of a flow. By default a fifth of the fastest time
         constant at the starts; runs that diverge or are too inaccurate with it are
-        repeated with an eighth of that.
+        repeated with an eighth of that. Starts much stiffer than what they lead to
+        make it too short for anything to be decided: pass it.
     - `method`: of integration, `RK4()` by default.
     - `steps`: length of the transient and of the window in the first round.
     - `rounds`: how often an undecided start is continued.
@@ -181,7 +184,7 @@ def attractors(
 
 
 _KEPT = ("returns", "final", "point", "jacobian", "extent", "growth", "period", "orbit")
-_KEPT += ("window", "step_error", "rates", "mean", "spread", "drift")
+_KEPT += ("window", "step_error", "rates", "mean", "spread", "drift", "closure")
 
 
 class _Runs:
@@ -189,6 +192,7 @@ class _Runs:
 
     def __init__(self, problem, x0s, dt, adaptive, method, chunk):
         self.problem, self.method = problem, method
+        self.is_map = isinstance(problem.thaw()[0], Map)
         # Powers of two: few different programs, and no lanes for nothing.
         self.chunk = min(chunk, 1 << (len(x0s) - 1).bit_length())
         self.dt, self.adaptive = dt, adaptive
@@ -323,6 +327,15 @@ def _check_linear(verdict, ends, is_map) -> None:
             verdict[i] = Verdict.undetermined
 
 
+def _exponents_at(jac, is_map):
+    """The three largest Lyapunov exponents at a root, from its eigenvalues."""
+    values = np.linalg.eigvals(jac)
+    with np.errstate(divide="ignore"):
+        rates = np.log(np.abs(1 + values)) if is_map else values.real
+    # What is wiped out at once has the exponent -inf; kept finite as in `settle`.
+    return np.maximum(np.sort(rates)[::-1][:3], np.log(np.finfo(np.float64).tiny))
+
+
 def _collect(run, verdict, ends, groups, errors, dt, is_map) -> Attractors:
     total, size = run.x.shape
     label = np.full(total, -1)
@@ -339,6 +352,8 @@ def _collect(run, verdict, ends, groups, errors, dt, is_map) -> Attractors:
         mean = ends["rates"][members]
         if verdict[members[0]] == Verdict.chaotic:
             mean = ends["growth"][members].sum(axis=1) / ends["window"][members, None]
+        if verdict[members[0]] == Verdict.root:
+            mean = _exponents_at(ends["jacobian"][members[0]], is_map)[None]
         exponents[row, : mean.shape[1]] = mean.mean(axis=0)
     return Attractors(
         verdict=verdict[first],
@@ -372,9 +387,9 @@ def _caveats(verdict, label, run, errors, dt) -> tuple[str, ...]:
     ):
         number = int(np.sum(verdict == code))
         if number:
-            said.append(
-                f"{number} of {len(verdict)} starts {advice} (t <= {longest:g})"
-            )
+            step = "" if run.is_map else f", dt = {dt:g}"
+            far = f"t <= {longest:g}{step}"
+            said.append(f"{number} of {len(verdict)} starts {advice} ({far})")
     poor = int(np.sum(errors > 1e-4))
     if poor:
         said.append(f"the periods of {poor} cycles change with the step: shorten `dt`")

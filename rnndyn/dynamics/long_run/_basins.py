@@ -62,11 +62,11 @@ def _same_point(a, b, tol) -> bool:
     return bool(gap <= tol * max(1.0, np.linalg.norm(a["point"])))
 
 
-def _same_mean(a, b, tol) -> bool:
-    """Whether averages over cycles agree, to within their own errors; with different
+def _same_mean(a, b, error, tol) -> bool:
+    """Whether averages over cycles agree, to within an error in extents; with different
     steps of the integration nothing is known of these."""
-    error = 6 * (a["drift"] + b["drift"]) * max(a["extent"], b["extent"])
     gap = np.linalg.norm(a["mean"] - b["mean"])
+    error = error * max(a["extent"], b["extent"])
     close = gap <= error + tol * max(1.0, np.linalg.norm(a["mean"]))
     return bool(close or a["step"] != b["step"])
 
@@ -75,7 +75,11 @@ def _same_cycle(a, b, tol) -> bool:
     extent = max(a["extent"], b["extent"])
     if abs(a["period"] - b["period"]) > 1e-2 * a["period"]:
         return False
-    if abs(a["extent"] - b["extent"]) > 1e-2 * extent or not _same_mean(a, b, tol):
+    if abs(a["extent"] - b["extent"]) > 1e-2 * extent:
+        return False
+    # How far from the cycle the orbits still were, and left it for other steps.
+    error = 2 * (a["closure"] + b["closure"]) + 4 * (a["step_error"] + b["step_error"])
+    if not _same_mean(a, b, error, tol):
         return False
     # The median, since chords cut corners where the motion is fast.
     gaps = np.sort(_to_curve(a["orbit"], b["orbit"])) / extent
@@ -84,7 +88,10 @@ def _same_cycle(a, b, tol) -> bool:
 
 def _same_k_cycle(a, b, tol) -> bool:
     k, samples = round(float(a["period"])), len(a["orbit"])
-    if k != round(float(b["period"])) or not _same_mean(a, b, tol):
+    # Averages of longer cycles are those of a window.
+    error = 6 * (a["drift"] + b["drift"]) * (k > samples)
+    error += 2 * (a["closure"] + b["closure"])
+    if k != round(float(b["period"])) or not _same_mean(a, b, error, tol):
         return False
     if k >= 2 * samples:
         return _same_statistics(a, b, 1e-3)

@@ -39,7 +39,8 @@ class LateRun(Result):
         vanishes at its ends: accurate far beyond 1/window for quasi-periodic motion.
     - `neutral`: growth of the leading vector over the window; for a flow less that of
         the velocity, so that it is 0 on a limit cycle whatever the phase.
-    - `mean`, `spread`: smoothly weighted average and variance of the state.
+    - `mean`, `spread`: smoothly weighted average and variance of the state; where there
+        are returns the average is that over one period (of a map, of up to 256 steps).
     - `drift`: change of smoothly weighted averages of x and x^2 from one half of the
         window to the other, relative to the extent: tiny for periodic and
         quasi-periodic motion, about the inverse root of the window for chaos.
@@ -193,6 +194,10 @@ def settle(
     found = _returns(advance, displacement, x, h, 2 * half, unit, closed, is_map)
     x, returns, period, uneven, closure, nearest = found
     orbit = _orbit(advance, x, h, 2 * half, returns, period, is_map)
+    # A window of a few periods is no average; its halves may agree on the wrong one.
+    whole = (returns > 0) & ((period <= SAMPLES) if is_map else jnp.isfinite(period))
+    average = _average(advance, x, h, jnp.where(whole, period, 0), is_map)
+    mean = jnp.where(whole, average, reference + jnp.mean(first, axis=0))
     step_error = jnp.zeros((), dtype)
     if not is_map:
         some = orbit[:: SAMPLES // 16]
@@ -218,7 +223,7 @@ def settle(
         growth=clean(growth),
         rates=clean(jnp.mean(rates, axis=0)),
         neutral=clean(neutral),
-        mean=clean(reference + jnp.mean(first, axis=0)),
+        mean=clean(mean),
         spread=clean(jnp.mean(second, axis=0) - jnp.mean(first, axis=0) ** 2),
         drift=drift,
         returns=jnp.where(finite, returns, 0),
@@ -317,6 +322,18 @@ def _orbit(advance, x, h, steps, returns, period, is_map):
     small = jnp.where(periodic, h * period / (SAMPLES * inner), h)
     hop = lambda x: lax.fori_loop(0, inner, lambda _, x: advance(x, small), x)
     return lax.scan(lambda x, _: (hop(x), x), x, None, length=SAMPLES)[1]
+
+
+def _average(advance, x, h, period, is_map):
+    """The average over one period, in steps nearly as long as those that led to `x`:
+    much shorter ones have an orbit of their own, and leave this one."""
+    steps = jnp.round(period) if is_map else jnp.ceil(period)
+    number = jnp.maximum(steps, 1)
+    fitting = h if is_map else h * period / number
+    one = lambda _, c: (advance(c[0], fitting), c[1] + (c[0] - x))
+    start = (x, jnp.zeros_like(x))
+    _, total = lax.fori_loop(0, steps.astype(jnp.int32), one, start)
+    return x + total / number
 
 
 def _nearby_root(residual, x):
