@@ -121,3 +121,16 @@ def test_roots_of_both_precisions(dtype):
     assert len(roots) >= 2 and points.x.dtype == dtype
     speed = np.linalg.norm(jax.vmap(lambda x: f(0.0, x, 0.0))(roots), axis=1)
     assert np.all(speed < (1e-4 if dtype == jnp.float32 else 1e-11))
+
+
+def test_a_network_of_full_rank_is_searched_as_by_the_dense_solver():
+    weights = np.random.default_rng(64).standard_normal((64, 64)) * 1.5 / 8
+    f = lambda t, x, a: -x + jnp.tanh(weights @ x)
+    x0s = 2 * np.random.default_rng(1).standard_normal((40, 64))
+    quick, dense = (
+        rdd.fixed_points(f, x0s, strategy=GIVEN, spectrum=False, solver=solver)
+        for solver in (None, rdd.LevenbergMarquardt())
+    )
+    np.testing.assert_array_equal(quick.verdict, dense.verdict)
+    np.testing.assert_array_equal(quick.stats["num_steps"], dense.stats["num_steps"])
+    np.testing.assert_allclose(quick.x, dense.x, atol=1e-6)

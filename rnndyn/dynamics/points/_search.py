@@ -18,6 +18,8 @@ from ._solver import LevenbergMarquardt
 LARGE = 48
 """State size from which steps without a Jacobian are tried first, and a float32
 factorisation is worth its refinement."""
+PILOT = 16
+"""Starts by which a search judges whether steps without a Jacobian suffice."""
 
 
 class Tolerances(eqx.Module):
@@ -163,11 +165,11 @@ def run_lanes(
     once near a root, so that only `judge` ever says that one was found.
 
     Large states first take steps without a Jacobian where `matrix_free`, which suffice
-    if its rank is effectively low. Of the starts that these bring to one root the first
-    goes on with dense steps, and its verdict is that of the rest; starts that they do
-    not bring to a root begin again. Dense steps in float64 are of mixed precision;
-    where these do not resolve a root, the start goes on in full precision, in a last
-    pass over such starts.
+    if its rank is effectively low; a few starts say whether they do. Of the starts that
+    these bring to one root the first goes on with dense steps, and its verdict is that
+    of the rest; starts that they do not bring to a root begin again. Dense steps in
+    float64 are of mixed precision; where these do not resolve a root, the start goes
+    on in full precision, in a last pass over such starts.
     """
     slots, size = starts.shape
     mixed = size >= LARGE and starts.dtype == jnp.float64
@@ -183,12 +185,20 @@ def run_lanes(
     if matrix_free:
         # A product costs a dense step the less, the larger the state.
         quick = NewtonKrylov(dimension=min(16, 4 + size // 32))
-        wide = min(slots, 64)
-        quick = _Queue(fn, quick, tol, starts, wide, max_steps, judge_krylov)
+        quick = _Queue(fn, quick, tol, starts, min(slots, 64), max_steps, judge_krylov)
         # The Jacobian of a deflated residual is of higher rank.
-        few = jnp.where(deflate | (max_steps < 2), 0, count)
-        found = quick.run(starts, found, rows, few, False)
-        arrived = inside & (found.verdict == Verdict.root) & (found.num_steps > 0)
+        most = jnp.where(deflate | (max_steps < 2), 0, count)
+        came = lambda found: inside & (found.verdict == Verdict.root)
+
+        def some(i, found):
+            # Where no more than a few of the first starts arrive, none follow them.
+            pilot = jnp.minimum(most, PILOT)
+            follow = jnp.sum(came(found)) >= pilot / 4
+            number = jnp.where(i == 0, pilot, jnp.where(follow, most - pilot, 0))
+            return quick.run(starts, found, rows + i * pilot, number, False)
+
+        found = lax.fori_loop(0, 2, some, found)
+        arrived = came(found) & (found.num_steps > 0)
     distinct = unique_mask(found.x, arrived, tol.unique)
 
     def rerun(points, found, mask, *options):
