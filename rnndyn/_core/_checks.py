@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jaxtyping import Array
 
 
 def is_concrete(x: Any) -> bool:
@@ -88,7 +89,7 @@ def check_count(name: str, value: Any, least: int = 1) -> None:
         raise ValueError(f"{name} = {value!r}, expected a whole number >= {least}.")
 
 
-def check_key(key: Any, name: str = "key") -> Any:
+def check_key(key: Any, name: str = "key") -> Array:
     """`key`; raises a `ValueError` unless this is one PRNG key of JAX, old or new."""
     dtype = getattr(key, "dtype", np.dtype(object))
     new = jnp.issubdtype(dtype, jax.dtypes.prng_key)

@@ -126,30 +126,41 @@ def linearise(
     frozen, points = freeze((fn, x))
     slots, size = x.shape
     eps = jnp.finfo(x.dtype).eps
+    at = lambda i: jacobian_and_value(frozen, points[i])
 
     def body(carry):
-        open_, condition, newton = carry
+        open_, condition, newton, sure = carry
         i = jnp.argmax(open_)
-        jac, f = jacobian_and_value(frozen, points[i])
+        jac, f = at(i)
         jac = _finite(jac)
         if spectrum:
             sigma = jnp.linalg.svd(jac, compute_uv=False)
             ratio = sigma[0] / jnp.maximum(sigma[-1], sigma[0] * eps**2)
             jac = after(sigma[0], jac)  # in turn, see below
-        step, bound = distance_to_root(frozen, jac, f, points[i])
+        step, done, bound = _by_factors(frozen, jac, f, points[i])
         if not spectrum:
-            # Singular vectors cost more than all else here.
+            # Singular values cost more than all else here.
             ratio = jnp.where(bound <= 1 / eps**2, bound, 1 / eps**2)
         return (
             open_.at[i].set(False),
             condition.at[i].set(ratio),
             newton.at[i].set(step),
+            sure.at[i].set(done),
         )
 
+    def again(carry):
+        open_, newton = carry
+        i = jnp.argmax(open_)
+        jac, f = at(i)
+        step = _by_singular_vectors(frozen, _finite(jac), f, points[i])
+        return open_.at[i].set(False), newton.at[i].set(step)
+
+    running = lambda c: jnp.any(c[0])
     zeros = jnp.zeros(slots, x.dtype)
-    _, condition, newton = lax.while_loop(
-        lambda c: jnp.any(c[0]), body, (select, zeros, zeros)
-    )
+    carry = (select, zeros, zeros, jnp.zeros(slots, bool))
+    _, condition, newton, sure = lax.while_loop(running, body, carry)
+    # A loop of its own: a branch would be taken for every point under `vmap`.
+    _, newton = lax.while_loop(running, again, (select & ~sure, newton))
     if not spectrum:
         complex_dtype = jnp.result_type(x.dtype, jnp.complex64)
         unknown = jnp.where(select[:, None], jnp.full(x.shape, jnp.nan), 0)
@@ -194,6 +205,14 @@ def distance_to_root(
     |J| |J^-1| in Frobenius norms for up to 16 unknowns, else three times what 16
     products say of it, which is a bound but for a chance of 1e-5. NaN or meaningless
     where J is singular."""
+    length, done, bound = _by_factors(fn, jac, f, x)
+    # Under `vmap` both ways are taken: in turn, see `linearise`.
+    rest = lambda: _by_singular_vectors(fn, after(length, jac), f, x)
+    return lax.cond(done, lambda: length, rest), bound
+
+
+def _rounding(fn, jac, f, x):
+    """Of each equation, and whether all of them are within the range of floats."""
     eps = jnp.finfo(x.dtype).eps
     # Terms of the size of x that cancel in J too scatter f between neighbouring floats;
     # in a tail there are none, and f is much smaller than eps |x| without being 0.
@@ -202,38 +221,46 @@ def distance_to_root(
     scatter = jnp.abs(jax.vmap(lambda d: fn(x + d) - f - jac @ d)(near))
     scatter = jnp.minimum(jnp.max(scatter, axis=0), eps * jnp.abs(x))
     rounding = 8 * (eps * (jnp.abs(jac) @ jnp.abs(x)) + scatter)
+    return rounding, ~jnp.any(_out_of_range(fn, jac, f, x))
+
+
+def _contracts(fn, f, x, rounding, solve):
+    """Length of the step by `solve`, and whether a second one is clearly shorter."""
     # Equation by equation: the stiffest one must not excuse the softest.
     rounded = lambda g: jnp.where(jnp.abs(g) <= rounding, 0, g)
-    within = ~jnp.any(_out_of_range(fn, jac, f, x))
+    step = solve(rounded(f))
+    length = norm(step)
+    return length, norm(solve(rounded(fn(x - step)))) <= 0.2 * length
 
-    def contracts(solve):
-        step = solve(rounded(f))
-        length = norm(step)
-        return length, norm(solve(rounded(fn(x - step)))) <= 0.2 * length
 
-    # Far from singular an LU does, at a tenth of the cost of singular vectors.
+def _by_factors(fn, jac, f, x):
+    """`distance_to_root` by an LU, at a tenth of the cost of singular vectors; whether
+    it is sure, far from singular; and the bound of the condition number."""
+    rounding, within = _rounding(fn, jac, f, x)
     factors = jax.scipy.linalg.lu_factor(jac)
-    solved = jax.scipy.linalg.lu_solve(factors, _probes(x))
-    bound = norm(jac) * norm(solved) * (1 if x.size <= PROBES else 3 / PROBES**0.5)
-    regular = bound * eps <= 1e-4
-    quick, converges = contracts(lambda g: jax.scipy.linalg.lu_solve(factors, g))
+    solve = lambda g: jax.scipy.linalg.lu_solve(factors, g)
+    probes = solve(_probes(x))
+    bound = norm(jac) * norm(probes) * (1 if x.size <= PROBES else 3 / PROBES**0.5)
+    regular = bound * jnp.finfo(x.dtype).eps <= 1e-4
+    length, converges = _contracts(fn, f, x, rounding, solve)
+    return length, regular & converges & within, bound
 
-    def by_singular_vectors():
-        # Under `vmap` both ways are taken: in turn, see `linearise`.
-        u, sigma, vh = jnp.linalg.svd(after(quick, jac))
-        regular = sigma > 4 * eps * sigma[0]
-        inverse = jnp.where(regular, 1 / jnp.where(regular, sigma, 1), 0)
-        solve = lambda g: vh.T @ (inverse * (u.T @ g))
-        left = jnp.abs(u.T @ rounded(f)) <= jnp.abs(u.T) @ rounding
-        length, converges = contracts(solve)
-        plain = norm(solve(f))
-        turns = _changes_sign(fn, u, inverse, vh, x, plain)
-        converges = converges & within & jnp.all(left | regular)
-        # Also large where anything is NaN.
-        return jnp.where(converges, length, jnp.where(turns, plain, 1 / eps**2))
 
-    done = regular & converges & within
-    return lax.cond(done, lambda: quick, by_singular_vectors), bound
+def _by_singular_vectors(fn, jac, f, x):
+    eps = jnp.finfo(x.dtype).eps
+    rounding, within = _rounding(fn, jac, f, x)
+    u, sigma, vh = jnp.linalg.svd(jac)
+    regular = sigma > 4 * eps * sigma[0]
+    inverse = jnp.where(regular, 1 / jnp.where(regular, sigma, 1), 0)
+    solve = lambda g: vh.T @ (inverse * (u.T @ g))
+    rounded = jnp.where(jnp.abs(f) <= rounding, 0, f)
+    left = jnp.abs(u.T @ rounded) <= jnp.abs(u.T) @ rounding
+    length, converges = _contracts(fn, f, x, rounding, solve)
+    plain = norm(solve(f))
+    turns = _changes_sign(fn, u, inverse, vh, x, plain)
+    converges = converges & within & jnp.all(left | regular)
+    # Also large where anything is NaN.
+    return jnp.where(converges, length, jnp.where(turns, plain, 1 / eps**2))
 
 
 def _probes(x):

@@ -114,7 +114,7 @@ class NewtonKrylov(eqx.Module):
                 column.append(jnp.sum(b * w))
                 w = w - column[-1] * b
             rest = norm(w)
-            goes_on = rest > 1e-10 * whole
+            goes_on = rest > 1e3 * jnp.finfo(first.dtype).eps * whole
             column.append(jnp.where(goes_on, rest, 0))
             basis.append(jnp.where(goes_on, w / jnp.where(goes_on, rest, 1), 0))
             missing = self.dimension + 1 - len(column)

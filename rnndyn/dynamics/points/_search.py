@@ -234,10 +234,11 @@ class _Queue:
         row_of = lambda index: rows[jnp.minimum(index, slots - 1)]
 
         def step(x, state, deflated):
-            options = {"mixed": True} if mixed else {}
-            if log_weight is not None:
-                weight = lambda y: jnp.where(deflated, log_weight(y), 0)
-                options["log_weight"] = weight
+            options: dict[str, Any] = {"mixed": True} if mixed else {}
+            weight = log_weight
+            if weight is not None:
+                switched = lambda y: jnp.where(deflated, weight(y), 0)
+                options["log_weight"] = switched
             return solver.advance(fn, x, state, **options)
 
         def load(index):
