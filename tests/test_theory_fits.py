@@ -306,12 +306,25 @@ def test_too_few_delays_and_disorder():
             ordered(few, p[:, :1])
 
 
-def left_censored(rng):
-    """Ten rates, the first of which fail at once; 20 networks a cell, exponent 2.5."""
-    delays, lrs = np.linspace(0, 400, 21), np.geomspace(1, 0.01, 10)
-    onset = 30 * (lrs / 0.1) ** (-1 / 2.5) * np.exp(0.05 * rng.normal(size=10))
-    p = 1 - np.exp(-0.02 * np.maximum(delays - onset[:, None], 0))
-    return delays, rng.binomial(20, 0.001 + 0.998 * p) / 20, lrs
+STUDIES = {
+    # rates, exponent, critical delay at rate .1, steepness, networks, curve, delays
+    "plain": ((0.1, 0.003), 2.5, 30, 0.02, 20, theory.Onset(), (0, 400, 21)),
+    "many": ((0.1, 0.003), 2.5, 30, 0.02, 100, theory.Onset(), (0, 400, 21)),
+    "left": ((1, 0.01), 2.5, 30, 0.02, 20, theory.Onset(), (0, 400, 21)),
+    "left, coarse": ((1, 0.01), 2.5, 30, 0.03, 20, theory.Onset(), (40, 400, 10)),
+    "right": ((0.1, 0.0003), 2.5, 40, 0.02, 20, theory.Onset(), (0, 400, 21)),
+    "decline": ((0.3, 0.006), 4.0, 50, 0.05, 20, theory.Decline(), (0, 400, 21)),
+    "decline, left": ((3, 0.006), 2.0, 50, 0.05, 20, theory.Decline(), (0, 400, 21)),
+}
+
+
+def study_of(kind, rng):
+    """A study of ten rates; with "left" the first of them fail at once."""
+    rates, exponent, at, steepness, networks, curve, delays = STUDIES[kind]
+    delays, lrs = np.linspace(*delays), np.geomspace(*rates, 10)
+    onset = at * (lrs / 0.1) ** (-1 / exponent) * np.exp(0.05 * rng.normal(size=10))
+    p = 0.001 + 0.998 * curve(delays[None], onset[:, None], steepness)
+    return delays, rng.binomial(networks, p) / networks, lrs
 
 
 def test_the_interval_is_students_where_only_scatter_counts():
@@ -330,7 +343,7 @@ def test_the_interval_is_students_where_only_scatter_counts():
 
 def test_critical_delays_are_integrated_out():
     """Rates that fail at once say what their likelihood says, no more."""
-    delays, shares, lrs = left_censored(np.random.default_rng(3))
+    delays, shares, lrs = study_of("left", np.random.default_rng(3))
     grid, support = _supported(theory.Onset(), delays, shares, 20, 0.001)
     line = _Line(grid, support, grid[support.argmax(axis=1)], np.log(lrs), None)
     a, b, scatter = np.log(0.1) + 2.5 * np.log(30), 2.5, 0.2
@@ -347,9 +360,11 @@ def test_critical_delays_are_integrated_out():
 
 
 @pytest.mark.slow
-def test_the_interval_holds_the_truth_as_often_as_it_says():
+@pytest.mark.parametrize("kind", STUDIES)
+def test_the_interval_holds_the_truth_as_often_as_it_says(kind):
     rng = np.random.default_rng(7)
-    fit = functools.partial(theory.fit_boundary, networks=20)
-    found = [fit(*left_censored(rng)) for _ in range(60)]
-    # It was 18 of 24; 51 of 60 is three standard errors below 0.95.
-    assert sum(f.low < 2.5 < f.high for f in found) >= 51
+    _, exponent, _, _, networks, curve, _ = STUDIES[kind]
+    fit = functools.partial(theory.fit_boundary, networks=networks, curve=curve)
+    found = [fit(*study_of(kind, rng)) for _ in range(60)]
+    # 51 of 60 is three standard errors below 0.95.
+    assert sum(f.low < exponent < f.high for f in found) >= 51
