@@ -13,7 +13,7 @@ import pytest
 
 import rnndyn as rd
 from rnndyn.dynamics import Attractors
-from rnndyn.mechanisms._pulses import Pulses, probe, with_ends
+from rnndyn.mechanisms._free_runs import Pulses, probe, with_ends
 from rnndyn.mechanisms._report import _decide
 
 

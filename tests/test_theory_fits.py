@@ -366,5 +366,23 @@ def test_the_interval_holds_the_truth_as_often_as_it_says(kind):
     _, exponent, _, _, networks, curve, _ = STUDIES[kind]
     fit = functools.partial(theory.fit_boundary, networks=networks, curve=curve)
     found = [fit(*study_of(kind, rng)) for _ in range(60)]
-    # 51 of 60 is three standard errors below 0.95.
-    assert sum(f.low < exponent < f.high for f in found) >= 51
+    # Of 60 at 0.95, 51 would be three standard errors too few; measured 55 to 59.
+    assert sum(f.low < exponent < f.high for f in found) >= 55
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kind, ours, published",
+    [("plain", (2.53, 0.16), (2.39, 0.21)), ("many", (2.51, 0.12), (2.47, 0.15))],
+)
+def test_exponents_as_the_docstring_has_them(kind, ours, published):
+    rng, networks = np.random.default_rng(7), STUDIES[kind][4]
+    studies = [study_of(kind, rng) for _ in range(60)]
+    fits = (
+        [theory.fit_boundary(*s, networks=networks) for s in studies],
+        [theory.fit_no_solution_boundary(*s) for s in studies],
+    )
+    for found, (middle, spread) in zip(fits, (ours, published), strict=True):
+        values = [f.exponent for f in found]
+        np.testing.assert_allclose(np.median(values), middle, atol=0.006)
+        np.testing.assert_allclose(np.std(values), spread, atol=0.006)

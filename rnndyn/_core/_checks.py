@@ -16,6 +16,19 @@ def is_concrete(x: Any) -> bool:
     return not isinstance(x, Tracer)
 
 
+def is_in(value: Any, interval: str) -> bool:
+    """Whether `value` is one number in an interval such as `"[0, inf)"`, as far as it
+    is known."""
+    low, high = map(float, interval[1:-1].split(","))
+    good = np.shape(value) == ()
+    if good and is_concrete(value):
+        plain = np.asarray(value)
+        good = plain.dtype.kind in "fiu"
+        good = good and (low < plain or (interval[0] == "[" and low == plain))
+        good = good and (plain < high or (interval[-1] == "]" and plain == high))
+    return bool(good)
+
+
 def check_shape(name: str, x: Any, shape: tuple[int | None, ...], remedy: str) -> None:
     """Raise a `ValueError` unless the shape matches; `None` matches any size."""
     got = tuple(np.shape(x))

@@ -119,20 +119,22 @@ def linearise(
 ) -> Linearised:
     """Linear analysis of `fn` at the selected rows of `x`, at the cost of these only.
 
-    One loop over the selected rows: an eigendecomposition costs more than a root
+    Loops over the selected rows: an eigendecomposition costs more than a root
     search from one start, and most rows are duplicates. `shift` (0 or 1) is added to
     the eigenvalues; only these are differentiable. Without `spectrum` they are NaN.
     """
     frozen, points = freeze((fn, x))
     slots, size = x.shape
     eps = jnp.finfo(x.dtype).eps
-    at = lambda i: jacobian_and_value(frozen, points[i])
+
+    def at(i):
+        jac, f = jacobian_and_value(frozen, points[i])
+        return _finite(jac), f
 
     def body(carry):
         open_, condition, newton, sure = carry
         i = jnp.argmax(open_)
         jac, f = at(i)
-        jac = _finite(jac)
         if spectrum:
             sigma = jnp.linalg.svd(jac, compute_uv=False)
             ratio = sigma[0] / jnp.maximum(sigma[-1], sigma[0] * eps**2)
@@ -152,7 +154,7 @@ def linearise(
         open_, newton = carry
         i = jnp.argmax(open_)
         jac, f = at(i)
-        step = _by_singular_vectors(frozen, _finite(jac), f, points[i])
+        step = _by_singular_vectors(frozen, jac, f, points[i])
         return open_.at[i].set(False), newton.at[i].set(step)
 
     running = lambda c: jnp.any(c[0])
@@ -234,7 +236,7 @@ def _contracts(fn, f, x, rounding, solve):
 
 
 def _by_factors(fn, jac, f, x):
-    """`distance_to_root` by an LU, at a tenth of the cost of singular vectors; whether
+    """`distance_to_root` by an LU, which costs a fraction of singular vectors; whether
     it is sure, far from singular; and the bound of the condition number."""
     rounding, within = _rounding(fn, jac, f, x)
     factors = jax.scipy.linalg.lu_factor(jac)

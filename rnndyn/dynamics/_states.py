@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from .._core._checks import is_concrete
+from .._core._checks import is_concrete, is_in
 from .._core._system import AbstractVectorField, Map, is_map
 
 
@@ -210,12 +210,7 @@ def check_system(system: Any, args: PyTree, x: Array) -> None:
 def check_number(name: str, value: Any, remedy: str, *, zero: bool = False) -> None:
     """`ValueError` unless `value` is one finite number above 0 (or 0, with `zero`), as
     far as it is known."""
-    good = np.shape(value) == ()
-    if good and is_concrete(value):
-        plain = np.asarray(value)
-        good = plain.dtype.kind in "fiu" and np.isfinite(plain)
-        good = good and (plain > 0 or (zero and plain == 0))
-    if not good:
+    if not is_in(value, "[0, inf)" if zero else "(0, inf)"):
         least = ">= 0" if zero else "> 0"
         raise ValueError(f"`{name}` = {value}, expected one number {least}. {remedy}")
 

@@ -12,7 +12,7 @@ from .._core._checks import check_count, check_key, check_positive, check_shape
 from .._core._export import Result
 from .._core._types import KeyLike
 from ._metrics import checked_weights, share_explained, train_rows, variation
-from ._problem import check_ridge, floats, regression_rows
+from ._problem import check_ridge, doubles, regression_rows
 
 
 class CoSmoothing(Result):
@@ -77,7 +77,7 @@ def co_smoothing(
 
     **Reference:** F. Pei et al. 2021, arXiv:2109.04463 (co-smoothing scores).
     """
-    rates = np.asarray(floats("rates", rates), np.float64)
+    rates = doubles("rates", rates)
     if not np.isfinite(rates).all():
         raise ValueError("`rates` hold NaN or infinity: leave those neurons out.")
     alpha = np.asarray(alpha, np.float64)

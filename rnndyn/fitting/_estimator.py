@@ -8,7 +8,7 @@ import numpy as np
 
 from .._core._types import KeyLike
 from ._evaluation import free_run, held_out, one_step_residuals
-from ._problem import floats
+from ._problem import doubles
 from .convex._cornn import cornn
 from .convex._cornn_fit import CornnFit, NeuronFlag
 from .convex._outliers import AbstractOutliers, Reject
@@ -86,7 +86,7 @@ class CORNN:
     def fit(self, X: Any, y: Any = None, *, inputs: Any = None) -> "CORNN":
         """Fit the network to rates `(time, neuron)` or `(trial, time, neuron)`, with
         `inputs` of the same leading axes; `y` is not used. Returns itself."""
-        X = np.asarray(floats("X", X), np.float64)
+        X = doubles("X", X)
         scaling = None
         if self.scale_limit is not None:
             scaling = z_scale(X, limit=self.scale_limit, quantile=self.scale_quantile)
@@ -223,7 +223,7 @@ class CORNN:
 
     def _scale(self, X: Any) -> np.ndarray:
         self._fitted()
-        X = np.asarray(floats("X", X), np.float64)
+        X = doubles("X", X)
         if X.ndim not in (2, 3) or X.shape[-1] != self.n_features_in_:
             raise ValueError(
                 f"X has shape {X.shape}, expected (time, {self.n_features_in_}) or "

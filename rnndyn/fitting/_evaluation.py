@@ -20,7 +20,7 @@ from ._metrics import (
     train_rows,
     variation,
 )
-from ._problem import Rows, check_alpha, check_ridge, floats
+from ._problem import Rows, check_alpha, check_ridge, doubles
 
 
 class HeldOut(Result):
@@ -292,8 +292,8 @@ def compare_activity(
     **Reference:** J. M. Mikhaeil, Z. Monfared & D. Durstewitz 2022, arXiv:2110.07238
     (distances of spectra and of distributions for reconstructed systems).
     """
-    a = np.asarray(floats("reference", reference), np.float64)
-    b = np.asarray(floats("run", run), np.float64)
+    a = doubles("reference", reference)
+    b = doubles("run", run)
     if (
         a.ndim != 2
         or b.ndim != 2
@@ -353,7 +353,7 @@ def power_spectrum(
 
     **Reference:** P. Welch 1967, doi:10.1109/TAU.1967.1161901.
     """
-    rates = np.asarray(floats("rates", rates), np.float64)
+    rates = doubles("rates", rates)
     check_shape("rates", rates, (None, None), "Pass (time, neuron).")
     check_count("segment", segment, 2)
     size = min(segment, len(rates))

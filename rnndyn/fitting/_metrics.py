@@ -10,7 +10,7 @@ from jaxtyping import Float
 from .._core._batch import to_host
 from .._core._checks import check_shape, is_concrete
 from .._core._export import Result
-from ._problem import Real, Rows, check_values, floats, regression_rows
+from ._problem import Real, Rows, check_values, doubles, regression_rows
 
 
 class OneStepR2(Result):
@@ -159,7 +159,7 @@ def finite_rows(name: str, rates: Any, inputs: Any, alpha: Any) -> Rows:
     """Rows in float64 of frames without NaN."""
     # Trial by trial: they may differ in length.
     listed = isinstance(rates, list | tuple)
-    double = lambda r: np.asarray(floats(name, r), np.float64)
+    double = lambda r: doubles(name, r)
     rates = [double(r) for r in rates] if listed else double(rates)
     rows = regression_rows(rates, inputs, alpha=alpha, check=False)
     bad = int(np.sum(~np.isfinite(rows.rates)))

@@ -11,7 +11,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Bool, Float, Int
 
-from .._core._checks import check_shape, is_concrete
+from .._core._checks import check_shape, is_concrete, is_in
 
 
 CLIP = 1e-6
@@ -173,7 +173,7 @@ def regression_rows(
     driven = _inputs(trials, inputs)
     frames, driven = _join(trials), _join(driven)
     if not isinstance(alpha, Tracer):
-        alpha = np.asarray(floats("alpha", alpha), np.float64)
+        alpha = doubles("alpha", alpha)
     module = _module(frames, driven, alpha)
     frames = module.asarray(frames)
     dtype = frames.dtype if dtype is None or module is jnp else dtype
@@ -282,6 +282,11 @@ def floats(name: str, data: Any) -> Any:
     return data if data.dtype in (np.float32, np.float64) else data.astype(np.float64)
 
 
+def doubles(name: str, data: Any) -> np.ndarray:
+    """The same in float64, on the host."""
+    return np.asarray(floats(name, data), np.float64)
+
+
 def _module(*arrays):
     """`jnp` if any array is traced or JAX's, otherwise `np`."""
     return jnp if any(isinstance(a, jax.Array) for a in arrays) else np
@@ -335,14 +340,7 @@ def check_alpha(alpha: Any) -> None:
 def check_in(name: str, value: Any, interval: str, remedy: str) -> None:
     """Raise a `ValueError` unless `value` is one number in an interval such as
     `"[0, inf)"`, as far as it is known."""
-    low, high = map(float, interval[1:-1].split(","))
-    good = np.shape(value) == ()
-    if good and is_concrete(value):
-        plain = np.asarray(value)
-        good = plain.dtype.kind in "fiu"
-        good = good and (low < plain or (interval[0] == "[" and low == plain))
-        good = good and (plain < high or (interval[-1] == "]" and plain == high))
-    if not good:
+    if not is_in(value, interval):
         raise ValueError(
             f"{name} = {value}, expected one number in {interval}. {remedy}"
         )

@@ -24,6 +24,7 @@ from ._cue_attractors import (
     cue_attractors as cue_attractors,
 )
 from ._features import Features as Features, measure as measure
+from ._free_runs import Pulses as Pulses
 from ._index import (
     discrimination_index as discrimination_index,
     sign_index as sign_index,
@@ -34,7 +35,6 @@ from ._mechanism import (
     Mechanism as Mechanism,
     MechanismReport as MechanismReport,
 )
-from ._pulses import Pulses as Pulses
 from ._report import Report as Report, analyse as analyse
 from ._run import (
     FreeRun as FreeRun,

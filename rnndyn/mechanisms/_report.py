@@ -26,17 +26,16 @@ from ..models import AbstractRNN, LowRankRNN
 from ..models._base import check_single
 from ..tasks import AbstractTask
 from ._classify import classify
-from ._mechanism import MECHANISMS, Mechanism, MechanismReport
-from ._pulses import (
+from ._free_runs import (
     AMPLITUDES,
     Pulses,
     ends_in_words,
     free_runs,
     kinds_of,
     probe,
-    slowness,
     with_ends,
 )
+from ._mechanism import MECHANISMS, Mechanism, MechanismReport
 from ._run import check_counts, check_memory
 
 
@@ -314,7 +313,7 @@ def _decide(unit, points, flow_ends, map_ends, radius, pulses, latent_roots, mis
         )
         if kinds_of(ends) != of_flow:
             evidence.append("flow and map differ in kind: the label is the map's")
-    slow = slowness(points, unit)
+    slow = _slowness(points, unit)
     if slow is not None:
         leading, gap = slow
         evidence.append(
@@ -366,3 +365,20 @@ def _decide(unit, points, flow_ends, map_ends, radius, pulses, latent_roots, mis
         label = Mechanism.undetermined
         evidence.append("a single resting state: nothing that could hold a memory")
     return MECHANISMS[label], evidence
+
+
+def _slowness(points, unit) -> tuple[float, float] | None:
+    """Largest leading |eigenvalue| over the points, in 1/tau, and smallest ratio of
+    the next one to it.
+
+    **Arguments:** `points`: arrays by name, a row a point (`dimension` of the family
+    it belongs to, `eigenvalues`); `unit`: the time scale.
+
+    **Returns:** the two numbers, or None without isolated points or with one unit.
+    """
+    alone = points["dimension"] == 0
+    if not np.any(alone) or points["eigenvalues"].shape[1] < 2:
+        return None
+    size = np.sort(np.abs(points["eigenvalues"][alone]) * unit, axis=1)
+    ratio = size[:, 1] / np.maximum(size[:, 0], np.finfo(float).tiny)
+    return float(size[:, 0].max()), float(ratio.min())

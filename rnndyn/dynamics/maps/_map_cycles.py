@@ -159,7 +159,7 @@ def _search(system, x0s, args, solver, tol, tol_unique, lanes, k, max_steps, set
     tols = Tolerances(x0s.dtype, k * size, tol, tol_unique)
     found = run_lanes(
         frozen,
-        LevenbergMarquardt() if solver is None else solver,
+        solver,
         tols,
         starts,
         Found.empty(starts),

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from ..._core._masks import norm
 from ..._core._verdicts import Verdict
@@ -27,14 +27,12 @@ class KrylovState(eqx.Module):
     - `unsolved`: |f + J v| / |f| of the best v in the Krylov space.
     - `slope`: |V^T J^T f| max(1, |x|) / |f|^2 in that space V: of the relative decrease
         of |f|^2 / 2 over a distance of the size of the state, what it can see.
-    - `too_soft`: never; for the queue that this solver shares with another.
     """
 
     damping: Float[Array, ""]
     speed: Float[Array, ""]
     unsolved: Float[Array, ""]
     slope: Float[Array, ""]
-    too_soft: Bool[Array, ""]
 
 
 class NewtonKrylov(eqx.Module):
@@ -60,9 +58,7 @@ class NewtonKrylov(eqx.Module):
     def start(self, x: Float[Array, " state"]) -> KrylovState:
         """The state before the first step at the flat vector `x`."""
         one = jnp.ones((), x.dtype)
-        return KrylovState(
-            self.damping * one, jnp.inf * one, 0 * one, one, jnp.asarray(False)
-        )
+        return KrylovState(self.damping * one, jnp.inf * one, 0 * one, one)
 
     def advance(
         self, fn: Callable, x: Float[Array, " state"], state: KrylovState
@@ -99,7 +95,6 @@ class NewtonKrylov(eqx.Module):
             jnp.where(accept, trial_speed, speed),
             unsolved,
             norm(gradient) * jnp.maximum(1, norm(x)) / speed**2,
-            jnp.asarray(False),
         )
         return jnp.where(accept, trial, x), state
 

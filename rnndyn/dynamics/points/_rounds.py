@@ -39,10 +39,7 @@ class Rounds:
         max_steps: int,
         unseen: Any,
     ):
-        self.fn, self.tols = fn, tols
-        # Who asks for a solver gets its steps and no others.
-        self.matrix_free = solver is None
-        self.solver = LevenbergMarquardt() if solver is None else solver
+        self.fn, self.solver, self.tols = fn, solver, tols
         self.strategies, self.lanes, self.max_steps = strategies, lanes, max_steps
         self.unseen = unseen
 
@@ -122,7 +119,6 @@ class Rounds:
                 jnp.where(skip, begin, end),
                 lanes=lanes,
                 max_steps=cap,
-                matrix_free=self.matrix_free,
                 log_weight=log_weight,
                 deflate=deflate,
             )

@@ -142,7 +142,7 @@ def most_lanes(size: int) -> int:
 
 def run_lanes(
     fn: Callable,
-    solver: LevenbergMarquardt,
+    solver: LevenbergMarquardt | None,
     tol: Tolerances,
     starts: Float[Array, "slots state"],
     found: Found,
@@ -151,7 +151,6 @@ def run_lanes(
     *,
     lanes: int,
     max_steps: Any,
-    matrix_free: bool = True,
     log_weight: Callable | None = None,
     deflate: Any = False,
 ) -> Found:
@@ -164,25 +163,27 @@ def run_lanes(
     Where `deflate` holds, lanes begin on exp(log_weight) fn and change to fn itself
     once near a root, so that only `judge` ever says that one was found.
 
-    Large states first take steps without a Jacobian where `matrix_free`, which suffice
+    Without a `solver` large states first take steps without a Jacobian, which suffice
     if its rank is effectively low; a few starts say whether they do. Of the starts that
     these bring to one root the first goes on with dense steps, and its verdict is that
-    of the rest; starts that they do not bring to a root begin again. Dense steps in
-    float64 are of mixed precision; where these do not resolve a root, the start goes
-    on in full precision, in a last pass over such starts.
+    of the rest; starts that they do not bring to a root begin again. Who asks for a
+    `solver` gets its steps and no others. Dense steps in float64 are of mixed
+    precision; where these do not resolve a root, the start goes on in full precision,
+    in a last pass over such starts.
     """
     slots, size = starts.shape
     mixed = size >= LARGE and starts.dtype == jnp.float64
     slot = jnp.arange(slots, dtype=jnp.int32)
     rows = first + slot
-    queue = _Queue(fn, solver, tol, starts, lanes, max_steps)
+    dense = LevenbergMarquardt() if solver is None else solver
+    queue = _Queue(fn, dense, tol, starts, lanes, max_steps)
     count = last - first
     if size < LARGE:
         return queue.run(starts, found, rows, count, False, log_weight, deflate)
 
     inside = (slot >= first) & (slot < last)
     arrived = jnp.zeros_like(inside)
-    if matrix_free:
+    if solver is None:
         # A product costs a dense step the less, the larger the state.
         quick = NewtonKrylov(dimension=min(16, 4 + size // 32))
         quick = _Queue(fn, quick, tol, starts, min(slots, 64), max_steps, judge_krylov)
@@ -265,7 +266,9 @@ class _Queue:
             done, verdict = judged(self.judge, x0, x, state, num_steps)
             undeflate, final = jnp.zeros_like(deflated), state.speed
             # Far from a root, or where damping rules, such a step is as good as any.
-            softened = state.too_soft & (state.speed <= 1e-2) & ~deflated & ~done
+            softened = jnp.zeros_like(done)
+            if mixed:
+                softened = state.too_soft & (state.speed <= 1e-2) & ~deflated & ~done
             done = done | softened
             if log_weight is not None:
                 stop, how, undeflate = judged(judge_deflated, x0, x, state, num_steps)

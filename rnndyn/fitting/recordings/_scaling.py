@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 
 from ..._core._checks import check_shape
 from ..._core._export import Result
-from .._problem import check_in, floats
+from .._problem import check_in, doubles
 
 
 class Scaling(Result):
@@ -78,7 +78,7 @@ class Scaling(Result):
         )
 
     def _checked(self, rates):
-        rates = np.asarray(floats("rates", rates), np.float64)
+        rates = doubles("rates", rates)
         if rates.ndim < 1 or rates.shape[-1] != len(self.offset):
             raise ValueError(
                 f"rates have shape {rates.shape}, expected {len(self.offset)} neurons "
@@ -117,7 +117,7 @@ def z_scale(rates: Any, *, limit: float = 0.95, quantile: float | int = 1.0) -> 
 
     **Raises:** a `ValueError` for NaN, wrong shapes or numbers out of range.
     """
-    rates = np.asarray(floats("rates", rates), np.float64)
+    rates = doubles("rates", rates)
     if rates.ndim not in (2, 3) or 0 in rates.shape:
         raise ValueError(
             f"`rates` has shape {rates.shape}, expected (time, neuron) or (trial, "

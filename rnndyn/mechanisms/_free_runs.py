@@ -154,20 +154,3 @@ def ends_in_words(attractors: Attractors) -> tuple[list[str], list[str], str]:
 def kinds_of(names: list[str]) -> set[str]:
     """Kinds of attractors, in which the cycles of flows and of maps are one."""
     return {"cycle" if k in _CYCLES else k for k in names}
-
-
-def slowness(points, unit) -> tuple[float, float] | None:
-    """Largest leading |eigenvalue| over the points, in 1/tau, and smallest ratio of
-    the next one to it.
-
-    **Arguments:** `points`: arrays by name, a row a point (`dimension` of the family
-    it belongs to, `eigenvalues`); `unit`: the time scale.
-
-    **Returns:** the two numbers, or None without isolated points or with one unit.
-    """
-    alone = points["dimension"] == 0
-    if not np.any(alone) or points["eigenvalues"].shape[1] < 2:
-        return None
-    size = np.sort(np.abs(points["eigenvalues"][alone]) * unit, axis=1)
-    ratio = size[:, 1] / np.maximum(size[:, 0], np.finfo(float).tiny)
-    return float(size[:, 0].max()), float(ratio.min())
