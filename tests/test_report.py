@@ -164,7 +164,7 @@ def test_label_of_every_kind_of_end(ends, lost, label):
     found = Attractors(
         *(codes[:rows], codes[:rows], number, number, number, state),
         *(state[:, None], number, number, np.zeros((rows, 3)), number, label_of, codes),
-        *(np.zeros(starts), np.zeros((starts, 2)), 0.01, "flow", ()),
+        *(np.zeros(starts), np.zeros((starts, 2)), np.ones(starts), "flow", ()),
     )
     points = {"dimension": np.zeros(1, int), "stability": np.zeros(1, int)}
     points |= {"speed": np.zeros(1), "eigenvalues": np.ones((1, 2))}
@@ -188,7 +188,7 @@ def ends_at(states, verdicts):
     return Attractors(
         *(codes, codes, number, number, number, states),
         *(states[:, None], number, number, np.zeros((rows, 3)), number),
-        *(np.arange(rows), codes, np.zeros(rows), states, 0.01, "flow", ()),
+        *(np.arange(rows), codes, np.zeros(rows), states, number, "flow", ()),
     )
 
 

@@ -15,10 +15,10 @@ from ..._core._system import Map
 from ..._core._types import KeyLike
 from ..._core._verdicts import Verdict, names
 from ...flows import AbstractMethod
-from .._linear import jacobian
 from .._states import as_states, check_system
 from ..points._points import Frozen
 from ..points._starts import AbstractSampler
+from ._approach import approach, shared_steps
 from ._basins import group, wilson
 from ._late_verdict import verdict_of
 from ._recurrence import settle
@@ -48,7 +48,7 @@ class Attractors(Result):
     - `label`: row of the attractor that each start led to, -1 for none.
     - `start_verdict`: how each start ended, shape `(starts,)`; `time`: how long it was
         followed; `final`: its last state.
-    - `dt`: step of the integration of a flow, 1 for a map.
+    - `dt`: step of the integration of a flow from each start, `(starts,)`; 1 for a map.
     - `kind`: "flow" or "map"; `caveats`: what was not decided, in words.
     """
 
@@ -67,7 +67,7 @@ class Attractors(Result):
     start_verdict: Int[np.ndarray, " starts"]
     time: Float[np.ndarray, " starts"]
     final: Float[np.ndarray, "starts state"]
-    dt: float = eqx.field(static=True)
+    dt: Float[np.ndarray, " starts"]
     kind: str = eqx.field(static=True)
     caveats: tuple[str, ...] = eqx.field(static=True)
 
@@ -104,7 +104,8 @@ def attractors(
 ) -> Attractors:
     """Follow many starts to where they end, and sort the ends into attractors.
 
-    Every start is run in float64 by one compiled program: a transient, a window in
+    Every start is run in float64 by one compiled program: a transient, with steps of
+    controlled error; then, with a fixed step that suits what is there, a window in
     which rest and the three leading Lyapunov exponents are measured, and the search for
     a return (`settle`, `verdict_of`). A start that is not decided is continued four
     times as long, up to `rounds` times; chaos is looked at twice. What slowly passes a
@@ -122,10 +123,9 @@ def attractors(
     - `system`: a flow `f(t, x, args)` or a `Map`; `args`: the input, held constant.
     - `x0s`: starts, shape `(starts, state)`, or a sampler. A start on an unstable root
         stays there and is not decided.
-    - `dt`: step of the integration of a flow. By default a fifth of the fastest time
-        constant at the starts; runs that diverge or are too inaccurate with it are
-        repeated with an eighth of that. Starts much stiffer than what they lead to
-        make it too short for anything to be decided: pass it.
+    - `dt`: step of the integration of a flow, transients included. By default a fifth
+        of the fastest time constant at the end of each transient; runs that diverge or
+        are too inaccurate with it are repeated with an eighth of that.
     - `method`: of integration, `RK4()` by default.
     - `steps`: length of the transient and of the window in the first round.
     - `rounds`: how often an undecided start is continued.
@@ -165,8 +165,7 @@ def attractors(
     with in_double():
         problem = Frozen(*Frozen(system, args).thaw(np.float64))
         check_system(*problem.thaw(), jnp.asarray(x0s[0]))
-        step = 1.0 if is_map else _default_dt(problem, x0s) if dt is None else dt
-        run = _Runs(problem, x0s, step, not is_map and dt is None, method, chunk)
+        run = _Runs(problem, x0s, 1.0 if is_map else dt, method, chunk)
         for r in range(rounds):
             run.advance(steps * 4**r)
             if not run.open.any():
@@ -180,7 +179,7 @@ def attractors(
     cycles = np.flatnonzero(verdict[first] == Verdict.limit_cycle)
     if cycles.size:
         errors[cycles] = run.shorten_steps(first[cycles])
-    return _collect(run, verdict, ends, groups, errors, float(step), is_map)
+    return _collect(run, verdict, ends, groups, errors, is_map)
 
 
 _KEPT = ("returns", "final", "point", "jacobian", "extent", "growth", "period", "orbit")
@@ -190,56 +189,81 @@ _KEPT += ("window", "step_error", "rates", "mean", "spread", "drift", "closure")
 class _Runs:
     """All starts, continued in rounds; only the open ones, in padded chunks."""
 
-    def __init__(self, problem, x0s, dt, adaptive, method, chunk):
+    def __init__(self, problem, x0s, dt, method, chunk):
         self.problem, self.method = problem, method
         self.is_map = isinstance(problem.thaw()[0], Map)
         # Powers of two: few different programs, and no lanes for nothing.
         self.chunk = min(chunk, 1 << (len(x0s) - 1).bit_length())
-        self.dt, self.adaptive = dt, adaptive
+        self.adaptive = dt is None
         count = len(x0s)
-        self.x = x0s
+        self.x = x0s.copy()
+        self.dt = np.full(count, np.nan if dt is None else dt)
         self.verdict = np.zeros(count, np.int64)
         self.time = np.zeros(count)
         self.open = np.ones(count, bool)
         self.coarse = np.zeros(count, bool)
+        self.gone = np.zeros(count, bool)
         self.seen_chaotic = np.zeros(count, bool)
         self.ends: dict[str, np.ndarray] = {}
 
     def advance(self, steps):
-        todo = np.flatnonzero(self.open)
-        for retry in range(3 if self.adaptive else 1):
-            dt, num = self.dt / 8**retry, steps * 8**retry
-            verdict, ends = self.run(self.x[todo], dt, num)
+        open_ = todo = np.flatnonzero(self.open)
+        away = np.zeros(len(todo), bool)
+        if self.adaptive:
+            away = self.approach(todo, steps // 2)
+        transient = steps // 2 if self.adaptive else steps
+        for finer in (1, 8, 64) if self.adaptive else (1,):
+            dt = self.dt[todo] / finer
+            lengths = (transient * finer, steps * finer)
+            verdict, ends = self.run(self.x[todo], dt, *lengths)
             self.keep(todo, verdict, ends, dt)
             # A step that is too long makes things up, divergence above all.
             poor = ends["step_error"] > 1e-4
             self.coarse[todo] = poor
-            if retry == 0:
+            if finer == 1:
                 poor |= verdict == Verdict.diverged
             todo = todo[poor]
             if not len(todo):
                 break
-        went_on = np.flatnonzero(self.open)
-        self.x = self.x.copy()
-        self.x[went_on] = self.ends["final"][went_on]
-        self.time[went_on] += 3 * steps * self.dt
+        stays = open_[~away]
+        self.time[stays] += (transient + 2 * steps) * self.dt[stays]
+        whole = open_[self.verdict[open_] != Verdict.diverged]
+        self.x[whole] = self.ends["final"][whole]
+        if self.adaptive:
+            self.verdict[self.verdict == Verdict.diverged] = Verdict.undetermined
+            self.gone[open_[away]] = True
         self.verdict[self.coarse] = Verdict.undetermined
+        self.verdict[self.gone] = Verdict.diverged
         # Chaos may be a transient, and its averages converge slowly: look twice.
         once = (self.verdict == Verdict.chaotic) & ~self.seen_chaotic
         self.seen_chaotic = self.verdict == Verdict.chaotic
         self.open &= np.isin(self.verdict, _OPEN) | once
 
-    def run(self, x, dt, steps):
-        rows = np.concatenate([x, np.repeat(x[-1:], -len(x) % self.chunk, axis=0)])
+    def approach(self, todo, attempts):
+        """Take the runs `todo` through a transient and choose their steps; which of
+        them diverged. Only here is divergence believed: errors are controlled."""
+        part = lambda x: _approach(self.problem, x, np.int32(attempts), self.method)
+        x, time, rate, away = self.in_chunks(part, self.x[todo])
+        rate[away] = np.median(rate[~away]) if not away.all() else 1.0
+        used = np.unique(self.dt[np.isfinite(self.dt)])
+        self.x[todo], self.dt[todo] = x, shared_steps(rate, used)
+        self.time[todo] += time
+        return away
+
+    def run(self, x, dt, transient, steps):
+        lengths = np.int32(transient), np.int32(steps)
+        part = lambda x, dt: _label(self.problem, x, dt, *lengths, self.method)
+        return self.in_chunks(part, x, dt)
+
+    def in_chunks(self, part, *rows):
+        count = len(rows[0])
+        pad = lambda a: np.concatenate([a, np.repeat(a[-1:], -count % self.chunk, 0)])
+        rows = [pad(a) for a in rows]
         pieces = []
-        for i in range(0, len(rows), self.chunk):
-            part = rows[i : i + self.chunk]
-            out = _label(
-                self.problem, part, np.float64(dt), np.int32(steps), self.method
-            )
+        for i in range(0, len(rows[0]), self.chunk):
+            out = part(*(a[i : i + self.chunk] for a in rows))
             pieces.append(jax.tree.map(np.asarray, out))
-        joined = jax.tree.map(lambda *a: np.concatenate(a)[: len(x)], *pieces)
-        return joined
+        return jax.tree.map(lambda *a: np.concatenate(a)[:count], *pieces)
 
     def shorten_steps(self, index):
         """Follow these limit cycles again with half the step, up to six times, until
@@ -247,13 +271,14 @@ class _Runs:
 
         One step may be accurate and the period not, where the cycle passes a saddle.
         """
-        dt = self.ends["step"][index].min()
+        dt = self.ends["step"][index]
         period, start = self.ends["period"][index], self.ends["final"][index]
         error = np.full(len(index), np.inf)
         for _ in range(6):
             dt = dt / 2
             with in_double():
-                _, ends = self.run(start, dt, int(np.ceil(6 * period.max() / dt)))
+                steps = int(np.ceil(6 * (period / dt).max()))
+                _, ends = self.run(start, dt, steps, steps)
             new = np.where(ends["returns"] > 0, ends["period"] * dt, np.inf)
             error = np.where(np.isfinite(new), np.abs(new / period - 1), np.inf)
             if not np.all(np.isfinite(error)):
@@ -267,9 +292,8 @@ class _Runs:
         return error
 
     def keep(self, index, verdict, ends, dt):
-        units = {"period": dt, "window": dt, "rates": 1 / dt}
-        ends = {k: v * units.get(k, 1) for k, v in ends.items()}
-        ends["step"] = np.full(len(verdict), dt)
+        units = {"period": dt, "window": dt, "rates": 1 / dt[:, None]}
+        ends = {k: v * units.get(k, 1) for k, v in ends.items()} | {"step": dt}
         if not self.ends:
             shape = lambda a: (len(self.x), *a.shape[1:])
             self.ends = {k: np.zeros(shape(a)) for k, a in ends.items()}
@@ -283,35 +307,21 @@ _SAME_PERIOD = 1e-7
 
 
 @eqx.filter_jit
-def _label(problem, x0s, dt, steps, method):
+def _approach(problem, x0s, attempts, method):
     system, args = problem.thaw()
-
-    def one(x0):
-        run = settle(
-            system, x0, args, dt=dt, transient=steps, window=steps, method=method
-        )
-        return verdict_of(run), {k: getattr(run, k) for k in _KEPT}
-
-    return jax.vmap(one)(x0s)
+    return jax.vmap(lambda x: approach(system, x, args, attempts, method))(x0s)
 
 
 @eqx.filter_jit
-def _jacobians(problem, x0s):
+def _label(problem, x0s, dts, transient, steps, method):
     system, args = problem.thaw()
-    return jax.vmap(lambda x: jacobian(system, x, args))(x0s)
 
+    def one(x0, dt):
+        lengths = {"transient": transient, "window": steps}
+        run = settle(system, x0, args, dt=dt, method=method, **lengths)
+        return verdict_of(run), {k: getattr(run, k) for k in _KEPT}
 
-def _default_dt(problem, x0s) -> float:
-    """A fifth of the fastest time constant, 1/|J|, at some of the starts."""
-    some = np.where(np.isfinite(x0s).all(axis=1)[:, None], x0s, 0)
-    some = np.resize(some[:: max(1, len(some) // 32)], (32, x0s.shape[1]))
-    jacobians = np.asarray(_jacobians(problem, some))
-    jacobians = jacobians[np.isfinite(jacobians).all(axis=(1, 2))]
-    sizes = np.linalg.norm(jacobians, 2, axis=(1, 2))
-    if not sizes.size or not sizes.max() > 0:
-        return 0.2
-    # Starts far outside must not set the pace of all others.
-    return 0.2 / min(sizes.max(), 10 * max(np.median(sizes), 1e-3 * sizes.max()))
+    return jax.vmap(one)(x0s, dts)
 
 
 def _check_linear(verdict, ends, is_map) -> None:
@@ -336,7 +346,7 @@ def _exponents_at(jac, is_map):
     return np.maximum(np.sort(rates)[::-1][:3], np.log(np.finfo(np.float64).tiny))
 
 
-def _collect(run, verdict, ends, groups, errors, dt, is_map) -> Attractors:
+def _collect(run, verdict, ends, groups, errors, is_map) -> Attractors:
     total, size = run.x.shape
     label = np.full(total, -1)
     for row, members in enumerate(groups):
@@ -371,28 +381,30 @@ def _collect(run, verdict, ends, groups, errors, dt, is_map) -> Attractors:
         start_verdict=verdict,
         time=run.time,
         final=ends["final"],
-        dt=dt,
+        dt=ends["step"],
         kind="map" if is_map else "flow",
-        caveats=_caveats(verdict, label, run, errors, dt),
+        caveats=_caveats(verdict, run, errors),
     )
 
 
-def _caveats(verdict, label, run, errors, dt) -> tuple[str, ...]:
+def _caveats(verdict, run, errors) -> tuple[str, ...]:
     said = []
-    longest = run.time.max()
     for code, advice in (
         (Verdict.undetermined, "were not decided"),
         (Verdict.slow_point, "still creep, with no certified root nearby"),
         (Verdict.diverged, "diverged"),
     ):
-        number = int(np.sum(verdict == code))
-        if number:
-            step = "" if run.is_map else f", dt = {dt:g}"
-            far = f"t <= {longest:g}{step}"
-            said.append(f"{number} of {len(verdict)} starts {advice} ({far})")
+        these = verdict == code
+        if these.any():
+            far = f"t <= {run.time[these].max():g}"
+            if not run.is_map and code != Verdict.diverged:
+                far += f", dt >= {run.dt[these].min():g}"
+            said.append(f"{these.sum()} of {len(these)} starts {advice} ({far})")
     poor = int(np.sum(errors > 1e-4))
     if poor:
         said.append(f"the periods of {poor} cycles change with the step: shorten `dt`")
-    if run.coarse.any():
-        said.append(f"dt = {dt:g} is too long for {int(run.coarse.sum())} starts")
+    coarse = run.coarse & ~run.gone
+    if coarse.any():
+        least = run.dt[coarse].min()
+        said.append(f"dt = {least:g} is too long for {coarse.sum()} starts")
     return tuple(said)

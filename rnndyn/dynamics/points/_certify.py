@@ -114,7 +114,7 @@ def certify(
     net, slot = np.nonzero(chosen)
     old = x[net, slot]
     # What a search in float64 gave up is not searched again at length.
-    given_up = (verdict[net, slot] == Verdict.undetermined) & ~single
+    given_up = (verdict[net, slot] == Verdict.undetermined) & (not single)
     new = polish.roots(net, old, given_up)
     near = length(new["x"] - old) <= reach * size_of(new["x"])
     good = polish.is_root(new) & near
