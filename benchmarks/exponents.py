@@ -1,13 +1,14 @@
 """How the critical delay scales with the learning rate, as far as a machine gets.
 
 The published networks and cues without a period after the reaction, batch 8 (published:
-128; its trials differ in noise and start alone): ten learning rates from 0.316 to 0.0014,
-all 21 delays, 20 networks a cell. The sweep is cut into shards of ten networks of one
-cell and worked on in the order of what a shard says for its cost, until the minutes are
-over; the same command goes on later, and several processes may share a folder. What is there is then fitted: the published procedure with
-seeds resampled, and maximum likelihood with censored cells. Fewer rates, delays or
-networks than planned bias both (20 networks a cell already lower the exponent of the
-published data by 0.2), so the JSON says what is missing and what it would cost.
+128; its trials differ in noise and start alone): ten learning rates from 0.316 to
+0.0014, all 21 delays, 20 networks a cell. The sweep is cut into shards of ten networks
+of one cell and worked on in the order of what a shard says for its cost, until the
+minutes are over; the same command goes on later, and several processes may share a
+folder. What is there is then fitted: the published procedure with seeds resampled, and
+maximum likelihood with censored cells. Fewer rates, delays or networks than planned
+bias both (20 networks a cell already lower the exponent of the published data by 0.2),
+so the JSON says what is missing and what it would cost.
 
     python benchmarks/exponents.py run --minutes 60 --store FOLDER
     python benchmarks/exponents.py summary --store FOLDER

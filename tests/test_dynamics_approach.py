@@ -82,7 +82,7 @@ def test_relaxation_oscillator_from_afar():
 @pytest.mark.parametrize("mu", [1.0, 8.0])
 def test_the_approach_is_the_trajectory(mu):
     x0 = jnp.array([0.5, -1.5])
-    run = lambda x: approach(van_der_pol, x, jnp.asarray(mu), 200, None)
+    run = lambda x: approach(van_der_pol, x, jnp.asarray(mu), 200)
     out = jax.jit(run)(x0)
     wanted = solve_ivp(
         lambda t, x: np.array(van_der_pol(t, jnp.asarray(x), mu)),

@@ -3,18 +3,14 @@
 from collections.abc import Callable
 from typing import Any
 
-import diffrax as dfx
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
 from ..._core._masks import norm
+from .._steps import embedded_step, next_length
 
 
-_TABLEAU = dfx.Dopri5.tableau
-_ROWS = [[float(w) for w in row] for row in _TABLEAU.a_lower]
-_ERROR = [float(w) for w in np.asarray(_TABLEAU.b_error)]
 MOST = 2**22
 """Steps after which a run is given up."""
 
@@ -28,34 +24,21 @@ def record(
 ) -> tuple[Float[Array, "samples state"], Float[Array, " state"]]:
     """States at equal `spacing` from `x0` on, and the one after them.
 
-    Steps of Dormand and Prince's method of order 5, at most `longest`, shorter where
-    their error would exceed 1e-6 (in float32 1e-4) of a variable, or 1e-8 of the
-    largest. States are infinite once the run has left 1e8 max(1, |x0|), NaN once it
-    was given up. Diffrax does the same and takes longer to compile.
+    Steps of `embedded_step`, at most `longest`, shorter where their error would exceed
+    1e-6 (in float32 1e-4) of a variable. States are infinite once the run has left
+    1e8 max(1, |x0|), NaN once it was given up.
     """
     dtype = x0.dtype
     rtol = 1e-6 if dtype == jnp.float64 else 1e-4
     bound = 1e8 * jnp.maximum(1, norm(x0))
-    tiny = jnp.finfo(dtype).tiny
-
-    def step(x, slope, h):
-        slopes = [slope]
-        for row in _ROWS:
-            y = x + h * sum(w * k for w, k in zip(row, slopes, strict=True) if w)
-            slopes.append(velocity(y))
-        error = h * sum(w * k for w, k in zip(_ERROR, slopes, strict=True) if w)
-        scale = jnp.maximum(jnp.abs(x), jnp.abs(y))
-        scale = rtol * jnp.maximum(scale, 1e-2 * jnp.max(scale)) + tiny
-        worst = jnp.max(jnp.abs(error) / scale)
-        return y, slopes[-1], jnp.where(jnp.isnan(worst), jnp.inf, worst)
 
     def advance(carry):
         left, x, slope, h, count = carry
         last = h >= (1 - 1e-9) * left
         taken = jnp.where(last, left, h)
-        y, end, worst = step(x, slope, taken)
+        y, end, worst = embedded_step(velocity, x, slope, taken, rtol)
         good = worst <= 1
-        fitting = taken * jnp.clip(0.9 * worst**-0.2, 0.2, 5)
+        fitting = next_length(taken, worst)
         # The last step is short for another reason.
         fitting = jnp.where(good & last, jnp.maximum(h, fitting), fitting)
         h = jnp.minimum(fitting, longest)

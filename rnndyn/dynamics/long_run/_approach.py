@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from ..._core._jacobian import jacobian
 from ..._core._masks import norm
-from ...flows import RK4, AbstractMethod
+from .._steps import embedded_step, next_length
 
 
 SAMPLES = 8
@@ -36,44 +36,35 @@ class Approach(NamedTuple):
 
 
 def approach(
-    system: Any,
-    x0: Float[Array, " state"],
-    args: PyTree,
-    attempts: Any,
-    method: AbstractMethod | None,
+    system: Any, x0: Float[Array, " state"], args: PyTree, attempts: Any
 ) -> Approach:
-    """Follow a flow by steps of controlled error: one step against two of half length,
-    to 1e-6 of the state. Pure; `attempts` may be traced."""
-    integrate = RK4() if method is None else method
-    zero = jnp.zeros((), x0.dtype)
-    field = lambda x: system(zero, x, args)
-    advance = lambda x, h: integrate.step(system, zero, x, h, args, None)
+    """Follow a flow by steps of controlled error, 1e-6 of a variable. Pure; `attempts`
+    may be traced."""
+    field = lambda x: system(jnp.zeros((), x.dtype), x, args)
     size = norm(x0)
     bound = 1e8 * jnp.maximum(1, size)
     half = attempts // 2
     every = jnp.maximum(half // SAMPLES, 1)
 
     def attempt(i, carry):
-        x, h, time, visited, away = carry
-        new = advance(advance(x, h / 2), h / 2)
-        gap = norm(advance(x, h) - new)
-        allowed = 1e-6 * (norm(x) + 1e-3 * size) + 1e-12
-        good = (gap <= allowed) & ~away  # false for NaN
-        x, time = jnp.where(good, new, x), time + jnp.where(good, h, 0)
-        factor = 0.9 * (allowed / jnp.maximum(gap, 1e-4 * allowed)) ** 0.2
-        factor = jnp.where(jnp.isfinite(gap), jnp.clip(factor, 0.2, 5), 0.2)
+        x, slope, h, time, visited, away = carry
+        new, end, worst = embedded_step(field, x, slope, h, 1e-6)
+        good = (worst <= 1) & ~away
+        x, slope = jnp.where(good, new, x), jnp.where(good, end, slope)
+        time = time + jnp.where(good, h, 0)
         # At rest without rounding nothing would stop the growth.
-        h = jnp.minimum(h * factor, 1e100)
+        h = jnp.minimum(next_length(h, worst), 1e100)
         place = jnp.clip((i - half) // every, 0, SAMPLES - 1)
-        return x, h, time, visited.at[place].set(x), away | (norm(x) > bound)
+        away = away | (norm(x) > bound)
+        return x, slope, h, time, visited.at[place].set(x), away
 
-    speed = norm(field(x0))
-    away = ~jnp.isfinite(speed)
-    x = jnp.where(away, 0, x0)
-    h = 1e-2 * (size + 1e-3) / jnp.maximum(jnp.where(away, 1, speed), 1e-100)
+    slope = field(x0)
+    away = ~jnp.all(jnp.isfinite(slope))
+    x, slope = jnp.where(away, 0, x0), jnp.where(away, 0, slope)
+    h = 1e-2 * (size + 1e-3) / jnp.maximum(norm(slope), 1e-100)
     visited = jnp.tile(x, (SAMPLES, 1))
-    start = (x, jnp.minimum(h, 1e100), zero, visited, away)
-    x, _, time, visited, away = lax.fori_loop(0, attempts, attempt, start)
+    start = (x, slope, jnp.minimum(h, 1e100), jnp.zeros_like(h), visited, away)
+    x, _, _, time, visited, away = lax.fori_loop(0, attempts, attempt, start)
     rates = lax.map(lambda x: _radius(jacobian(field, x)[0]), visited)
     rate = jnp.max(jnp.where(jnp.isfinite(rates), rates, 0))
     return Approach(x, time, rate, away)

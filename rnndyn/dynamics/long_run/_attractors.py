@@ -126,7 +126,7 @@ def attractors(
     - `dt`: step of the integration of a flow, transients included. By default a fifth
         of the fastest time constant at the end of each transient; runs that diverge or
         are too inaccurate with it are repeated with an eighth of that.
-    - `method`: of integration, `RK4()` by default.
+    - `method`: of integration with fixed steps, `RK4()` by default.
     - `steps`: length of the transient and of the window in the first round.
     - `rounds`: how often an undecided start is continued.
     - `chunk`: starts run side by side.
@@ -242,7 +242,7 @@ class _Runs:
     def approach(self, todo, attempts):
         """Take the runs `todo` through a transient and choose their steps; which of
         them diverged. Only here is divergence believed: errors are controlled."""
-        part = lambda x: _approach(self.problem, x, np.int32(attempts), self.method)
+        part = lambda x: _approach(self.problem, x, np.int32(attempts))
         x, time, rate, away = self.in_chunks(part, self.x[todo])
         rate[away] = np.median(rate[~away]) if not away.all() else 1.0
         used = np.unique(self.dt[np.isfinite(self.dt)])
@@ -307,9 +307,9 @@ _SAME_PERIOD = 1e-7
 
 
 @eqx.filter_jit
-def _approach(problem, x0s, attempts, method):
+def _approach(problem, x0s, attempts):
     system, args = problem.thaw()
-    return jax.vmap(lambda x: approach(system, x, args, attempts, method))(x0s)
+    return jax.vmap(lambda x: approach(system, x, args, attempts))(x0s)
 
 
 @eqx.filter_jit
