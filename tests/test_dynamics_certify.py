@@ -14,6 +14,7 @@ import pytest
 
 import rnndyn.dynamics as rdd
 from rnndyn import Verdict
+from rnndyn.models import ContinuousGRU
 
 
 NONE = rdd.MultiStart(num_large=0, rounds=0)
@@ -260,3 +261,17 @@ def test_the_way_to_a_root_far_out_is_no_slow_point(dtype, far):
     assert not np.any(points.verdict == Verdict.slow_point)
     assert np.all(points.verdict[points.mask] == Verdict.root)
     np.testing.assert_allclose(rdd.certify(points).roots(), [[far, 1.0]], rtol=1e-10)
+
+
+def test_where_all_gates_are_closed_is_no_root():
+    """Gated units far out move by less than a rounding error, and not at all: fixed
+    points lie in (-1, 1)."""
+    gru = ContinuousGRU(0, 8, 0, tau=1.0, gain=4.0, key=jax.random.key(1))
+    starts = 10 * jax.random.normal(jax.random.key(0), (32, 8))
+    points = rdd.fixed_points(gru, starts)
+    for found in (points, rdd.certify(points)):
+        assert np.sum(found.mask) >= 1
+        assert np.abs(np.asarray(found.roots())).max() < 1
+        assert not np.any(found.verdict[found.mask] == Verdict.continuum)
+    ends = rdd.attractors(gru, np.asarray(starts), rounds=2)
+    assert np.abs(ends.state).max(initial=0) < 1 and ends.undecided > 0

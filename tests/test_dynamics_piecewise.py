@@ -125,6 +125,22 @@ def test_line_attractor_is_reported_not_enumerated():
     assert len(plane.continua) == 4 and plane.num_singular == 8
 
 
+def test_a_family_of_2_cycles_around_a_fixed_point():
+    """z -> -z - 1 below 0: the middle of the family is the fixed point -1/2."""
+    found = plrnn_cycles(np.array([-1.0]), np.array([[2.0]]), np.array([-1.0]), 2)
+    assert len(found.continua) == 1 and found.complete
+    z = found.continua[0, :, 0]
+    np.testing.assert_allclose(z.sum(), -1, atol=1e-9)
+    assert -1 < z.min() < -0.5 < z.max() < 0
+
+
+def test_a_fixed_point_with_a_component_0_is_no_2_cycle():
+    A = np.array([[1.0, 1.0, -1.0], [0.0, 0.0, 0.0], [1.0, 0.0, -1.0]])
+    W = np.array([[-2.0, -1.0, -1.0], [0.0, 1.0, 1.0], [0.0, 1.0, 0.0]])
+    found = plrnn_cycles(A, W, np.array([1.0, -1.0, 0.0]), 2)
+    assert all(np.abs(z[0] - z[1]).max() > 1e-3 for z in found.z)
+
+
 def test_points_on_a_boundary_are_found_once():
     rng = np.random.default_rng(3)
     W = rng.standard_normal((4, 4))

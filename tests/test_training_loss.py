@@ -1,5 +1,7 @@
 """Loss, windows and verdicts against the paper's definitions."""
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -140,3 +142,46 @@ def test_outcomes():
     assert training.outcome(ended, ended) == training.OUTCOMES.index("learned")
     with pytest.raises(ValueError, match="histories have shapes"):
         training.outcome(flat, learned[:-1])
+
+
+class SignOfTheLastPulse(tasks.AbstractTask):
+    """A one-bit flip-flop: the output is the sign of the pulse, -1 or 1, at any step,
+    which differs from trial to trial."""
+
+    num_steps: int = 12
+    input_size: int = 1
+    output_size: int = 1
+    num_conditions: int = 2
+    dt: float = 0.05
+    periods: ClassVar[tuple[str, ...]] = ("wait", "hold")
+    reference: ClassVar[str] = ""
+
+    def trial(self, condition, *, key):
+        onset = jr.randint(key, (), 1, 6)
+        steps, sign = jnp.arange(self.num_steps), 2.0 * condition - 1
+        held = steps >= onset
+        return tasks.Trial(
+            inputs=jnp.where(steps == onset, sign, 0.0)[:, None],
+            targets=jnp.where(held, sign, 0.0)[:, None],
+            mask=held / self.num_steps,
+            period=held.astype(jnp.int32),
+            condition=jnp.asarray(condition, jnp.int32),
+        )
+
+    def score(self, trial, outputs, *, lag=0):
+        right = outputs[:, 0] * trial.targets[:, 0] > 0
+        count = jnp.where(trial.period == 1, right, False).sum(dtype=outputs.dtype)
+        share = count / jnp.sum(trial.period == 1)
+        return tasks.Score(accuracy=share, reliability=share**2)
+
+
+def test_a_task_of_your_own_is_scored_by_its_own_score():
+    task = SignOfTheLastPulse()
+    trials = task.batch(8, key=jr.key(0))
+    outputs = time_major(trials.targets)
+    right = scores(task, outputs, trials)
+    assert right.accuracy == right.accuracy_clean == right.reliability == 1
+    # Half of the trials all wrong, the other half all right.
+    half = jnp.where(jnp.arange(8)[None, :, None] < 4, outputs, -outputs)
+    some = scores(task, half, trials)
+    assert some.accuracy == some.reliability == some.reliability_clean == 0.5

@@ -175,26 +175,17 @@ def linearise(
 
 
 def newton_length(
+    fn: Callable,
     jac: Float[Array, "state state"],
     f: Float[Array, " state"],
     x: Float[Array, " state"],
-    fn: Callable | None = None,
 ) -> Float[Array, ""]:
-    """Length of the Newton step (see `Linearised`); large if there is none.
-
-    With `fn` the step must also lead to a root: a second one with the same Jacobian is
-    clearly shorter (at a fold it is a quarter or more of the first, in a tail that only
-    tends to 0 a third or more), or f changes sign along the softest direction. Singular
-    directions may only hold what is rounding in equations within range.
-    """
-    if fn is not None:
-        return distance_to_root(fn, jac, f, x)[0]
+    """Length of the Newton step (see `Linearised`); large if there is none."""
     eps = jnp.finfo(x.dtype).eps
     step = norm(jnp.linalg.solve(jac, f))
-    # Equation by equation: the stiffest one must not excuse the softest.
-    rounding = 8 * eps * (jnp.abs(jac) @ jnp.abs(x) + jnp.abs(x))
+    rounding, within = rounding_of(fn, jac, f, x)
     step = jnp.where(jnp.isfinite(step), step, 1 / eps**2)
-    return jnp.where(jnp.all(jnp.abs(f) <= rounding), 0, step)
+    return jnp.where(within & jnp.all(jnp.abs(f) <= rounding), 0, step)
 
 
 def distance_to_root(
@@ -203,17 +194,22 @@ def distance_to_root(
     f: Float[Array, " state"],
     x: Float[Array, " state"],
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """`newton_length` with `fn`, and an upper bound of the condition number of `jac`:
-    |J| |J^-1| in Frobenius norms for up to 16 unknowns, else three times what 16
-    products say of it, which is a bound but for a chance of 1e-5. NaN or meaningless
-    where J is singular."""
+    """`newton_length` of a step that also leads to a root: a second one with the same
+    Jacobian is clearly shorter (at a fold it is a quarter or more of the first, in a
+    tail that only tends to 0 a third or more), or f changes sign along the softest
+    direction. Singular directions may only hold what is rounding in equations within
+    range.
+
+    Also an upper bound of the condition number of `jac`: |J| |J^-1| in Frobenius norms
+    for up to 16 unknowns, else three times what 16 products say of it, which is a bound
+    but for a chance of 1e-5. NaN or meaningless where J is singular."""
     length, done, bound = _by_factors(fn, jac, f, x)
     # Under `vmap` both ways are taken: in turn, see `linearise`.
     rest = lambda: _by_singular_vectors(fn, after(length, jac), f, x)
     return lax.cond(done, lambda: length, rest), bound
 
 
-def _rounding(fn, jac, f, x):
+def rounding_of(fn, jac, f, x):
     """Of each equation, and whether all of them are within the range of floats."""
     eps = jnp.finfo(x.dtype).eps
     # Terms of the size of x that cancel in J too scatter f between neighbouring floats;
@@ -238,7 +234,7 @@ def _contracts(fn, f, x, rounding, solve):
 def _by_factors(fn, jac, f, x):
     """`distance_to_root` by an LU, which costs a fraction of singular vectors; whether
     it is sure, far from singular; and the bound of the condition number."""
-    rounding, within = _rounding(fn, jac, f, x)
+    rounding, within = rounding_of(fn, jac, f, x)
     factors = jax.scipy.linalg.lu_factor(jac)
     solve = lambda g: jax.scipy.linalg.lu_solve(factors, g)
     probes = solve(_probes(x))
@@ -250,19 +246,32 @@ def _by_factors(fn, jac, f, x):
 
 def _by_singular_vectors(fn, jac, f, x):
     eps = jnp.finfo(x.dtype).eps
-    rounding, within = _rounding(fn, jac, f, x)
-    u, sigma, vh = jnp.linalg.svd(jac)
+    rounding, within = rounding_of(fn, jac, f, x)
+    plain = jnp.linalg.svd(jac)
+    # An equation and its multiples have the same roots: where a gate has closed, tiny
+    # equations are no singular directions.
+    unit = row_units(jac)
+    again = lambda: jnp.linalg.svd(after(plain[1][0], unit[:, None] * jac))
+    u, sigma, vh = lax.cond(jnp.any(unit != 1), again, lambda: plain)
     regular = sigma > 4 * eps * sigma[0]
     inverse = jnp.where(regular, 1 / jnp.where(regular, sigma, 1), 0)
-    solve = lambda g: vh.T @ (inverse * (u.T @ g))
+    solve = lambda g: vh.T @ (inverse * (u.T @ (unit * g)))
     rounded = jnp.where(jnp.abs(f) <= rounding, 0, f)
-    left = jnp.abs(u.T @ rounded) <= jnp.abs(u.T) @ rounding
+    left = jnp.abs(u.T @ (unit * rounded)) <= jnp.abs(u.T) @ (unit * rounding)
     length, converges = _contracts(fn, f, x, rounding, solve)
-    plain = norm(solve(f))
-    turns = _changes_sign(fn, u, inverse, vh, x, plain)
+    direct = norm(solve(f))
+    turns = _changes_sign(fn, *plain, x, direct)
     converges = converges & within & jnp.all(left | regular)
     # Also large where anything is NaN.
-    return jnp.where(converges, length, jnp.where(turns, plain, 1 / eps**2))
+    return jnp.where(converges, length, jnp.where(turns, direct, 1 / eps**2))
+
+
+def row_units(jac):
+    """1, but for rows of `jac` that are not 0 and tiny beside the largest what makes
+    them as large as that."""
+    size = jnp.max(jnp.abs(jac), axis=1)
+    tiny = (size > 0) & (size < 1e-13 * jnp.max(size))
+    return jnp.where(tiny, jnp.max(size) / jnp.where(tiny, size, 1), 1)
 
 
 def _probes(x):
@@ -279,11 +288,12 @@ def after(done, a):
     return jnp.where(jnp.isnan(done) | (done >= 0), a, 0)
 
 
-def _changes_sign(fn, u, inverse, vh, x, length):
+def _changes_sign(fn, u, sigma, vh, x, length):
     """Whether u.f changes sign along the softest direction, all other equations solved
     by one Newton step: a root of odd order, such as one at a pitchfork."""
     eps = jnp.finfo(x.dtype).eps
-    others = inverse.at[-1].set(0)
+    regular = sigma > 4 * eps * sigma[0]
+    others = jnp.where(regular, 1 / jnp.where(regular, sigma, 1), 0).at[-1].set(0)
     reach = 4 * jnp.minimum(length, eps**0.25 * jnp.maximum(1, norm(x)))
 
     def along(sign):
@@ -294,7 +304,7 @@ def _changes_sign(fn, u, inverse, vh, x, length):
 
     value, reduced = jax.vmap(along)(jnp.asarray([1.0, -1.0], x.dtype))
     # One other equation that is singular as well, and nothing is known about it.
-    only = jnp.all(inverse[:-1] > 0)
+    only = jnp.all(regular[:-1])
     return (value[0] * jnp.sign(value[1]) < 0) & jnp.all(reduced) & only
 
 

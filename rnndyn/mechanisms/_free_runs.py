@@ -116,7 +116,7 @@ def free_runs(system, x0s, model) -> Attractors:
     # A start on an unstable root would stay there for ever.
     x0s = x0s + 1e-3 * np.random.default_rng(0).standard_normal(x0s.shape)
     u = jnp.zeros(model.input_size, x0s.dtype)
-    return attractors(system, x0s, u, steps=1024, rounds=3)
+    return attractors(system, x0s, u, steps=512, rounds=3)
 
 
 def with_ends(x0s, *ends: Attractors | None):

@@ -213,7 +213,7 @@ def _floats(*xs: Any) -> list[Any]:
     """Arrays of one shape and one float dtype; bare numbers take that of the rest."""
     xs = tuple(jnp.asarray(x) if isinstance(x, list | tuple) else x for x in xs)
     dtype = jnp.result_type(*xs, float)
-    return jnp.broadcast_arrays(*(jnp.asarray(x, dtype) for x in xs))
+    return list(jnp.broadcast_arrays(*(jnp.asarray(x, dtype) for x in xs)))
 
 
 def _times(**times: Any) -> list[Any]:

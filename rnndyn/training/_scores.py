@@ -3,12 +3,21 @@
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from ..tasks import AbstractTask, DelayedCueDiscrimination, FixedResponse, Trial
+from ..tasks import (
+    AbstractTask,
+    DelayedActivation,
+    DelayedCueDiscrimination,
+    FixedResponse,
+    Trial,
+)
 
+
+_PUBLISHED = (DelayedCueDiscrimination, DelayedActivation, FixedResponse)
 
 NOT_LEARNED, LEARNED, UNSTABLE = 0, 1, 2
 OUTCOMES = ("not_learned", "learned", "unstable")
@@ -33,6 +42,9 @@ def scores(
 ) -> Scores:
     """Accuracy and reliability of a batch of trials.
 
+    A task of your own says them itself, in both windows: means of `AbstractTask.score`.
+    For the published tasks they are as their code has them.
+
     With `p = y / sum(y)` over the outputs (0 where undefined), accuracy is the share of
     `argmax p = argmax target` and reliability the mean of `p` at the target's argmax,
     over trials and the steps of a window. A single output `y` counts
@@ -45,6 +57,11 @@ def scores(
 
     Works with delays that are traced or differ between members.
     """
+    if not isinstance(task, _PUBLISHED):
+        one = lambda trial, y: task.score(trial, y, lag=int(readout == "before"))
+        own = jax.vmap(one, in_axes=(0, 1))(trials, outputs)
+        accuracy, reliability = jnp.mean(own.accuracy), jnp.mean(own.reliability)
+        return Scores(accuracy, reliability, accuracy, reliability)
     targets = jnp.moveaxis(trials.targets, 1, 0).astype(outputs.dtype)
     if outputs.shape[-1] == 1:
         outputs = jnp.concatenate([outputs, 1 - outputs], axis=-1)
@@ -95,8 +112,8 @@ def paper_window(task: AbstractTask, period: Any) -> Bool[Array, " time"]:
 
     in floating point, hence one step early, two at a delay of 300 ms, and one step
     short at 320 ms. Of a fixed response it scores the last step, `s = T - 1` (the last
-    two at 300 ms). Other tasks have no such history: theirs is the reaction period
-    moved one step back.
+    two at 300 ms). A delayed activation has no such history: it is the reaction
+    period moved one step back.
 
     **Reference:** Kurtkaya, Dinc et al. 2025, `calculate_accuracy` of
     github.com/fatihdinc/dynamical-phases-stm.

@@ -52,7 +52,8 @@ class TrainInfo(eqx.Module):
     """What may be looked at after an epoch, measured before its update.
 
     - `loss`: of the batch.
-    - `accuracy`, `reliability`: in the paper's window (see `scores`).
+    - `accuracy`, `reliability`: in the paper's window, of a task of your own those of
+        its `score` (see `scores`).
     - `accuracy_clean`, `reliability_clean`: in the clean window.
     - `grad_norm`: 2-norm of the gradient.
     - `finite`: whether loss, gradient and updated weights are, and `tau` is allowed.

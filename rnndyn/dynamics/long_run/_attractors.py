@@ -14,7 +14,7 @@ from ..._core._export import Result
 from ..._core._system import Map
 from ..._core._types import KeyLike
 from ..._core._verdicts import Verdict, names
-from ...flows import AbstractMethod
+from ...flows import AbstractMethod, Dop853
 from .._states import as_states, check_system
 from ..points._points import Frozen
 from ..points._starts import AbstractSampler
@@ -96,7 +96,7 @@ def attractors(
     *,
     dt: float | None = None,
     method: AbstractMethod | None = None,
-    steps: int = 2048,
+    steps: int = 1024,
     rounds: int = 4,
     chunk: int = 32,
     tol_point: float = 1e-6,
@@ -123,10 +123,11 @@ def attractors(
     - `system`: a flow `f(t, x, args)` or a `Map`; `args`: the input, held constant.
     - `x0s`: starts, shape `(starts, state)`, or a sampler. A start on an unstable root
         stays there and is not decided.
-    - `dt`: step of the integration of a flow, transients included. By default a fifth
+    - `dt`: step of the integration of a flow, transients included. By default half
         of the fastest time constant at the end of each transient; runs that diverge or
         are too inaccurate with it are repeated with an eighth of that.
-    - `method`: of integration with fixed steps, `RK4()` by default.
+    - `method`: of integration with fixed steps, `Dop853()` by default: the damping of
+        methods of low order ends cycles that attract little.
     - `steps`: length of the transient and of the window in the first round.
     - `rounds`: how often an undecided start is continued.
     - `chunk`: starts run side by side.
@@ -171,7 +172,6 @@ def attractors(
             if not run.open.any():
                 break
     verdict, ends = run.verdict, run.ends
-    _check_linear(verdict, ends, is_map)
     groups = group(verdict, ends, tol_point)
     first = np.array([g[0] for g in groups], int)
     errors = np.full(len(groups), np.nan)
@@ -190,7 +190,8 @@ class _Runs:
     """All starts, continued in rounds; only the open ones, in padded chunks."""
 
     def __init__(self, problem, x0s, dt, method, chunk):
-        self.problem, self.method = problem, method
+        self.problem = problem
+        self.method = Dop853() if method is None else method
         self.is_map = isinstance(problem.thaw()[0], Map)
         # Powers of two: few different programs, and no lanes for nothing.
         self.chunk = min(chunk, 1 << (len(x0s) - 1).bit_length())
@@ -211,14 +212,14 @@ class _Runs:
         away = np.zeros(len(todo), bool)
         if self.adaptive:
             away = self.approach(todo, steps // 2)
-        transient = steps // 2 if self.adaptive else steps
+        transient = steps
         for finer in (1, 8, 64) if self.adaptive else (1,):
             dt = self.dt[todo] / finer
             lengths = (transient * finer, steps * finer)
             verdict, ends = self.run(self.x[todo], dt, *lengths)
             self.keep(todo, verdict, ends, dt)
             # A step that is too long makes things up, divergence above all.
-            poor = ends["step_error"] > 1e-4
+            poor = _too_long(verdict, ends)
             self.coarse[todo] = poor
             if finer == 1:
                 poor |= verdict == Verdict.diverged
@@ -234,6 +235,7 @@ class _Runs:
             self.gone[open_[away]] = True
         self.verdict[self.coarse] = Verdict.undetermined
         self.verdict[self.gone] = Verdict.diverged
+        _check_linear(self.verdict, self.ends, self.is_map, open_)
         # Chaos may be a transient, and its averages converge slowly: look twice.
         once = (self.verdict == Verdict.chaotic) & ~self.seen_chaotic
         self.seen_chaotic = self.verdict == Verdict.chaotic
@@ -306,6 +308,15 @@ _OPEN = (Verdict.undetermined, Verdict.slow_point)
 _SAME_PERIOD = 1e-7
 
 
+def _too_long(verdict, ends):
+    """Whether steps were too long: by their own errors, or, on cycles, by what these
+    add up to before the attraction has them forgotten."""
+    error = ends["step_error"]
+    forgotten = -ends["growth"].sum(axis=1)[:, min(1, ends["growth"].shape[2] - 1)]
+    moved = error * ends["window"] > 1e-2 * np.maximum(forgotten, 0)
+    return (error > 1e-4) | ((verdict == Verdict.limit_cycle) & moved)
+
+
 @eqx.filter_jit
 def _approach(problem, x0s, attempts):
     system, args = problem.thaw()
@@ -324,9 +335,9 @@ def _label(problem, x0s, dts, transient, steps, method):
     return jax.vmap(one)(x0s, dts)
 
 
-def _check_linear(verdict, ends, is_map) -> None:
+def _check_linear(verdict, ends, is_map, rows) -> None:
     """Let eigenvalues confirm what the growth of perturbations said of roots."""
-    for i in np.flatnonzero(np.isin(verdict, (Verdict.root, Verdict.continuum))):
+    for i in rows[np.isin(verdict[rows], (Verdict.root, Verdict.continuum))]:
         values = np.linalg.eigvals(ends["jacobian"][i])
         margin = np.abs(1 + values) - 1 if is_map else values.real
         size = max(np.abs(values).max(), 1e-300)

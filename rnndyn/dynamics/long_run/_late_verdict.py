@@ -69,7 +69,7 @@ def verdict_of(
         one = jnp.zeros((), bool)
     still = run.speed <= 64 * jnp.finfo(run.final.dtype).eps * size
     resting = still & (run.distance <= near * size) & (run.extent <= 1e-8 * size)
-    resting = resting & (jnp.abs(total[0]) < 0.1)
+    resting = resting & (jnp.abs(total[0]) < 0.1) & (run.error <= tol.step * size)
     creeping = (run.extent <= 1e-2 * size) & ~is_root & ~attracts[0]
     verdict = jnp.select(
         [

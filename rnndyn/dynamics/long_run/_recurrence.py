@@ -261,25 +261,23 @@ def _returns(advance, displacement, p, h, steps, unit, closed, is_map, most=16):
     along = displacement(p)
     infinite = jnp.asarray(jnp.inf, p.dtype)
 
+    def derivatives(x):
+        velocity = displacement(x)
+        return velocity, jax.jvp(displacement, (x,), (velocity,))[1]
+
     def crossing(x, new):
         if is_map:
             return jnp.ones((), bool), jnp.ones((), p.dtype), norm(new - p) / unit
-        s0, s1 = jnp.vdot(along, x - p), jnp.vdot(along, new - p)
-        v0, v1 = displacement(x), displacement(new)
-        d0, d1 = jnp.vdot(along, v0), jnp.vdot(along, v1)
+        ends = [x - p, new - p, *derivatives(x), *derivatives(new)]
+        heights = [jnp.vdot(along, a) for a in ends]
+        s0, s1 = heights[:2]
         hit = (s0 < 0) & (s1 >= 0)
         u = jnp.where(hit, -s0 / jnp.where(s1 > s0, s1 - s0, 1), 0)
-        cubic = lambda u, a, b, c, d: (
-            (1 + 2 * u) * (1 - u) ** 2 * a
-            + u * (1 - u) ** 2 * b
-            + u**2 * (3 - 2 * u) * c
-            - u**2 * (1 - u) * d
-        )
         for _ in range(3):
-            slope = jax.grad(cubic)(u, s0, d0, s1, d1)
-            u = u - cubic(u, s0, d0, s1, d1) / jnp.where(slope > 0, slope, infinite)
+            slope = jax.grad(_quintic)(u, *heights)
+            u = u - _quintic(u, *heights) / jnp.where(slope > 0, slope, infinite)
             u = jnp.clip(u, 0, 1)
-        return hit, u, norm(cubic(u, x, v0, new, v1) - p) / unit
+        return hit, u, norm(_quintic(u, *ends)) / unit
 
     def body(carry):
         i, x, count, last, shortest, longest, closure, nearest, total = carry
@@ -310,6 +308,14 @@ def _returns(advance, displacement, p, h, steps, unit, closed, is_map, most=16):
     period = total / jnp.maximum(count, 1)
     uneven = jnp.where(count > 0, (longest - shortest) / jnp.maximum(period, 1e-30), 0)
     return x, count, period, uneven, closure, nearest
+
+
+def _quintic(u, x0, x1, v0, a0, v1, a1):
+    """States, velocities and accelerations at both ends of a step, interpolated."""
+    w = 1 - u
+    return w**3 * (
+        (1 + 3 * u + 6 * u**2) * x0 + u * (1 + 3 * u) * v0 + u**2 / 2 * a0
+    ) + u**3 * ((1 + 3 * w + 6 * w**2) * x1 - w * (1 + 3 * w) * v1 + w**2 / 2 * a1)
 
 
 def _orbit(advance, x, h, steps, returns, period, is_map):
@@ -355,4 +361,4 @@ def _nearby_root(residual, x):
     x = lax.fori_loop(0, 8, newton, x)
     jac, f = jacobian(residual, x)
     jac = jnp.where(jnp.isfinite(jac), jac, 0)
-    return x, jac, norm(f), newton_length(jac, f, x)
+    return x, jac, norm(f), newton_length(residual, jac, f, x)

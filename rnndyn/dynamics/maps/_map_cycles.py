@@ -273,7 +273,7 @@ def _linear(system, args, fn, x, period, select, k):
 
     def work(x, period):
         point = lax.stop_gradient(x)
-        step = newton_length(jax.jacfwd(fn)(point), fn(point), point)
+        step = newton_length(fn, jax.jacfwd(fn)(point), fn(point), point)
         jacobian = jax.jacfwd(lambda x: system(x, args))
         # Beyond one minimal period the product goes on with identities. The sum makes
         # LAPACK calls depend on each other: side by side they can block in XLA.

@@ -234,7 +234,9 @@ class _Problem:
     def record(self, z) -> None:
         """Record a solution, if it is a cycle of the map and of this minimal period."""
         scale = self.terms(z)
-        near = lambda y: bool(np.all(np.abs(y - z) <= 1e-9 * scale))
+        # A component that is 0 is the rounding of those that made it.
+        error = 1e-9 * scale + 4 * np.finfo(np.float64).eps * scale.max()
+        near = lambda y: bool(np.all(np.abs(y - z) <= error))
         if not near(np.roll(self.step(z), 1, axis=0)):
             return
         k = self.order
@@ -277,19 +279,24 @@ class _Problem:
             low, high = _interval(a[:, 0], b, 1e-10 * scale)
             if low > high:
                 return
-            places = np.array([_inside(low, high)])
+            places = [np.array([_inside(low, high, part)]) for part in (0.4, 0.7)]
             point = high - low <= 1e-8 * scale
         else:
-            places = _feasible(a, b, 1e-10 * scale)
-            if places is None:
+            starts = scale * np.random.default_rng(0).standard_normal((2, len(null.T)))
+            places = [
+                _feasible(a, b, 1e-10 * scale, s) for s in (0 * starts[0], *starts)
+            ]
+            places = [place for place in places if place is not None]
+            if not places:
                 self.unresolved += 1
                 return
             point = _reach(a, b, 1e-10 * scale) <= 1e-8 * scale
-        orbit = (z0 + null @ places).reshape(self.order, -1)
+        # Some places in a family may have a smaller period, in the middle above all.
+        orbits = [(z0 + null @ s).reshape(self.order, -1) for s in places]
         if point:
-            self.record(orbit)
-        elif _moves(orbit):
-            self.continua.append(orbit)
+            self.record(orbits[0])
+        else:
+            self.continua.extend([orbit for orbit in orbits if _moves(orbit)][:1])
 
     def result(self, exhausted) -> PiecewiseCycles:
         n, k = self.size, self.order
@@ -342,17 +349,17 @@ def _interval(a, b, tol):
     return low, high
 
 
-def _inside(low, high) -> float:
+def _inside(low, high, part) -> float:
     if np.isfinite(low) and np.isfinite(high):
-        return (low + high) / 2
+        return low + part * (high - low)
     if np.isfinite(low) or np.isfinite(high):
-        return low + 1 if np.isfinite(low) else high - 1
-    return 0.0
+        return low + 2 * part if np.isfinite(low) else high - 2 * part
+    return part
 
 
-def _feasible(a, b, tol):
-    """A place with a s + b >= 0 in every row, by projections; `None` if not found."""
-    s = np.zeros(a.shape[1])
+def _feasible(a, b, tol, s):
+    """A place with a s + b >= 0 in every row, by projections from the place `s`; `None`
+    if not found."""
     inverse = np.linalg.pinv(a)
     for _ in range(2000):
         value = a @ s + b

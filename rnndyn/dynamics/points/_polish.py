@@ -12,7 +12,7 @@ from ..._core._batch import in_double
 from ..._core._jacobian import jacobian
 from ..._core._masks import norm
 from ..._core._system import residual_fn
-from .._linear import distance_to_root
+from .._linear import distance_to_root, rounding_of, row_units
 from ._search import Tolerances, judge
 from ._solver import LevenbergMarquardt
 
@@ -60,8 +60,9 @@ class Polish:
             1, length(new["x"]) / new["x"].shape[1] ** 0.5
         )
         good = small & (new["newton"] <= eps**0.5 * size)
-        for i in np.flatnonzero(small & ~good):
-            good[i] = _is_singular_root(new["jac"][i], new["f"][i], new["x"][i])
+        for i in np.flatnonzero(small & ~good & new["within"]):
+            row = (new[k][i] for k in ("jac", "f", "x", "rounding"))
+            good[i] = _is_singular_root(*row)
         return good
 
     def is_minimum(self, net, new):
@@ -118,16 +119,16 @@ def _no_leaks():
         ) from error
 
 
-def _is_singular_root(jac, f, x):
+def _is_singular_root(jac, f, x, rounding):
     """Whether f is pure rounding along the left null directions of the Jacobian, and
     the Newton step across the right ones is short."""
     eps = np.finfo(np.float64).eps
-    u, sigma, _ = np.linalg.svd(jac)
-    null = sigma <= 1e-13 * max(sigma[0], 1e-300)
     # Equation by equation: the stiffest one must not excuse the softest.
-    rounding = 8 * eps * (np.abs(jac) @ np.abs(x) + np.abs(x))
-    noise = np.abs(u[:, null]).T @ rounding
-    part = u.T @ f
+    unit = np.asarray(row_units(jac))
+    u, sigma, _ = np.linalg.svd(unit[:, None] * jac)
+    null = sigma <= 1e-13 * max(sigma[0], 1e-300)
+    noise = np.abs(u[:, null]).T @ (unit * rounding)
+    part = u.T @ (unit * f)
     step = np.linalg.norm(part[~null] / sigma[~null])
     rounded = null.any() and np.all(np.abs(part[null]) <= noise)
     return bool(rounded and step <= eps**0.5 * size_of(x))
@@ -141,6 +142,8 @@ def _nothing(size):
         "f": np.zeros((0, size)),
         "speed": none,
         "newton": none,
+        "rounding": np.zeros((0, size)),
+        "within": np.zeros(0, bool),
         "condition_bound": none,
         "gradient": none,
         "jac": square,
@@ -207,6 +210,7 @@ def _look_at(problem, scale, x, closely):
         problem, scale, x = point
         fn = _residual64(problem, scale, x)
         jac, f = jacobian(fn, x)
+        rounding, within = rounding_of(fn, jac, f, x)
         unknown = jnp.full((), jnp.nan)
         (newton, bound), kinked = lax.cond(
             closely,
@@ -217,6 +221,8 @@ def _look_at(problem, scale, x, closely):
             "f": jnp.where(jnp.isfinite(f), f, 0),
             "speed": norm(f),
             "newton": newton,
+            "rounding": rounding,
+            "within": within,
             "condition_bound": bound,
             "kinked": kinked,
             "jac": jnp.where(jnp.isfinite(jac), jac, 0),

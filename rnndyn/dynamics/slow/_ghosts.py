@@ -16,7 +16,7 @@ from ..._core._masks import norm
 from ..._core._system import is_map, residual_fn, time_scale_of
 from ..._core._verdicts import Verdict
 from .._implicit import SpeedSlope, attach
-from .._linear import after, newton_length
+from .._linear import after, distance_to_root
 from .._states import as_states, check_number
 from ..points._certify import certify
 from ..points._points import FixedPoints, Values
@@ -264,7 +264,7 @@ def _verdict(fn, x, f, jac, saddle_node):
     tols = Tolerances(x.dtype, x.size)
     eps, speed = jnp.finfo(x.dtype).eps, norm(f)
     small = speed <= tols.speed_at(x)
-    length = newton_length(jac, f, x, fn)
+    length, _ = distance_to_root(fn, jac, f, x)
     is_root = small & (length <= tols.step * jnp.maximum(1, norm(x)))
     slope = SpeedSlope(fn)
     flat = norm(slope(x)) * jnp.maximum(1, norm(x))
