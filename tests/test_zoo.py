@@ -331,6 +331,24 @@ def test_chosen_networks_keep_their_rows(sweep, tmp_path):
     assert rd.models.network_dt(weights, member=0) == last.table["dt"][0]
 
 
+def test_a_sweep_that_was_changed_is_not_vouched_for(sweep, tmp_path):
+    shutil.copytree(sweep.store.out, tmp_path / "sweep")
+    (file,) = (tmp_path / "sweep/shards/00001").glob("weights.safetensors")
+    data = bytearray(file.read_bytes())
+    data[-7] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(ValueError, match="shards/00001: weights.safetensors differ"):
+        zoo.save(tmp_path / "sweep", tmp_path / "zoo")
+    assert not (tmp_path / "zoo").exists()
+
+
+def test_durations_of_cues_are_no_coordinate_of_labels(sweep, kept):
+    for table, row in ((sweep.to_xarray(), "member"), (kept.to_xarray(), "network")):
+        assert table["cue"].dims == (row,) and not table.coords
+        for name in {"cue_code", "margin"} & set(table):
+            assert table[name].dims == (row, "condition")
+
+
 def test_the_form_decides_what_is_built(tmp_path):
     current = zoo.save(PAIR, tmp_path / "current", network={"form": "current"})
     assert isinstance(current.ensemble(), rd.models.CurrentRNN)

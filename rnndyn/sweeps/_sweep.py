@@ -157,8 +157,8 @@ class Sweep:
         return Fractions(names, coordinates, np.stack(counts, axis=-1))
 
     def to_xarray(self, curves: bool = False) -> Any:
-        """An `xarray.Dataset` with dimension `member`, codes named in `attrs` (needs
-        `rnndyn[data]`)."""
+        """An `xarray.Dataset` with dimensions `member` and, for what is known of every
+        cue, `condition`; codes named in `attrs` (needs `rnndyn[data]`)."""
         xarray = need("xarray")
         data = dict(self.arrays) | (self.curves() if curves else {})
         names = lambda k, v: ("member", *_extra_dims(k, v.ndim - 1))
@@ -254,5 +254,6 @@ def _stack(trees: list[Any]) -> Any:
 
 
 def _extra_dims(name: str, count: int) -> tuple[str, ...]:
-    dims = {"last": "last", "history": "record"}.get(name.split("_")[0], "cue")
+    # Not "cue", which is the name of a duration.
+    dims = {"last": "last", "history": "record"}.get(name.split("_")[0], "condition")
     return (dims,)[:count]

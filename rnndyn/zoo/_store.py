@@ -18,9 +18,9 @@ import numpy as np
 from .._core._checks import check_count, one_of
 from .._core._store import named_leaves, read_arrays, write_arrays
 from ..models._activations import ACTIVATIONS
-from ..sweeps import Sweep, load as load_sweep
+from ..sweeps import Sweep, load as load_sweep, verify
 from ..sweeps._grid import positions
-from ..sweeps.disk._files import publish, sha256, versions
+from ..sweeps.disk._files import is_published, publish, sha256, versions
 from ._card import card
 from ._schema import CURVES, SCHEMA, WEIGHTS, describe, field, problems
 from ._zoo import Zoo, build
@@ -61,9 +61,9 @@ def save(
 
     **Returns:** the data set, as `load` gives it.
 
-    **Raises:** a `ValueError` if nothing is in the source, an array is not part of the
-    schema or does not fit it, the weights do not make networks, or the folder is there
-    already.
+    **Raises:** a `ValueError` if nothing is in the source, a file of a sweep has
+    changed, an array is not part of the schema or does not fit it, the weights do not
+    make networks, or the folder is there already.
 
     !!! example
 
@@ -197,7 +197,13 @@ def _misfits(network: Mapping[str, Any], weights: Arrays) -> list[str]:
 
 
 def _of_sweep(sweep: Sweep, rows: Any, curves: bool) -> tuple[dict, list[dict]]:
-    """Table and groups of the finished networks of a sweep."""
+    """Table and groups of the finished networks of a sweep, whose files must be as they
+    were written: the checksums of a data set would vouch for them."""
+    for index in sweep.finished:
+        for kind in ("shards", "labels"):
+            folder = sweep.store.folder(kind, index)
+            if is_published(folder):
+                verify(folder)
     rows = positions(slice(None) if rows is None else rows, len(sweep))
     known = {k: v for k, v in sweep.arrays.items() if field(k) and k not in WEIGHTS}
     table = {k: _stored(k, v[rows]) for k, v in known.items()}

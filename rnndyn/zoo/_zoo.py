@@ -141,7 +141,7 @@ class Zoo:
         variables = {}
         for name, values in self.table.items():
             about = self.about["fields"].get(name, {})
-            dims = ("network", "cue")[: values.ndim]
+            dims = ("network", "condition")[: values.ndim]
             attrs = {k: about[k] for k in ("unit", "meaning", "codes") if k in about}
             variables[name] = (dims, values, attrs)
         return xarray.Dataset(variables, attrs={"title": self.about["title"]})

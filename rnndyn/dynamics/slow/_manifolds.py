@@ -14,7 +14,7 @@ from ..._core._checks import check_count, check_finite
 from ..._core._export import Result
 from ..._core._system import is_map, residual_fn, time_scale_of
 from ..._core._verdicts import Verdict
-from .._states import check_number, check_residual
+from .._states import as_states, check_number, check_residual
 from ..points._certify import certify
 from ..points._fixed_points import fixed_points
 from ..points._points import Values
@@ -101,12 +101,10 @@ def slow_manifold(
     **Reference:** A. Sagodi et al. 2024, "Back to the continuous attractor",
     arXiv:2408.00109.
     """
+    # Only looked at: as an array of JAX float64 may lose digits.
+    axes, remedy = ("traj", "time", "state"), "Pass one trajectory as xs[None]."
+    as_states("trajectories", trajectories, axes, remedy)
     xs = np.asarray(trajectories, np.float64)
-    if xs.ndim != 3 or 0 in xs.shape:
-        raise ValueError(
-            f"`trajectories` has shape {xs.shape}, expected (traj, time, state). Pass "
-            "one trajectory as xs[None]."
-        )
     check_number("rel_speed", rel_speed, "Leave it out for the default.")
     if rel_speed >= 1:
         raise ValueError(f"`rel_speed` = {rel_speed}, expected a number in (0, 1).")

@@ -152,7 +152,7 @@ def cornn(
     with contextlib.nullcontext() if single else jax.enable_x64(True):
         arrays = _arrays(args, jnp.float32 if single else jnp.float64)
         fit = to_host(_fit(**arrays, **static))
-    for message in remarks(fit):
+    for message in remarks(fit, constraint is not None):
         warnings.warn(message, stacklevel=2)
     return fit
 

@@ -97,8 +97,9 @@ class CornnFit(AbstractFit):
         return self.network
 
 
-def remarks(fit: CornnFit):
-    """What to warn of once the data were looked at."""
+def remarks(fit: CornnFit, constrained: bool):
+    """What to warn of once the data were looked at. The published iteration ends after
+    so many steps; under constraints it has hardly begun by then."""
     lost = int(np.sum(fit.flag == NeuronFlag.not_finite))
     if lost:
         yield (
@@ -111,6 +112,12 @@ def remarks(fit: CornnFit):
         yield (
             f"{share:.0%} of all targets lay outside (-1, 1) and were clipped: scale "
             "the rates down, or check that alpha = dt / tau is not too small."
+        )
+    going = int(np.sum(used & (fit.verdict == Verdict.undetermined)))
+    if constrained and going:
+        yield (
+            f"{going} of {len(fit.flag)} neurons have not converged under the "
+            "constraint: raise max_steps (1000 steps of it are cheap)."
         )
 
 
