@@ -92,7 +92,7 @@ class Analyse:
     """Figure to write, `FILE`.png in the current folder by default; a name without
     suffix gets `.png`."""
     form: str | None = None
-    """rate, current or piecewise, if the file does not say."""
+    """rate, current, piecewise or gru, if the file does not say."""
     tau: float | None = None
     """Time constant in seconds, if the file does not say."""
     dt: float | None = None

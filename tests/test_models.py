@@ -93,6 +93,25 @@ def test_gru_is_the_discrete_gru_at_dt_equal_tau(getkey):
     np.testing.assert_allclose(got, (1 - z) * n + z * x, rtol=1e-12)
 
 
+def test_a_gru_of_pytorch_keeps_its_steps(getkey):
+    shapes = {"ih": (15, 2), "hh": (15, 5)}
+    a = {k: np.asarray(jr.normal(getkey(), s)) for k, s in shapes.items()}
+    b = {k: np.asarray(jr.normal(getkey(), (15,))) for k in shapes}
+    model = rd.models.ContinuousGRU.from_torch(a["ih"], a["hh"], b["ih"], b["hh"])
+    h, u = np.asarray(jr.normal(getkey(), (5,))), np.asarray(jr.normal(getkey(), (2,)))
+    # As the documentation of torch.nn.GRU has it: reset, update, new.
+    i, s = a["ih"] @ u + b["ih"], a["hh"] @ h + b["hh"]
+    r, z = sigmoid(i[:5] + s[:5]), sigmoid(i[5:10] + s[5:10])
+    n = np.tanh(i[10:] + r * s[10:])
+    got = model.map(1.0)(jnp.asarray(h), jnp.asarray(u))
+    np.testing.assert_allclose(got, (1 - z) * n + z * h, rtol=1e-12)
+    assert model.output_size == 0
+    with pytest.raises(ValueError, match="weight_hh_l0"):
+        rd.models.ContinuousGRU.from_torch(a["hh"], a["ih"])
+    with pytest.raises(ValueError, match="z, r, n"):
+        rd.models.ContinuousGRU.from_arrays(np.eye(4), tau=1.0)
+
+
 def test_piecewise_discrete_twin(getkey):
     model = all_models(getkey())["piecewise"]
     z = jr.normal(getkey(), (7,))
@@ -171,7 +190,9 @@ def test_constraints(getkey):
         m.Constraints(b=m.Dale(signs))(model)
 
 
-@pytest.mark.parametrize("name", ["rate", "current", "lowrank_current", "piecewise"])
+@pytest.mark.parametrize(
+    "name", ["rate", "current", "lowrank_current", "piecewise", "gru"]
+)
 def test_file_round_trip(name, tmp_path, getkey):
     model = all_models(getkey())[name]
     path = tmp_path / "net.safetensors"

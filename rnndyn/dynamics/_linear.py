@@ -247,11 +247,11 @@ def _by_factors(fn, jac, f, x):
 def _by_singular_vectors(fn, jac, f, x):
     eps = jnp.finfo(x.dtype).eps
     rounding, within = rounding_of(fn, jac, f, x)
-    plain = jnp.linalg.svd(jac)
+    plain = tuple(jnp.linalg.svd(jac))
     # An equation and its multiples have the same roots: where a gate has closed, tiny
     # equations are no singular directions.
     unit = row_units(jac)
-    again = lambda: jnp.linalg.svd(after(plain[1][0], unit[:, None] * jac))
+    again = lambda: tuple(jnp.linalg.svd(after(plain[1][0], unit[:, None] * jac)))
     u, sigma, vh = lax.cond(jnp.any(unit != 1), again, lambda: plain)
     regular = sigma > 4 * eps * sigma[0]
     inverse = jnp.where(regular, 1 / jnp.where(regular, sigma, 1), 0)
@@ -260,7 +260,7 @@ def _by_singular_vectors(fn, jac, f, x):
     left = jnp.abs(u.T @ (unit * rounded)) <= jnp.abs(u.T) @ (unit * rounding)
     length, converges = _contracts(fn, f, x, rounding, solve)
     direct = norm(solve(f))
-    turns = _changes_sign(fn, *plain, x, direct)
+    turns = _changes_sign(fn, plain, x, direct)
     converges = converges & within & jnp.all(left | regular)
     # Also large where anything is NaN.
     return jnp.where(converges, length, jnp.where(turns, direct, 1 / eps**2))
@@ -288,10 +288,11 @@ def after(done, a):
     return jnp.where(jnp.isnan(done) | (done >= 0), a, 0)
 
 
-def _changes_sign(fn, u, sigma, vh, x, length):
+def _changes_sign(fn, vectors, x, length):
     """Whether u.f changes sign along the softest direction, all other equations solved
     by one Newton step: a root of odd order, such as one at a pitchfork."""
     eps = jnp.finfo(x.dtype).eps
+    u, sigma, vh = vectors
     regular = sigma > 4 * eps * sigma[0]
     others = jnp.where(regular, 1 / jnp.where(regular, sigma, 1), 0).at[-1].set(0)
     reach = 4 * jnp.minimum(length, eps**0.25 * jnp.maximum(1, norm(x)))

@@ -119,7 +119,7 @@ def cue_attractors(
             for name, value in ends.items():
                 kept.setdefault(name, np.zeros((len(x), *value.shape[1:])))
                 kept[name][todo] = value
-            _check_linear(found, ends, True)
+            _check_linear(found, ends, True, np.arange(len(found)))
             verdict[todo], x[todo] = found, ends["final"]
             time[todo] += 5 * length
             todo = todo[np.isin(found, _OPEN)]

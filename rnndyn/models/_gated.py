@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float
 
-from .._core._checks import check_key
+from .._core._checks import as_float, check_key, check_shape
 from .._core._types import KeyLike
 from ._base import (
     AbstractRNN,
@@ -16,6 +16,7 @@ from ._base import (
     check_sizes,
     check_tau,
     check_x0,
+    given_array,
     input_current,
 )
 
@@ -79,6 +80,102 @@ class ContinuousGRU(AbstractRNN):
         self.state_size = n
         self.input_size = input_size
         self.output_size = output_size
+
+    @classmethod
+    def from_arrays(
+        cls,
+        W: Any,
+        W_in: Any = None,
+        b: Any = None,
+        b_n: Any = None,
+        W_out: Any = None,
+        b_out: Any = None,
+        *,
+        tau: Any,
+        noise: Any = 0.0,
+        x0: Any = None,
+    ) -> "ContinuousGRU":
+        """A network from arrays: `W` `(3 state, state)`, `W_in` `(3 state, input)` and
+        `b` `(3 state,)` with their blocks in the order z, r, n; `b_n` `(state,)`, which
+        the reset gate multiplies (c_n above); `W_out` `(output, state)`, `b_out`. What
+        is missing is zero.
+
+        **Raises:** a `ValueError` for wrong shapes or NaN weights.
+        """
+        W = as_float(W, "W")
+        check_shape("W", W, (None, None), "W stacks W_z, W_r, W_n: (3 state, state).")
+        n, dtype = W.shape[1], W.dtype
+        stacked = "Three blocks, in the order z, r, n."
+        W = given_array("W", W, (3 * n, n), stacked, dtype=dtype)
+        W_in = given_array("W_in", W_in, (3 * n, None), stacked, dtype=dtype)
+        W_out = given_array("W_out", W_out, (None, n), "(output, state).", dtype=dtype)
+        sizes = W_in.shape[1], n, W_out.shape[0]
+        shell = eqx.filter_eval_shape(cls, *sizes, tau=1.0, key=jr.key(0))
+        named = dict(
+            W=W,
+            W_in=W_in,
+            b=given_array("b", b, (3 * n,), stacked, dtype=dtype),
+            b_n=given_array("b_n", b_n, (n,), "One a unit.", dtype=dtype),
+            W_out=W_out,
+            b_out=given_array("b_out", b_out, (sizes[2],), "(output,).", dtype=dtype),
+            tau=check_tau(tau, n, dtype),
+            noise=check_noise(noise, dtype),
+            x0=check_x0(x0, n, dtype),
+        )
+        return eqx.tree_at(
+            lambda m: [getattr(m, k) for k in named], shell, list(named.values())
+        )
+
+    @classmethod
+    def from_torch(
+        cls,
+        weight_ih: Any,
+        weight_hh: Any,
+        bias_ih: Any = None,
+        bias_hh: Any = None,
+        *,
+        tau: Any = 1.0,
+        W_out: Any = None,
+        b_out: Any = None,
+    ) -> "ContinuousGRU":
+        """A layer of `torch.nn.GRU`, as arrays: its `weight_ih_l0`, `weight_hh_l0`,
+        `bias_ih_l0`, `bias_hh_l0`, of which the blocks are in the order r, z, n. The
+        Euler map at `dt = tau`, by default 1, is that layer.
+
+        ```python
+        a = {k: v.numpy() for k, v in gru.state_dict().items()}
+        model = rd.models.ContinuousGRU.from_torch(
+            a["weight_ih_l0"], a["weight_hh_l0"], a["bias_ih_l0"], a["bias_hh_l0"]
+        )
+        step = model.map(1.0)
+        ```
+
+        **Raises:** a `ValueError` for wrong shapes or NaN weights.
+        """
+        W = as_float(weight_hh, "weight_hh")
+        check_shape(
+            "weight_hh", W, (None, None), "Pass weight_hh_l0: (3 state, state)."
+        )
+        n, dtype = W.shape[1], W.dtype
+
+        def turned(name, a, shape):
+            a = given_array(name, a, shape, f"Pass {name}_l0.", dtype=dtype)
+            r, z, candidate = jnp.split(a, 3)
+            return jnp.concatenate([z, r, candidate])
+
+        b, b_h = (
+            turned("bias_ih", bias_ih, (3 * n,)),
+            turned("bias_hh", bias_hh, (3 * n,)),
+        )
+        return cls.from_arrays(
+            turned("weight_hh", W, (3 * n, n)),
+            turned("weight_ih", weight_ih, (3 * n, None)),
+            b.at[: 2 * n].add(b_h[: 2 * n]),
+            b_h[2 * n :],
+            W_out,
+            b_out,
+            tau=tau,
+        )
 
     # The current has four blocks, (z, r, input part of n, recurrent part of n), because
     # the reset gate multiplies only the recurrent one.

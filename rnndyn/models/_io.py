@@ -11,12 +11,26 @@ import numpy as np
 from .._core._checks import one_of
 from .._core._store import named_leaves, read_arrays, write_arrays
 from ._base import AbstractRNN, check_single
+from ._gated import ContinuousGRU
 from ._lowrank import LowRankRNN
 from ._piecewise import PiecewiseLinearRNN
 from ._rate import CurrentRNN, RateRNN
 
 
-_WEIGHTS = ("W", "W_in", "b", "b_in", "W_out", "b_out", "m", "n", "W_fixed", "A", "h")
+_WEIGHTS = (
+    "W",
+    "W_in",
+    "b",
+    "b_in",
+    "b_n",
+    "W_out",
+    "b_out",
+    "m",
+    "n",
+    "W_fixed",
+    "A",
+    "h",
+)
 _NAMES = ("form", "activation", "readout", "scale")
 _NUMBERS = ("tau", "dt", "noise", "x0")
 
@@ -26,6 +40,7 @@ _READ = {  # what each kind of network takes besides form, tau, noise, x0 and dt
     "full": (*_PERCEPTRON, "W", "b_in"),
     "low rank": (*_PERCEPTRON, "m", "n", "scale", "W_fixed"),
     "piecewise": ("A", "W", "h", "W_in", "W_out", "b_out"),
+    "gated": ("W", "W_in", "b", "b_n", "W_out", "b_out"),
 }
 
 
@@ -34,11 +49,12 @@ def load_network(
 ) -> AbstractRNN:
     """A network from an npz or safetensors file of named arrays.
 
-    Read are `form` (`"rate"`, `"current"` or `"piecewise"`), `tau` (seconds),
+    Read are `form` (`"rate"`, `"current"`, `"piecewise"` or `"gru"`), `tau` (seconds),
     `activation`, `readout`, `W` `(state, state)` or `m`, `n` `(state, rank)` with
     `scale` (`"1/N"` or `"1"`), and optionally `W_in` `(state, input)`, `b`, `b_in`,
     `W_out` `(output, state)`, `b_out`, `W_fixed`, `noise`, `x0`; for piecewise-linear
-    networks `A`, `W`, `h`. `dt` is not part of the model: see `network_dt`.
+    networks `A`, `W`, `h`; for gated ones `W`, `W_in`, `b`, `b_n` as in
+    `ContinuousGRU.from_arrays`. `dt` is not part of the model: see `network_dt`.
 
     **Arguments:**
 
@@ -48,19 +64,21 @@ def load_network(
     - `overrides`: fields that the file lacks, or that should be replaced.
 
     **Returns:** a `LowRankRNN` if there are `m` and `n`, otherwise a `RateRNN`,
-    `CurrentRNN` or `PiecewiseLinearRNN`, in the precision of the file, at least
-    float32: float64 weights keep their digits under `jax.enable_x64(True)` only. Arrays
-    that are not read are named in a warning.
+    `CurrentRNN`, `PiecewiseLinearRNN` or `ContinuousGRU`, in the precision of the file,
+    at least float32: float64 weights keep their digits under `jax.enable_x64(True)`
+    only. Arrays that are not read are named in a warning.
 
     **Raises:** a `ValueError` that names what is missing and how to pass it.
     """
     fields = _fields(path, overrides, member)
-    form = _text(_need(fields, "form", path, "rate, current or piecewise"))
-    one_of("form", form, ("rate", "current", "piecewise"))
+    form = _text(_need(fields, "form", path, "rate, current, piecewise or gru"))
+    one_of("form", form, ("rate", "current", "piecewise", "gru"))
     _need(fields, "tau", path, "time constant in seconds")
     if form == "piecewise":
         kind, build = "piecewise", PiecewiseLinearRNN
         _need(fields, "A", path, "diagonal of the linear part")
+    elif form == "gru":
+        kind, build = "gated", ContinuousGRU
     elif "m" in fields or "n" in fields:
         kind, build = "low rank", LowRankRNN
         for name in ("m", "n"):
@@ -69,7 +87,7 @@ def load_network(
         kind, build = "full", RateRNN if form == "rate" else CurrentRNN
     if kind != "low rank":
         _need(fields, "W", path, "recurrent weights (state, state), or m and n")
-    if kind != "piecewise":
+    if kind not in ("piecewise", "gated"):
         _need(fields, "activation", path, "name of the activation, such as tanh")
     known = (*_READ[kind], "tau", "noise", "x0")
     about = {"form", "dt", "class", "config", "first_member", "schema"}
@@ -166,12 +184,15 @@ def save_network(path: str | Path, model: AbstractRNN, **extra: Any) -> None:
         header["form"] = "rate" if isinstance(model, RateRNN) else "current"
     elif isinstance(model, PiecewiseLinearRNN):
         header["form"] = "piecewise"
+    elif isinstance(model, ContinuousGRU):
+        header["form"] = "gru"
     else:
         raise ValueError(
             f"{type(model).__name__} has no file form, expected a RateRNN, CurrentRNN, "
-            "LowRankRNN or PiecewiseLinearRNN. Use equinox.tree_serialise_leaves."
+            "LowRankRNN, PiecewiseLinearRNN or ContinuousGRU. Use "
+            "equinox.tree_serialise_leaves."
         )
-    if not isinstance(model, PiecewiseLinearRNN):
+    if not isinstance(model, PiecewiseLinearRNN | ContinuousGRU):
         header |= {"activation": model.activation, "readout": model.readout_activation}
     write_arrays(path, named_leaves(eqx.filter(model, eqx.is_array)), header)
 
