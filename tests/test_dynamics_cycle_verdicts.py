@@ -181,10 +181,12 @@ def test_a_pair_of_cycles_that_has_vanished_is_not_found(gap):
         growth = (1 - r) ** 2 + sign * gap
         return growth * x / r + jnp.stack([-x[1], x[0]])
 
-    start = jnp.array([1.0, 0.0])
-    for sign, verdict in ((1.0, Verdict.undetermined), (-1.0, Verdict.limit_cycle)):
-        cycle = rdd.certify(rdd.limit_cycle(field, start, 6.2, sign))
-        assert cycle.verdict == verdict
+    # Not r = 1, midway between the two: nothing says there which way to go.
+    for r, stability in ((1.01, 1), (0.98, -1)):
+        start = jnp.array([r, 0.0])
+        assert rdd.certify(rdd.limit_cycle(field, start, 6.2, 1.0)).verdict == 0
+        cycle = rdd.certify(rdd.limit_cycle(field, start, 6.2, -1.0))
+        assert cycle.verdict == Verdict.limit_cycle and cycle.stability == stability
 
 
 def test_bounds_and_guesses_of_periods_are_checked():

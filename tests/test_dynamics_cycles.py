@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import lorenz
+from scipy.special import ellipk
 
 import rnndyn.dynamics as rdd
 from rnndyn import Map, Verdict
@@ -260,3 +261,22 @@ def test_multipliers_of_many_states_under_strong_contraction():
     found = rdd.floquet(jnp.asarray(np.stack([turn(k) for k in range(count)])))
     error = np.abs(found.log_multipliers.real - np.sort(logs)[::-1])
     assert error.max() < 1e-10 and found.uncertainty < 1e-9
+
+
+@pytest.mark.parametrize("h", [-0.01, -1e-4])
+@pytest.mark.parametrize("off", [0.97, 0.999, 1.03])
+def test_a_wrong_period_near_a_homoclinic_orbit(h, off):
+    """The cycle H = h of y' = x - x^3 - (H - h) y / 2: where the period depends on the
+    orbit strongly, an error of it is not to be taken for one of the orbit."""
+
+    def field(t, z, h):
+        x, y = z
+        energy = y**2 / 2 - x**2 / 2 + x**4 / 4
+        return jnp.stack([y, x - x**3 - 0.5 * y * (energy - h)])
+
+    far, near = 1 + (1 + 4 * h) ** 0.5, 1 - (1 + 4 * h) ** 0.5
+    period = 2 * (2 / far) ** 0.5 * ellipk(1 - near / far)
+    guess = jnp.array([far**0.5, 0.0])
+    cycle = rdd.limit_cycle(field, guess, off * period, jnp.asarray(h))
+    assert cycle.verdict == Verdict.limit_cycle and cycle.num_steps <= 4
+    np.testing.assert_allclose(cycle.period, period, rtol=1e-10)

@@ -54,7 +54,8 @@ def limit_cycle(
     - `f`: a flow `f(t, x, args)`, autonomous under the held input `args`.
     - `x0`: a guess for a point of the orbit, `(state,)`, or for the starts of all
         segments, `(segments, state)`.
-    - `period`: a guess for the period.
+    - `period`: a guess for the period; where `x0` is one point, the time of its nearest
+        return within a fifth of that is taken.
     - `flow`: how to integrate over a given time, traced times allowed. By default
         order 8 with 16 steps (above 64 states 8, above 128 states 4) for each of the
         60 pieces of an orbit, which are made shorter where the flow is stiffer;
@@ -116,7 +117,7 @@ def limit_cycle(
     return _limit_cycle(
         f,
         x0,
-        period,
+        jnp.asarray(period, x0.dtype),
         as_arrays(args, x0.dtype),
         mesh,
         tol,
@@ -170,6 +171,7 @@ def _limit_cycle(
     velocity = velocity_of(f, args, x0[0] if x0.ndim == 2 else x0)
     frozen = freeze(velocity)
     if x0.ndim == 1:
+        period = _nearest_return(mesh, frozen, x0, period, bounds)
         x0 = mesh.nodes(frozen, x0, period)
     shot = shoot(
         mesh,
@@ -184,6 +186,32 @@ def _limit_cycle(
     )
     fields = describe(mesh, velocity, shot, tol)
     return LimitCycle(**fields, problem=Frozen(f, args), mesh=mesh)
+
+
+def _nearest_return(mesh, velocity, x, period, bounds):
+    """The time about `period` at which the trajectory from `x` comes closest to it.
+
+    An error of the period leaves a gap along the flow, which linear equations take for
+    one of the orbit where the period depends on that strongly.
+    """
+    low = jnp.maximum(0.8 * period, bounds[0])
+    high = jnp.minimum(1.25 * period, bounds[1])
+
+    def end_of(time):
+        step = lambda y, _: (mesh.through(velocity, y, time / mesh.size), None)
+        return lax.scan(step, x, None, length=mesh.size)[0]
+
+    def closer(_, carry):
+        time, end = carry
+        speed = velocity(end)
+        square = jnp.vdot(speed, speed)
+        ahead = jnp.vdot(speed, end - x) / jnp.where(square > 0, square, 1)
+        new = jnp.clip(time - ahead, low, high)
+        there = end_of(new)
+        good = norm(there - x) < norm(end - x)  # false for NaN
+        return jnp.where(good, new, time), jnp.where(good, there, end)
+
+    return lax.fori_loop(0, 5, closer, (period, end_of(period)))[0]
 
 
 def check_bounds(bounds: Any, period: Any = None) -> None:
