@@ -14,7 +14,7 @@ from scipy.linalg import hadamard
 
 import rnndyn.dynamics as rdd
 from rnndyn import Verdict
-from rnndyn.dynamics._linear import newton_length
+from rnndyn.dynamics._linear import distance_to_root
 
 
 NONE = rdd.MultiStart(num_large=0, rounds=0, detect_odd=False)
@@ -227,11 +227,11 @@ def test_length_to_a_root_far_from_singular_is_that_of_singular_vectors():
     for scale in (1e-3, 1e-9):
         x = jnp.asarray(scale * rng.standard_normal(6))
         jac = jax.jacfwd(f)(x)
-        found = newton_length(jac, f(x), x, f)
+        found = distance_to_root(f, jac, f(x), x)[0]
         want = np.linalg.norm(np.linalg.solve(jac, f(x)))
         np.testing.assert_allclose(found, want, rtol=1e-10)
     # A constant left over in a singular equation: there is no root.
     jac = jnp.diag(jnp.asarray([1.0, 0.0]))
     bump = lambda x: jnp.stack([x[0], 1e-3 + x[1] ** 2])
     at = jnp.zeros(2)
-    assert newton_length(jac, bump(at), at, bump) > 1e20
+    assert distance_to_root(bump, jac, bump(at), at)[0] > 1e20

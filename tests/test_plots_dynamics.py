@@ -284,7 +284,7 @@ def test_report_on_runs_that_diverge_from_nothing_found(size):
     none, numbers, codes = np.zeros((0, size)), np.zeros(0), np.zeros(0, int)
     ends = rdd.Attractors(
         *(codes, codes, numbers, numbers, numbers, none, none[:, None], numbers),
-        *(numbers, np.zeros((0, 3)), numbers, codes, codes, numbers, none, 0.01),
+        *(numbers, np.zeros((0, 3)), numbers, codes, codes, numbers, none, numbers),
         *("flow", ()),
     )
     result = rd.mechanisms.Report(
