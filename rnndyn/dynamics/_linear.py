@@ -295,7 +295,8 @@ def _changes_sign(fn, vectors, x, length):
     u, sigma, vh = vectors
     regular = sigma > 4 * eps * sigma[0]
     others = jnp.where(regular, 1 / jnp.where(regular, sigma, 1), 0).at[-1].set(0)
-    reach = 4 * jnp.minimum(length, eps**0.25 * jnp.maximum(1, norm(x)))
+    # Rounding may make the step a few times too short.
+    reach = jnp.minimum(16 * length, 4 * eps**0.25 * jnp.maximum(1, norm(x)))
 
     def along(sign):
         y = x + sign * reach * vh[-1]
