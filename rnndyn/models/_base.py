@@ -7,6 +7,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -248,6 +249,14 @@ def input_current(W_in: Array, u: Any, bias: Array) -> Array:
         return bias
     check_shape("input u", u, (W_in.shape[-1],), "One number per input, or None.")
     return W_in @ u + bias
+
+
+def assembled(cls: Any, sizes: tuple[int, int, int], **fields: Any) -> Any:
+    """A network of a class, of `(input, state, output)` sizes, with these fields."""
+    shell = eqx.filter_eval_shape(cls, *sizes, tau=1.0, key=jr.key(0))
+    return eqx.tree_at(
+        lambda m: [getattr(m, k) for k in fields], shell, list(fields.values())
+    )
 
 
 def given_array(name: str, value: Any, shape: Any, remedy: str, *, dtype: Any) -> Array:

@@ -12,6 +12,7 @@ from .._core._checks import as_float, check_key, check_shape
 from .._core._types import KeyLike
 from ._base import (
     AbstractRNN,
+    assembled,
     check_noise,
     check_sizes,
     check_tau,
@@ -110,8 +111,9 @@ class ContinuousGRU(AbstractRNN):
         W_in = given_array("W_in", W_in, (3 * n, None), stacked, dtype=dtype)
         W_out = given_array("W_out", W_out, (None, n), "(output, state).", dtype=dtype)
         sizes = W_in.shape[1], n, W_out.shape[0]
-        shell = eqx.filter_eval_shape(cls, *sizes, tau=1.0, key=jr.key(0))
-        named = dict(
+        return assembled(
+            cls,
+            sizes,
             W=W,
             W_in=W_in,
             b=given_array("b", b, (3 * n,), stacked, dtype=dtype),
@@ -121,9 +123,6 @@ class ContinuousGRU(AbstractRNN):
             tau=check_tau(tau, n, dtype),
             noise=check_noise(noise, dtype),
             x0=check_x0(x0, n, dtype),
-        )
-        return eqx.tree_at(
-            lambda m: [getattr(m, k) for k in named], shell, list(named.values())
         )
 
     @classmethod

@@ -14,6 +14,7 @@ from .._core._system import Map
 from .._core._types import KeyLike
 from ._base import (
     AbstractRNN,
+    assembled,
     check_noise,
     check_sizes,
     check_tau,
@@ -110,23 +111,19 @@ class PiecewiseLinearRNN(AbstractRNN):
             A = jnp.diag(A)
         W_in = given_array("W_in", W_in, (n, None), "(state, input).", dtype=dtype)
         W_out = given_array("W_out", W_out, (None, n), "(output, state).", dtype=dtype)
-        outputs = W_out.shape[0]
-        shell = eqx.filter_eval_shape(
-            cls, W_in.shape[1], n, outputs, tau=1.0, key=jr.key(0)
-        )
-        named = dict(
+        sizes = W_in.shape[1], n, W_out.shape[0]
+        return assembled(
+            cls,
+            sizes,
             A=given_array("A", A, (n,), "The diagonal of A.", dtype=dtype),
             W=given_array("W", W, (n, n), "(state, state).", dtype=dtype),
             h=given_array("h", h, (n,), "One bias a unit.", dtype=dtype),
             W_in=W_in,
             W_out=W_out,
-            b_out=given_array("b_out", b_out, (outputs,), "(output,).", dtype=dtype),
+            b_out=given_array("b_out", b_out, (sizes[2],), "(output,).", dtype=dtype),
             tau=check_tau(tau, n, dtype),
             noise=check_noise(noise, dtype),
             x0=check_x0(x0, n, dtype),
-        )
-        return eqx.tree_at(
-            lambda m: [getattr(m, k) for k in named], shell, list(named.values())
         )
 
     def recurrent(self, x):

@@ -212,11 +212,9 @@ class _Runs:
         away = np.zeros(len(todo), bool)
         if self.adaptive:
             away = self.approach(todo, steps // 2)
-        transient = steps
         for finer in (1, 8, 64) if self.adaptive else (1,):
             dt = self.dt[todo] / finer
-            lengths = (transient * finer, steps * finer)
-            verdict, ends = self.run(self.x[todo], dt, *lengths)
+            verdict, ends = self.run(self.x[todo], dt, steps * finer)
             self.keep(todo, verdict, ends, dt)
             # A step that is too long makes things up, divergence above all.
             poor = _too_long(verdict, ends)
@@ -227,7 +225,7 @@ class _Runs:
             if not len(todo):
                 break
         stays = open_[~away]
-        self.time[stays] += (transient + 2 * steps) * self.dt[stays]
+        self.time[stays] += 3 * steps * self.dt[stays]
         whole = open_[self.verdict[open_] != Verdict.diverged]
         self.x[whole] = self.ends["final"][whole]
         if self.adaptive:
@@ -252,9 +250,9 @@ class _Runs:
         self.time[todo] += time
         return away
 
-    def run(self, x, dt, transient, steps):
-        lengths = np.int32(transient), np.int32(steps)
-        part = lambda x, dt: _label(self.problem, x, dt, *lengths, self.method)
+    def run(self, x, dt, steps):
+        steps = np.int32(steps)
+        part = lambda x, dt: _label(self.problem, x, dt, steps, self.method)
         return self.in_chunks(part, x, dt)
 
     def in_chunks(self, part, *rows):
@@ -280,7 +278,7 @@ class _Runs:
             dt = dt / 2
             with in_double():
                 steps = int(np.ceil(6 * (period / dt).max()))
-                _, ends = self.run(start, dt, steps, steps)
+                _, ends = self.run(start, dt, steps)
             new = np.where(ends["returns"] > 0, ends["period"] * dt, np.inf)
             error = np.where(np.isfinite(new), np.abs(new / period - 1), np.inf)
             if not np.all(np.isfinite(error)):
@@ -324,12 +322,13 @@ def _approach(problem, x0s, attempts):
 
 
 @eqx.filter_jit
-def _label(problem, x0s, dts, transient, steps, method):
+def _label(problem, x0s, dts, steps, method):
     system, args = problem.thaw()
 
     def one(x0, dt):
-        lengths = {"transient": transient, "window": steps}
-        run = settle(system, x0, args, dt=dt, method=method, **lengths)
+        run = settle(
+            system, x0, args, dt=dt, transient=steps, window=steps, method=method
+        )
         return verdict_of(run), {k: getattr(run, k) for k in _KEPT}
 
     return jax.vmap(one)(x0s, dts)

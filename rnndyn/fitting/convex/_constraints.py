@@ -85,10 +85,7 @@ def build_constraint(
                 f"sign has shape {sign.shape}, expected ({n},) of 1 for an excitatory, "
                 "-1 for an inhibitory and 0 for a neuron of unknown kind."
             )
-        rows = jnp.append(
-            jnp.asarray(sign, jnp.int32), jnp.zeros(num_inputs, jnp.int32)
-        )
-        rows = rows[:, None]
+        rows = jnp.pad(jnp.asarray(sign, jnp.int32), (0, num_inputs))[:, None]
         lower, upper = jnp.where(rows > 0, 0, lower), jnp.where(rows < 0, 0, upper)
     if mask is not None:
         mask = mask if isinstance(mask, jax.Array) else np.asarray(mask)

@@ -117,7 +117,7 @@ def remarks(fit: CornnFit, constrained: bool):
     if constrained and going:
         yield (
             f"{going} of {len(fit.flag)} neurons have not converged under the "
-            "constraint: raise max_steps (1000 steps of it are cheap)."
+            "constraint: raise max_steps."
         )
 
 
