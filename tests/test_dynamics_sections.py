@@ -121,6 +121,20 @@ def test_tangential_orbit_is_flagged():
     assert float(graze.transversality.max()) < 1e-3
 
 
+def test_a_dip_shorter_than_a_step_is_a_crossing_of_its_own():
+    # From (-d, 0), y = (t - d)^2 - d^2 is below the section for a time 2 d.
+    dive = lambda t, x, args: jnp.stack([jnp.ones_like(x[0]), 2 * x[0]])
+    d = jnp.array([0.3, 1e-2, 1e-4, 1e-6])
+    start = jnp.stack([-d, 0 * d], axis=1)
+    returning = return_map(dive, Y, dt=0.05, max_time=2.0)
+    times = jax.vmap(returning.F.time)(start)
+    np.testing.assert_allclose(times, 2 * d, rtol=1e-9)
+    back = jax.vmap(lambda x: returning(x, None))(start)
+    np.testing.assert_allclose(back[:, 0], d, rtol=1e-8)
+    # Where the flow is tangent, an orbit would return at once to where it began.
+    assert jnp.isnan(returning.F.time(jnp.array([-1e-10, 0.0])))
+
+
 def test_curved_section_and_offset():
     # The orbit of radius 2 meets the parabola y = x^2 where y^2 + y = 4.
     y = (np.sqrt(17) - 1) / 2

@@ -46,7 +46,8 @@ def find_crossings(fns, x0, crossings, direction, dt, num_steps):
     # A start within rounding of the section counts as having left it already.
     near = 64 * eps * norm(slope) * jnp.maximum(1, norm(x0))
     near = jnp.maximum(near, eps**0.5 * h * jnp.abs(rate))
-    side = jnp.sign(jnp.where(jnp.abs(g0) <= near, rate, g0)).astype(jnp.int32)
+    leaving = jnp.abs(g0) <= near
+    side = jnp.sign(jnp.where(leaving, rate, g0)).astype(jnp.int32)
     limit = 60 if eps < 1e-10 else 30
 
     def going(carry):
@@ -73,7 +74,11 @@ def find_crossings(fns, x0, crossings, direction, dt, num_steps):
         over = -side.astype(dtype) * g_new > 0
         low = jnp.where(over, land.low, land.s)
         high = jnp.where(over, land.s, land.high)
-        newton = land.s - g_new / jnp.vdot(slope, velocity(i * h + land.s, new))
+        # From a start on the section, g / s is solved: s = 0 is no crossing.
+        first = leaving & (i == 0)
+        steep = jnp.vdot(slope, velocity(i * h + land.s, new))
+        steep = steep - jnp.where(first, g_new / land.s, 0)
+        newton = land.s - g_new / steep
         tiny = jnp.abs(newton - land.s) <= eps * h
         inside = (newton > low) & (newton < high)  # False for NaN
         trial = _Landing(
@@ -88,8 +93,9 @@ def find_crossings(fns, x0, crossings, direction, dt, num_steps):
         rounding = eps * norm(slope) * jnp.maximum(1, norm(x)) / 8
         landed = (trial.value <= rounding) | tiny | (trial.count >= limit)
         landed = landing & landed
-        sizes = jnp.abs(g) + jnp.abs(g_new)
-        guess = h * jnp.abs(g) / jnp.where(sizes > 0, sizes, 1)
+        behind = jnp.where(first, h * jnp.abs(rate), jnp.abs(g))
+        sizes = behind + jnp.abs(g_new)
+        guess = h * behind / jnp.where(sizes > 0, sizes, 1)
         fresh = _Landing(
             guess, 0 * h, h, h, new, jnp.abs(g_new), jnp.zeros((), jnp.int32)
         )

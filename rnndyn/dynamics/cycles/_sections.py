@@ -74,12 +74,12 @@ class ReturnMap(eqx.Module):
     def __call__(self, x: Any, args: PyTree = None) -> Array:
         """The next crossing, shape `(state,)`; NaN if there is none in time."""
         section = self.section(x, args)
-        return jnp.where(section.mask[0], section.points[0], jnp.nan)
+        return jnp.where(_returns(section), section.points[0], jnp.nan)
 
     def time(self, x: Any, args: PyTree = None) -> Float[Array, ""]:
         """The time to the next crossing; NaN if there is none in time."""
         section = self.section(x, args)
-        return jnp.where(section.mask[0], section.times[0], jnp.nan)
+        return jnp.where(_returns(section), section.times[0], jnp.nan)
 
     def section(self, x: Any, args: PyTree = None) -> Section:
         """The next crossing as a `Section` with one slot."""
@@ -186,8 +186,10 @@ def return_map(
 
     **Returns:** a `Map` around a `ReturnMap` `P.F`: `P(x, args)` is the next crossing,
     `P.F.time(x, args)` the return time, `P.F.section(x, args)` both with diagnostics.
-    All are differentiable. A point that does not return within `max_time` is mapped to
-    NaN, so that no search takes it for a fixed point. Raises `ValueError` as
+    All are differentiable. A point that does not return within `max_time`, or whose
+    return only touches the section (`transversality` within half the digits), is mapped
+    to NaN, so that no search takes it for a fixed point: where the flow is tangent to
+    the section, orbits return at once to where they began. Raises `ValueError` as
     `poincare_section` does.
 
     Not guaranteed: continuity, for the map jumps where an orbit grazes the section; nor
@@ -240,6 +242,12 @@ def _section(f, x0, g, args, crossings, direction, dt, max_time, flow):
         residual=jnp.where(mask, jnp.abs(jax.vmap(height)(freeze(points))), 0),
         finite=finite,
     )
+
+
+def _returns(section):
+    """Whether the first crossing was reached, and not by touching the section."""
+    angle = section.transversality[0]
+    return section.mask[0] & (angle > jnp.finfo(angle.dtype).eps ** 0.5)
 
 
 def _onto(g, x):
