@@ -175,6 +175,37 @@ def test_maps_of_another_shape_are_refused_by_every_verb(verb):
         verb(Map(lambda x, a: x[:1]), {"a": jnp.ones((3, 2))})
 
 
+FOLD = lambda t, x, a: a + x**2
+SPIN = lambda t, x, a: a * jnp.stack([-x[1], x[0]]) + x * (1 - x @ x)
+HENON = Map(lambda x, a: jnp.stack([1 - a * x[0] ** 2 + x[1], 0.3 * x[0]]))
+ONE, TWO = jnp.array([[0.4]]), jnp.array([[0.6, 0.2]])
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        lambda a: rdd.certify(rdd.slow_points(FOLD, ONE, a, strategy=NONE)),
+        lambda a: rdd.ghost_passage(FOLD, jnp.zeros(1), a),
+        lambda a: rdd.limit_cycle(SPIN, TWO[0], 6.28 / a, a).period,
+        lambda a: rdd.poincare_section(
+            SPIN, TWO[0], TWO[0], args=a, crossings=1, dt=0.1, max_time=9.0
+        ),
+        lambda a: rdd.k_cycles(HENON, TWO, 2, a),
+        lambda a: rdd.lyapunov_spectrum(HENON, TWO[0], a, t_transient=9, t_total=999),
+    ],
+)
+def test_another_python_float_compiles_nothing(verb):
+    names = []
+    listen = lambda name, seconds, **_: names.append(name)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    compiled = lambda: sum("backend_compile" in name for name in names)
+    verb(1.0)
+    assert compiled() > 0
+    before = compiled()
+    verb(1.1)
+    assert compiled() == before
+
+
 def test_states_of_no_result_are_refused():
     with pytest.raises(ValueError, match="expected the result of"):
         rdd.states(jnp.ones((2, 2)))

@@ -137,6 +137,16 @@ def states(points: Any) -> PyTree:
     return points.x
 
 
+def as_arrays(args: PyTree, x: PyTree) -> PyTree:
+    """Python floats of `args` as arrays of the dtype of the states `x`: a program then
+    serves all values, and derivatives pass."""
+    dtypes = (jnp.result_type(v) for v in jax.tree.leaves(x) if eqx.is_array_like(v))
+    floats = [d for d in dtypes if jnp.issubdtype(d, jnp.floating)]
+    dtype = floats[0] if floats else jnp.result_type(float)
+    cast = lambda a: jnp.asarray(a, dtype) if isinstance(a, float) else a
+    return jax.tree.map(cast, args)
+
+
 def check_starts(x0s: Array) -> Array:
     """The starts, or a `ValueError`."""
     if x0s.ndim != 2 or x0s.shape[0] == 0 or x0s.shape[1] == 0:

@@ -17,12 +17,11 @@ from ..._core._masks import norm
 from ..._core._system import Map, time_scale_of
 from ..._core._verdicts import Verdict
 from ...flows import RK4, AbstractFlow, DiffraxFlow, ScanFlow
-from .._states import as_states
+from .._states import as_arrays, as_states
 from ..points._points import Frozen, Values
 from ._cycle_guess import CloseReturns, same_orbit
 from ._cycles import (
     ADAPT,
-    as_arrays,
     check_bounds,
     default_tol,
     describe,
@@ -184,7 +183,7 @@ def limit_cycles(
     strategy = CloseReturns() if strategy is None else strategy
     unit = time_scale_of(f) if time_scale is None else time_scale
     return _search(
-        f, x0s, as_arrays(args, x0s.dtype), strategy, mesh, coarse, tol, tol_unique,
+        f, x0s, as_arrays(args, x0s), strategy, mesh, coarse, tol, tol_unique,
         max_steps, max_cycles, period_bounds, unit,
     )  # fmt: skip
 

@@ -16,7 +16,7 @@ from ..._core._masks import norm
 from ..._core._system import Map
 from ..._core._verdicts import Verdict
 from ...flows import AbstractFlow, DiffraxFlow, Dopri8, ScanFlow
-from .._states import as_states
+from .._states import as_arrays, as_states
 from ..points._points import Frozen
 from ._floquet import Floquet, floquet
 from ._limit_cycle import NEUTRAL, LimitCycle
@@ -118,7 +118,7 @@ def limit_cycle(
         f,
         x0,
         jnp.asarray(period, x0.dtype),
-        as_arrays(args, x0.dtype),
+        as_arrays(args, x0),
         mesh,
         tol,
         max_steps,
@@ -233,12 +233,6 @@ def check_bounds(bounds: Any, period: Any = None) -> None:
             f"`period` = {period} lies outside `period_bounds` = {bounds}, expected a "
             "guess between them. Widen the bounds or guess again."
         )
-
-
-def as_arrays(args: PyTree, dtype: Any) -> PyTree:
-    """Python floats as arrays: their values are then not compiled in."""
-    cast = lambda a: jnp.asarray(a, dtype) if isinstance(a, float) else a
-    return jax.tree.map(cast, args)
 
 
 def velocity_of(f: Any, args: Any, x: Float[Array, " state"]) -> Callable:

@@ -15,7 +15,7 @@ from ..._core._export import Result
 from ..._core._masks import norm
 from ..._core._system import Map
 from ...flows import AbstractFlow, Dopri8, ScanFlow
-from .._states import as_states
+from .._states import as_arrays, as_states
 from ._crossings import attach_crossings, find_crossings
 
 
@@ -89,7 +89,7 @@ class ReturnMap(eqx.Module):
                 f"`normal` has shape {self.g.normal.shape} but the state {x.shape}, "
                 "expected one component for each of the state's."
             )
-        x = _onto(self.g, x)
+        x, args = _onto(self.g, x), as_arrays(args, x)
         return _section(
             self.f, x, self.g, args, 1, self.direction, self.dt, self.max_time,
             self.flow,
@@ -152,6 +152,7 @@ def poincare_section(
     """
     x0 = _check_start(f, x0, "poincare_section")
     g = _check_section(normal, offset, x0)
+    args = as_arrays(args, x0)
     dt, max_time = _check_numbers(dt, max_time, direction)
     if crossings < 1:
         raise ValueError(f"`crossings` = {crossings}, expected at least 1.")

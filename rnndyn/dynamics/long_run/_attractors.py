@@ -15,7 +15,7 @@ from ..._core._system import Map
 from ..._core._types import KeyLike
 from ..._core._verdicts import Verdict, names
 from ...flows import AbstractMethod, Dop853
-from .._states import as_states, check_system
+from .._states import as_arrays, as_states, check_system
 from ..points._points import Frozen
 from ..points._starts import AbstractSampler
 from ._approach import approach, shared_steps
@@ -164,6 +164,7 @@ def attractors(
         )
     x0s = x0s.astype(np.float64)
     with in_double():
+        args = as_arrays(args, x0s)
         problem = Frozen(*Frozen(system, args).thaw(np.float64))
         check_system(*problem.thaw(), jnp.asarray(x0s[0]))
         run = _Runs(problem, x0s, 1.0 if is_map else dt, method, chunk)

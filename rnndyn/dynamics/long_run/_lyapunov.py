@@ -14,7 +14,7 @@ from ..._core._checks import check_key
 from ..._core._system import Map
 from ..._core._types import KeyLike
 from ...flows import RK4, AbstractMethod, ExplicitRungeKutta
-from .._states import as_states
+from .._states import as_arrays, as_states
 from ._spectrum import LyapunovSpectrum, kaplan_yorke
 
 
@@ -88,6 +88,7 @@ def lyapunov_spectrum(
     )
     options = (k, t_transient, t_total, dt, method, qr_every, project, key)
     axes = [("state",), ("trajectories", "state")]
+    args = as_arrays(args, x0)
     x0 = as_states("x0", x0, axes, "Pass one start or several.", system, args)
     return _spectrum(system, x0, args, *options)
 

@@ -12,7 +12,7 @@ from ..._core._export import Result
 from ..._core._masks import norm
 from ..._core._system import Map
 from ..._core._verdicts import Verdict
-from .._states import as_states
+from .._states import as_arrays, as_states
 from ..long_run._late_verdict import verdict_of
 from ..long_run._recurrence import settle
 
@@ -117,6 +117,7 @@ def invariant_circle(
     for name, value, least in (("transient", transient, 0), ("window", window, 1)):
         if is_concrete(value):
             check_count(name, value, least)
+    args = as_arrays(args, x0)
     run = settle(system, x0, args, transient=transient, window=window)
     code = verdict_of(run)
     step = lambda x, _: (system(x, args), x)

@@ -18,7 +18,7 @@ from ..._core._system import Map
 from ..._core._verdicts import Verdict
 from .._implicit import attach
 from .._linear import newton_length
-from .._states import as_states, check_tolerances
+from .._states import as_arrays, as_states, check_tolerances
 from ..cycles._floquet import floquet
 from ..points._search import Found, Tolerances, run_lanes
 from ..points._solver import LevenbergMarquardt, check_solver
@@ -123,6 +123,7 @@ def k_cycles(
             "flow use rnndyn.dynamics.limit_cycle."
         )
     axes = ("starts", "state")
+    args = as_arrays(args, x0s)
     x0s = as_states("x0s", x0s, axes, "Pass one start as x0[None].", system, args)
     check_count("k", k)
     check_count("max_steps", max_steps)

@@ -17,6 +17,7 @@ from ..._core._verdicts import Verdict
 from .._implicit import SpeedSlope, attach
 from .._linear import linearise, stability
 from .._states import (
+    as_arrays,
     check_number,
     check_residual,
     check_starts,
@@ -78,7 +79,8 @@ def fixed_points(
         the variables, or many starts end `undetermined`.
     - `args`: the input, held constant. Under `equinox.filter_vmap` it may have an
         axis of its own (shared starts), or share one with `x0s` (start and input in
-        pairs); roots are differentiable in it.
+        pairs); roots are differentiable in it. Python floats become arrays, so that
+        another value compiles nothing (in all verbs).
     - `strategy`: which starts to add: a `MultiStart` (the default), `Deflation` or
         `NoisyRestarts`, or a tuple of these, whose rounds run one after the other.
         `MultiStart(num_large=0, rounds=0)` adds none.
@@ -187,6 +189,7 @@ def _search(system, x0s, args, *, wanted, **options):
             )
     if "key" in given:
         check_key(given["key"])
+    args = as_arrays(args, x0s)
     return _program(system, x0s, args, wanted=wanted, **options)
 
 

@@ -17,7 +17,7 @@ from ..._core._system import is_map, residual_fn, time_scale_of
 from ..._core._verdicts import Verdict
 from .._implicit import SpeedSlope, attach
 from .._linear import after, distance_to_root
-from .._states import as_states, check_number
+from .._states import as_arrays, as_states, check_number
 from ..points._certify import certify
 from ..points._points import FixedPoints, Values
 from ..points._search import Tolerances
@@ -114,6 +114,7 @@ def ghost_passage(
     **Reference:** S. Strogatz & R. Westervelt 1989, doi:10.1103/PhysRevB.40.10501.
     """
     remedy = "Use `jax.vmap` for several, or `ghosts` for the result of a search."
+    args = as_arrays(args, x)
     x = as_states("x", x, ("state",), remedy, system, args)
     if time_scale is not None:
         check_number("time_scale", time_scale, "Pass it in the flow's unit of time.")

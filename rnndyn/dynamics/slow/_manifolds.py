@@ -14,7 +14,7 @@ from ..._core._checks import check_count, check_finite
 from ..._core._export import Result
 from ..._core._system import is_map, residual_fn, time_scale_of
 from ..._core._verdicts import Verdict
-from .._states import as_states, check_number, check_residual
+from .._states import as_arrays, as_states, check_number, check_residual
 from ..points._certify import certify
 from ..points._fixed_points import fixed_points
 from ..points._points import Values
@@ -116,6 +116,7 @@ def slow_manifold(
     unit = 1.0 if is_map(system) else float(np.asarray(scale))
     with in_double():
         rows = jnp.asarray(xs.reshape(-1, xs.shape[2]))
+        args = as_arrays(args, rows)
         check_residual(residual_fn(system, args, unit), rows[0])
         velocity = np.array(_residuals(system, args, unit, rows)).reshape(xs.shape)
         speed = np.linalg.norm(velocity, axis=2)
@@ -281,6 +282,8 @@ def ring_flow(
     spline = _periodic_spline(angle[knots], points[knots])
 
     unit = 1.0 if is_map(system) else float(np.asarray(time_scale_of(system)))
+    with in_double():
+        args = as_arrays(args, points)
 
     def velocity(angles):
         x, slope = spline(angles)

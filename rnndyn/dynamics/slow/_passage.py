@@ -16,7 +16,7 @@ from ..._core._export import Result
 from ..._core._masks import norm
 from ..._core._system import is_map
 from ...flows import Dopri8
-from .._states import as_states, check_number
+from .._states import as_arrays, as_states, check_number
 
 
 # Steps of the last stretch, which ends on the plane exactly.
@@ -94,6 +94,7 @@ def passage_time(
         )
     check_count("max_steps", max_steps)
     remedy = "Use `jax.vmap` for several starts."
+    args = as_arrays(args, x0)
     x0 = as_states("x0", x0, ("state",), remedy, f, args)
     end = as_states("end", end, ("state",), remedy)
     normal = end - x0 if normal is None else as_float(normal, "`normal`")
