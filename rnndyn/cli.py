@@ -87,7 +87,7 @@ class Analyse:
 
     file: Path
     """Arrays `form`, `tau`, `W` or `m` and `n`, and optionally `dt`, `activation`,
-    `W_in`, `b`, `W_out`, `x0`."""
+    `W_in`, `b`, `W_out`, `x0`; or those of a PyTorch nn.RNN or nn.GRU, by its names."""
     out: Path | None = None
     """Figure to write, `FILE`.png in the current folder by default; a name without
     suffix gets `.png`."""
@@ -124,7 +124,7 @@ class Analyse:
         model = rd.load_network(self.file, member=self.member, **given)
         dt = self.dt
         if dt is None:
-            dt = rd.models.network_dt(self.file, member=self.member)
+            dt = rd.models.network_dt(self.file, member=self.member, tau=self.tau)
         if dt is None:
             print("no dt, in the file or by --dt: the Euler map is not looked at")
         key = jax.random.key(self.seed)

@@ -208,6 +208,41 @@ def test_file_round_trip(name, tmp_path, getkey):
     np.testing.assert_array_equal(again(0.0, x, u), model(0.0, x, u))
 
 
+def test_state_dictionaries_of_pytorch(tmp_path):
+    path, rng = tmp_path / "net.npz", np.random.default_rng(0)
+    draw = lambda *shape: rng.normal(size=shape)
+    n = {"weight_ih_l0": (4, 2), "weight_hh_l0": (4, 4), "bias_ih_l0": (4,)}
+    n |= {"bias_hh_l0": (4,)}
+    layer = {f"net.rnn.{k}": draw(*shape) for k, shape in n.items()}
+    W_in, W, b, b_hh = layer.values()
+    top = {"net.out.weight": draw(3, 4), "net.out.bias": draw(3)}
+    np.savez(path, **layer, **top)
+    with pytest.raises(ValueError, match="activation="):
+        rd.load_network(path)
+    model = rd.load_network(path, activation="tanh", tau=0.02)
+    assert rd.models.network_dt(path, tau=0.02) == 0.02
+    assert rd.models.network_dt(path) == 1.0
+    h, u = jnp.asarray(draw(4)), jnp.asarray(draw(2))
+    step = np.tanh(W_in @ u + b + W @ h + b_hh)
+    np.testing.assert_allclose(model.map(0.02)(h, u), step, rtol=1e-12)
+    out = top["net.out.weight"] @ h + top["net.out.bias"]
+    np.testing.assert_allclose(model.readout(h), out, rtol=1e-12)
+
+    n = {"weight_ih": (12, 2), "weight_hh": (12, 4), "bias_ih": (12,)}
+    cell = {k: draw(*shape) for k, shape in n.items()} | {"bias_hh": draw(12)}
+    np.savez(path, **cell)
+    again = rd.models.ContinuousGRU.from_torch(**cell)
+    got = rd.load_network(path).map(1.0)(h, u)
+    np.testing.assert_allclose(got, again.map(1.0)(h, u), rtol=1e-12)
+
+    two = {k.replace("_l0", "_l1"): v for k, v in layer.items()}
+    lstm = {"weight_ih_l0": draw(16, 2), "weight_hh_l0": draw(16, 4)}
+    for arrays, words in ((layer | two, "one layer in one"), (lstm, "LSTM")):
+        np.savez(path, **arrays)
+        with pytest.raises(ValueError, match=words):
+            rd.load_network(path)
+
+
 def test_npz_with_missing_arrays_and_overrides(tmp_path):
     path = tmp_path / "net.npz"
     np.savez(path, W=np.eye(3, dtype=np.float32), form="current")

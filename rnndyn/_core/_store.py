@@ -69,7 +69,8 @@ def read_arrays(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]
     except (SafetensorError, ValueError, OSError) as error:
         raise ValueError(
             f"{path} is neither .npz nor safetensors ({error}). Save the arrays with "
-            "numpy.savez or safetensors.numpy.save_file."
+            "numpy.savez or safetensors.numpy.save_file (of a PyTorch module those of "
+            "its state_dict())."
         ) from error
 
 

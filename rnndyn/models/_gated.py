@@ -151,30 +151,8 @@ class ContinuousGRU(AbstractRNN):
 
         **Raises:** a `ValueError` for wrong shapes or NaN weights.
         """
-        W = as_float(weight_hh, "weight_hh")
-        check_shape(
-            "weight_hh", W, (None, None), "Pass weight_hh_l0: (3 state, state)."
-        )
-        n, dtype = W.shape[1], W.dtype
-
-        def turned(name, a, shape):
-            a = given_array(name, a, shape, f"Pass {name}_l0.", dtype=dtype)
-            r, z, candidate = jnp.split(a, 3)
-            return jnp.concatenate([z, r, candidate])
-
-        b, b_h = (
-            turned("bias_ih", bias_ih, (3 * n,)),
-            turned("bias_hh", bias_hh, (3 * n,)),
-        )
-        return cls.from_arrays(
-            turned("weight_hh", W, (3 * n, n)),
-            turned("weight_ih", weight_ih, (3 * n, None)),
-            b.at[: 2 * n].add(b_h[: 2 * n]),
-            b_h[2 * n :],
-            W_out,
-            b_out,
-            tau=tau,
-        )
+        W, W_in, b, b_n = gru_blocks(weight_ih, weight_hh, bias_ih, bias_hh)
+        return cls.from_arrays(W, W_in, b, b_n, W_out, b_out, tau=tau)
 
     # The current has four blocks, (z, r, input part of n, recurrent part of n), because
     # the reset gate multiplies only the recurrent one.
@@ -193,3 +171,27 @@ class ContinuousGRU(AbstractRNN):
 
     def readout(self, x):
         return self.W_out @ x + self.b_out
+
+
+def gru_blocks(
+    weight_ih: Any, weight_hh: Any, bias_ih: Any, bias_hh: Any
+) -> tuple[Array, Array, Array, Array]:
+    """`W, W_in, b, b_n` of `ContinuousGRU.from_arrays` from the arrays of a layer of
+    `torch.nn.GRU`, of which the blocks are in the order r, z, n."""
+    W = as_float(weight_hh, "weight_hh")
+    check_shape("weight_hh", W, (None, None), "Pass weight_hh_l0: (3 state, state).")
+    n, dtype = W.shape[1], W.dtype
+
+    def turned(name, a, shape):
+        a = given_array(name, a, shape, f"Pass {name}_l0.", dtype=dtype)
+        r, z, candidate = jnp.split(a, 3)
+        return jnp.concatenate([z, r, candidate])
+
+    b = turned("bias_ih", bias_ih, (3 * n,))
+    b_h = turned("bias_hh", bias_hh, (3 * n,))
+    return (
+        turned("weight_hh", W, (3 * n, n)),
+        turned("weight_ih", weight_ih, (3 * n, None)),
+        b.at[: 2 * n].add(b_h[: 2 * n]),
+        b_h[2 * n :],
+    )

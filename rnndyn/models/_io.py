@@ -15,6 +15,7 @@ from ._gated import ContinuousGRU
 from ._lowrank import LowRankRNN
 from ._piecewise import PiecewiseLinearRNN
 from ._rate import CurrentRNN, RateRNN
+from ._torch import torch_fields, torch_layers
 
 
 _WEIGHTS = (
@@ -55,6 +56,12 @@ def load_network(
     `W_out` `(output, state)`, `b_out`, `W_fixed`, `noise`, `x0`; for piecewise-linear
     networks `A`, `W`, `h`; for gated ones `W`, `W_in`, `b`, `b_n` as in
     `ContinuousGRU.from_arrays`. `dt` is not part of the model: see `network_dt`.
+
+    Or the state dictionary of a PyTorch module with one `nn.RNN` or `nn.GRU` of one
+    layer, and at most one linear layer on top:
+    `np.savez("net.npz", **{k: v.numpy() for k, v in module.state_dict().items()})`.
+    Its step is the Euler map at `dt = tau`, 1 unless you pass `tau=` (seconds); for an
+    `nn.RNN` pass `activation="tanh"` or `"relu"`.
 
     **Arguments:**
 
@@ -135,11 +142,18 @@ def _plain(name: str, value: Any) -> Any:
 
 
 def network_dt(
-    path: str | Path, default: float | None = None, *, member: int | None = None
+    path: str | Path,
+    default: float | None = None,
+    *,
+    member: int | None = None,
+    tau: float | None = None,
 ) -> float | None:
     """The step (seconds) that a file says its network was trained with; `member` says
-    which network, where those of a file differ in it."""
+    which network, where those of a file differ in it. That of a PyTorch layer is the
+    `tau` given to `load_network`, or 1."""
     arrays, header = read_arrays(path)
+    if torch_layers(arrays):
+        default = 1.0 if tau is None else float(tau)
     steps = np.ravel({"dt": (), **header, **arrays}["dt"])
     if steps.size and np.any(steps != steps[0]):
         if member is None or not 0 <= member < steps.size:
@@ -199,6 +213,7 @@ def save_network(path: str | Path, model: AbstractRNN, **extra: Any) -> None:
 
 def _fields(path, overrides, member=None):
     arrays, header = read_arrays(path)
+    arrays = torch_fields(path, arrays)
     weights = arrays.get("W", arrays.get("m", np.zeros(())))
     stacked = np.ndim(weights) == 3
     count = len(weights) if stacked else 1
