@@ -328,6 +328,36 @@ def test_results_of_verbs_say_in_one_line_what_they_are(cycle, spectrum):
     assert "exponent" in repr(law) and law.to_dict()["rates"].size == 3
 
 
+def test_results_of_other_rooms_say_it_too():
+    spin = lambda t, x, a: jnp.stack([-x[1], x[0]])
+    rates = np.tanh(np.cumsum(np.random.default_rng(0).normal(size=(400, 5)), 0) / 20)
+    fit = rd.fitting.cornn(rates, alpha=0.3, dt=0.05)
+    line = np.linspace(0.1, 0.9, 20)[None, :, None]
+    leak = lambda t, x, a: -0.01 * x * jnp.array([1.0, 500.0])
+    path = np.concatenate([line, line**8], axis=2)
+    theta, half = fit.theta, 0.5 * np.ones(2)
+    rows = rd.fitting.regression_rows(rates, alpha=0.3)
+    lines = {
+        "3 of 3 crossings until 7.854": rd.dynamics.poincare_section(
+            spin, jnp.array([1.0, 0.0]), jnp.array([1.0, 0.0]), crossings=3, dt=0.1,
+            max_time=20.0, direction=0,
+        ),
+        "arrived after 0.693": rd.dynamics.passage_time(
+            lambda t, x, a: x, jnp.ones(1), 2 * jnp.ones(1)
+        ),
+        " slow points": rd.dynamics.slow_manifold(leak, path),
+        "(1 stable), complete": rd.dynamics.plrnn_fixed_points(
+            half, np.zeros((2, 2)), half
+        ),
+        "persistence: r2_d": rd.fitting.held_out({"net": theta}, rates, alpha=0.3),
+        "5 neurons": rd.fitting.compare_activity(rates, rates + 0.01),
+        "d 0.": rd.fitting.one_step_r2(theta, rows),
+        "ridge nan": rd.fitting.co_smoothing(theta, rates, alpha=0.3),
+    }  # fmt: skip
+    for text, result in lines.items():
+        assert text in repr(result), repr(result)
+
+
 def boundary():
     delays, rates = np.array([20.0, 40.0, 80.0, 160.0]), np.array([0.1, 0.03, 0.01])
     critical = 3 / rates

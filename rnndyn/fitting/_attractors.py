@@ -1,6 +1,7 @@
 """Attractors of a fitted network against those of the network that was recorded."""
 
 import enum
+from collections import Counter
 from typing import Any
 
 import equinox as eqx
@@ -83,6 +84,13 @@ class AttractorCheck(Result):
     true_points: FixedPoints | None = eqx.field(metadata={"export": False})
     fitted_points: FixedPoints | None = eqx.field(metadata={"export": False})
     caveats: tuple[str, ...] = eqx.field(static=True)
+
+    def headline(self) -> str:
+        """How many attractors of either network have which counterpart."""
+        tell = lambda codes: ", ".join(
+            f"{n} {Match(code).name}" for code, n in Counter(codes.tolist()).items()
+        )
+        return f"true: {tell(self.true_code)}; fitted: {tell(self.fitted_code)}"
 
     @property
     def relative(self) -> Float[np.ndarray, " true"]:

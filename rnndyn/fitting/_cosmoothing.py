@@ -32,6 +32,10 @@ class CoSmoothing(Result):
     r2_ridge_neuron: Float[np.ndarray, " neuron"]
     fold: Int[np.ndarray, " neuron"]
 
+    def headline(self) -> str:
+        """The pooled shares of the network and of the regression."""
+        return f"r2 {self.r2:.4g}, ridge {self.r2_ridge:.4g}"
+
 
 def co_smoothing(
     theta: Any,

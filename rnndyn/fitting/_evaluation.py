@@ -48,6 +48,11 @@ class HeldOut(Result):
     clipped: Float[np.ndarray, ""]
     predictors: tuple[str, ...] = eqx.field(static=True)
 
+    def headline(self) -> str:
+        """R2 of the targets and skill of every predictor."""
+        rows = zip(self.predictors, self.r2_d, self.skill, strict=True)
+        return "; ".join(f"{n}: r2_d {a:.4g}, skill {b:.4g}" for n, a, b in rows)
+
     def __getitem__(self, name: str) -> dict[str, float]:
         """The three pooled scores of one predictor."""
         i = self.predictors.index(name)
@@ -262,6 +267,12 @@ class ActivityDistance(Result):
     correlation_error: Float[np.ndarray, ""]
     spectrum_distance: Float[np.ndarray, ""]
     neurons: Int[np.ndarray, ""]
+
+    def headline(self) -> str:
+        """All of them."""
+        rows = {k: v for k, v in vars(self).items() if k != "neurons"}
+        line = ", ".join(f"{k.replace('_', ' ')} {v:.3g}" for k, v in rows.items())
+        return f"{line}; {self.neurons} neurons"
 
 
 def compare_activity(

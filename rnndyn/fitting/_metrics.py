@@ -30,6 +30,10 @@ class OneStepR2(Result):
     d_per_neuron: Float[Real, " neuron"]
     r_per_neuron: Float[Real, " neuron"]
 
+    def headline(self) -> str:
+        """The pooled shares."""
+        return f"d {self.d:.4g}, r {self.r:.4g}"
+
 
 def weight_correlation(true: Any, fitted: Any) -> Any:
     """Pearson correlation of two weight matrices over all entries.

@@ -1,5 +1,6 @@
 """Labels as published: a noisy free run of one cue, and the index of its signs."""
 
+from collections import Counter
 from typing import Any
 
 import equinox as eqx
@@ -51,6 +52,12 @@ class CompatLabels(Result):
     median_code: Int[Array, " member"]
     ambiguous: Bool[Array, " member"]
     learned: Bool[Array, " member"]
+
+    def headline(self) -> str:
+        """How many networks there are of each label."""
+        counts = Counter(self.names).most_common()
+        line = ", ".join(f"{name}: {n}" for name, n in counts)
+        return f"{line}; {int(np.sum(self.ambiguous))} ambiguous"
 
     @property
     def names(self) -> list[str]:

@@ -1,5 +1,6 @@
 """The attractor of the trained map that each cue leads to, certified."""
 
+from collections import Counter
 from typing import Any
 
 import equinox as eqx
@@ -47,6 +48,11 @@ class CueAttractors(Result):
     distance: Float[np.ndarray, "member cue"]
     final: Float[np.ndarray, "member cue state"]
     time: Float[np.ndarray, "member cue"]
+
+    def headline(self) -> str:
+        """How many cues end on each kind of attractor."""
+        counts = Counter(sum(self.names, [])).most_common()
+        return ", ".join(f"{name}: {n}" for name, n in counts)
 
     @property
     def names(self) -> list[list[str]]:

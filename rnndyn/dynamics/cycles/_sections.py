@@ -49,6 +49,15 @@ class Section(Result):
     residual: Float[Array, " crossings"]
     finite: Bool[Array, ""]
 
+    def headline(self) -> str:
+        """How many crossings there are, until when, and the flattest angle."""
+        found = np.asarray(self.mask)
+        line = f"{found.sum()} of {found.size} crossings"
+        if not found.any():
+            return line
+        last, angle = self.times[found][-1], np.min(self.transversality[found])
+        return f"{line} until {last:.4g}, transversality at least {angle:.2g}"
+
 
 class Plane(eqx.Module):
     """The section `normal . x = offset`, as a function that is zero on it."""

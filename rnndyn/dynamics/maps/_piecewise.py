@@ -46,6 +46,13 @@ class PiecewiseCycles(Result):
     num_systems: int = eqx.field(static=True)
     complete: bool = eqx.field(static=True)
 
+    def headline(self) -> str:
+        """How many there are, and whether these are all."""
+        stable = int(np.sum(self.stability == -1))
+        families = f", {len(self.continua)} families" if len(self.continua) else ""
+        known = "complete" if self.complete else "not complete"
+        return f"{len(self.z)} found ({stable} stable){families}, {known}"
+
 
 def plrnn_fixed_points(
     A: Any, W: Any, h: Any, *, max_systems: int = 2_000_000, seed: int = 0

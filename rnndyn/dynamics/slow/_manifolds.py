@@ -1,6 +1,7 @@
 """Slow manifolds: where trajectories linger, which directions are slow there, and how
 fast the flow along them is."""
 
+from collections import Counter
 from typing import Any
 
 import equinox as eqx
@@ -52,6 +53,17 @@ class SlowManifold(Result):
     tangent: Float[Values, "points state state"]
     tangential: Float[Values, " points"]
     uniform_norm: Float[Values, ""]
+
+    def headline(self) -> str:
+        """How many slow points of which dimension, the least gap, the speed."""
+        found = Counter(self.dimension.tolist())
+        parts = [f"{n} of dimension {d}" if d else f"{n} undecided"
+                 for d, n in sorted(found.items())]  # fmt: skip
+        line = f"{len(self.x)} slow points" + (f": {', '.join(parts)}" if parts else "")
+        decided = self.gap[self.dimension > 0]
+        if len(decided):
+            line += f", gap at least {decided.min():.3g}"
+        return f"{line}, uniform norm {self.uniform_norm:.2g}"
 
     def memory_error_bound(self, t: Any) -> Any:
         """Largest distance that a memory drifts along the manifold within the time
@@ -210,6 +222,14 @@ class RingFlow(Result):
     stability: Int[Values, " fixed"]
     uniform_norm: Float[Values, ""]
     verdict: int = eqx.field(static=True)
+
+    def headline(self) -> str:
+        """The verdict, and how many roots lie along the curve."""
+        stable = int(np.sum(self.stability == -1))
+        line = Verdict(self.verdict).name
+        if len(self.stability):
+            line += f", {len(self.stability)} angles ({stable} stable)"
+        return f"{line}, uniform norm {self.uniform_norm:.2g}"
 
 
 def ring_flow(

@@ -38,6 +38,11 @@ class Passage(Result):
     arrived: Bool[Array, ""]
     num_steps: Int[Array, ""]
 
+    def headline(self) -> str:
+        """When it arrived."""
+        line = f"arrived after {self.time:.6g}" if self.arrived else "did not arrive"
+        return f"{line}, {self.num_steps} steps"
+
 
 def passage_time(
     f: Any,

@@ -81,6 +81,14 @@ class Recording(Result):
     source: str = eqx.field(static=True, default="")
     caveats: tuple[str, ...] = eqx.field(static=True, default=())
 
+    def headline(self) -> str:
+        """Trials, frames, neurons, width of the bins."""
+        trials, frames, neurons = self.trials.shape
+        scaled = "" if self.scaling is None else ", scaled"
+        return (
+            f"{trials} x {frames} frames of {self.dt:.4g} s, {neurons} neurons{scaled}"
+        )
+
     @property
     def rates(self) -> np.ndarray:
         """What `cornn` takes: `(time, neuron)`, or `(trial, time, neuron)` if aligned
