@@ -279,6 +279,10 @@ def test_co_smoothing():
     shuffled = rng.permutation(theta.ravel()).reshape(theta.shape)
     wrong = co_smoothing(shuffled, rates[300:], inputs[300:], **options)
     assert wrong.r2 < 0.5 and np.isfinite(full.r2_ridge)
+    options["train"] = rates[:300] / 4 + 0.5  # the regression has an intercept
+    moved = co_smoothing(theta, rates[300:] / 4 + 0.5, inputs[300:], burn_in=30,
+                         ridge=1e-3 / 16, **options)  # fmt: skip
+    np.testing.assert_allclose(moved.r2_ridge, full.r2_ridge, rtol=1e-9)
     alone = co_smoothing(theta, rates[300:], inputs[300:], alpha=alpha, folds=4)
     assert np.isnan(alone.r2_ridge)
     with pytest.raises(ValueError, match="folds"):

@@ -70,8 +70,8 @@ def co_smoothing(
     - `alpha`: `dt / tau`.
     - `folds`: number of groups, 2 to the number of neurons.
     - `burn_in`: frames at the start of each trial that are not scored.
-    - `train`: frames of the same neurons for the regression; `ridge`: its penalty per
-      row.
+    - `train`: frames of the same neurons for the regression, which has an intercept;
+      `ridge`: its penalty per row, on all else.
     - `key`: deals the groups; a fixed key by default.
 
     **Returns:** `CoSmoothing`, in float64. Host level. Not the co-smoothing of a latent
@@ -120,9 +120,11 @@ def co_smoothing(
     for k, mask in enumerate(hidden):
         predicted[..., mask] = runs[k][..., mask]
         if known is not None:
-            x, y = known[:, ~mask], known[:, mask]
+            mean = known.mean(axis=0)
+            x, y = (known - mean)[:, ~mask], (known - mean)[:, mask]
             gram = x.T @ x + ridge * len(x) * np.eye(x.shape[1])
-            linear[..., mask] = trials[..., ~mask] @ np.linalg.solve(gram, x.T @ y)
+            weights = np.linalg.solve(gram, x.T @ y)
+            linear[..., mask] = mean[mask] + (trials - mean)[..., ~mask] @ weights
     target = trials[:, burn_in:].reshape(-1, neurons)
     total = variation(target)
     missed = [
