@@ -176,6 +176,30 @@ def test_lorenz():
     np.testing.assert_allclose(found.exponents[0], [0.906, 0, -14.572], atol=0.06)
 
 
+def test_chaotic_attractors_that_differ_in_one_small_unit_are_two():
+    # Chaos of extent 30 beside a bistable unit at +-.9575.
+    step = lambda x, a: jnp.stack([3.8 * x[0] * (1 - x[0] / 60), jnp.tanh(2 * x[1])])
+    sign = np.where(np.arange(20) % 2, -1.0, 1.0)
+    ends = attractors(Map(step), np.stack([np.linspace(3, 57, 20), sign], axis=1))
+    assert ends.names == ["chaotic"] * 2 and ends.count.tolist() == [10, 10]
+    assert np.all(np.sign(ends.final[:, 1]) == sign)
+    np.testing.assert_array_equal(ends.label, ends.label[0] ^ (sign != sign[0]))
+
+
+def test_long_cycles_of_a_cascade_are_found_or_left_open():
+    # At the accumulation of period doublings states near the critical point return to
+    # 1e-6 extents after 2048 steps; the cycles have periods of 16384 and 65536.
+    logistic = Map(lambda x, r: r * x * (1 - x))
+    x0s = jax.random.uniform(jax.random.key(0), (8, 1))
+    for r in (3.569945671, 3.5699456718):
+        assert attractors(logistic, x0s, r).undecided == 8
+    ends = attractors(logistic, x0s, 3.5699456)
+    assert ends.names == ["k_cycle"] and ends.period[0] == 2048
+    # No circle lies on a line, and this one of the plane is a cascade as well.
+    henon = Map(lambda x, a: jnp.stack([1 - a * x[0] ** 2 + x[1], 0.3 * x[0]]))
+    assert attractors(henon, 0.1 * jnp.ones((1, 2)), 1.0580459).undecided == 1
+
+
 @pytest.mark.slow
 def test_torus():
     def field(t, z, w):

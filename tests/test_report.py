@@ -171,7 +171,7 @@ def test_label_of_every_kind_of_end(ends, lost, label):
     nothing = np.zeros(4, int)
     pulses = Pulses(nothing, nothing, nothing, nothing, 1.9, np.inf)
     name, evidence = _decide(
-        1.0, points, found, found, np.zeros(1), pulses, None, np.nan
+        1.0, points, 0, found, found, np.zeros(1), pulses, None, np.nan
     )
     told = " ".join(evidence)
     assert name == label

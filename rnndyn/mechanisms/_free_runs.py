@@ -29,9 +29,10 @@ class Pulses(eqx.Module):
       after the pulse: latent variables of low-rank networks, else outputs, else (or
       where the outputs are constant) the state.
     - `graded`: spread over amplitudes that is left early, as a share of the early
-      response; `left`: the spread that is left late, as a share of the same. The
-      response is what differs from a run without a pulse, so that it does not depend
-      on a bias. Medians over channels that respond, 0 if none does.
+      response; `left`: the spread that is left late, as a share of the same: the
+      largest in the 20 time constants from then on, whatever the phase of a response
+      that swings. The response is what differs from a run without a pulse, so that it
+      does not depend on a bias. Medians over channels that respond, 0 if none does.
     """
 
     amplitude: np.ndarray
@@ -55,17 +56,16 @@ def probe(
     on = jnp.concatenate([on, jnp.zeros_like(on[:1])])  # the last run has no pulse
 
     def respond(u):
-        inputs = jnp.zeros((121 * _STEPS, model.input_size)).at[:_STEPS].set(u[None])
-        return iterate(system, model.initial_state(), 121 * _STEPS, inputs)
+        inputs = jnp.zeros((141 * _STEPS, model.input_size)).at[:_STEPS].set(u[None])
+        return iterate(system, model.initial_state(), 141 * _STEPS, inputs)
 
-    states = eqx.filter_jit(jax.vmap(respond))(on)
-    path = states[:, _STEPS - 1 :: 20 * _STEPS]
+    # A row a time constant, counted from the end of the pulse.
+    path = eqx.filter_jit(jax.vmap(respond))(on)[:, _STEPS - 1 :: _STEPS]
     seen = np.asarray(_seen(model, path))
-    # Counted from the end of the pulse: at once, after 20 time constants, after 120.
-    start, early, late = seen[:, 0], seen[:, 1], seen[:, -1]
+    start, early, late = seen[:, :1], seen[:, 20:40], seen[:, 120:140]
     graded, left = _memory(start, early, late, model.input_size)
-    pulses = Pulses(amplitude, channels, early[:-1], late[:-1], graded, left)
-    path = path[:-1].reshape(-1, model.state_size)
+    pulses = Pulses(amplitude, channels, early[:-1, 0], late[:-1, 0], graded, left)
+    path = path[:-1, :121:20].reshape(-1, model.state_size)
     return pulses, path[:: max(1, len(path) // 48)]
 
 
@@ -84,13 +84,17 @@ def _seen(model, path):
 
 
 def _memory(start, early, late, channels) -> tuple[float, float]:
-    """Spread over amplitudes early and late, both as a share of the early response."""
+    """Spread over amplitudes early and late, both as a share of the early response, of
+    what is seen in `(pulse, time, coordinate)`."""
 
     def largest(seen):
         # Per channel: the coordinate that responds most, its response and its range.
         with np.errstate(invalid="ignore"):  # of runs that diverge
-            response = (seen[:-1] - seen[-1]).reshape(channels, len(AMPLITUDES), -1)
-            size, ranges = np.abs(response).max(axis=1), np.ptp(response, axis=1)
+            response = (seen[:-1] - seen[-1]).reshape(
+                channels, len(AMPLITUDES), *seen.shape[1:]
+            )
+            size = np.abs(response).max(axis=(1, 2))
+            ranges = np.ptp(response, axis=1).max(axis=1)
         best = size.argmax(axis=1)[:, None]
         return (np.take_along_axis(a, best, 1)[:, 0] for a in (size, ranges))
 

@@ -226,8 +226,9 @@ def analyse(
         one = jax.tree.map(lambda a: a[None] if eqx.is_array(a) else a, model)
         task_report = classify(one, task, dt=dt, key=keys[3])
     name, evidence = _decide(
-        unit, points, found_ends, map_attractors, radius, pulses, latent_roots, mismatch
-    )
+        unit, points, len(slow["x"]), found_ends, map_attractors, radius, pulses,
+        latent_roots, mismatch,
+    )  # fmt: skip
     if task_report is not None:
         name = task_report.names[0]
         evidence = [*task_report.evidence(0), *evidence]
@@ -280,7 +281,9 @@ def _latent(model, points) -> tuple[np.ndarray | None, float]:
     return kappa, float(max(distance.min(0).max(), distance.min(1).max()))
 
 
-def _decide(unit, points, flow_ends, map_ends, radius, pulses, latent_roots, mismatch):
+def _decide(
+    unit, points, num_slow, flow_ends, map_ends, radius, pulses, latent_roots, mismatch
+):
     """The label of a network without a task, and what speaks for it."""
     evidence = []
     alone = points["dimension"] == 0
@@ -313,16 +316,19 @@ def _decide(unit, points, flow_ends, map_ends, radius, pulses, latent_roots, mis
         )
         if kinds_of(ends) != of_flow:
             evidence.append("flow and map differ in kind: the label is the map's")
-    slow = _slowness(points, unit)
-    if slow is not None:
-        leading, gap = slow
+    count, leading, gap = _slowness(points, unit)
+    if count:
+        which = "direction" if count == 1 else f"{count} directions"
+        rest = f", the next one at least {gap:.1f} times as fast"
         evidence.append(
-            f"slowest direction of each point (flow): |eigenvalue| up to {leading:.3f}"
-            f"/tau, the next one at least {gap:.1f} times as fast"
+            f"slowest {which} of each point (flow): |eigenvalue| up to {leading:.3f}"
+            f"/tau{rest if np.isfinite(gap) else ''}"
         )
-    graded = (
-        pulses is not None and pulses.graded > 0.1 and pulses.left < pulses.graded / 2
-    )
+    single = ends == ["root"]
+    # Where only one state is left in the end, nothing graded lasts for ever.
+    graded = pulses is not None and pulses.graded > 0.1
+    if pulses is not None and not single:
+        graded = graded and pulses.left < pulses.graded / 2
     if pulses is not None and not pulses.left < 10:  # nor NaN
         evidence.append("responses to pulses grow without bound (flow)")
     elif pulses is not None:
@@ -333,11 +339,18 @@ def _decide(unit, points, flow_ends, map_ends, radius, pulses, latent_roots, mis
             f"{100 * early:.0f} % of the response tells it after 20 tau, "
             f"{100 * late:.0f} % after 120 tau"
         )
-    is_slow = slow is not None and slow[0] < 0.1 and slow[1] >= 5
+    is_slow = count > 0 and leading < 0.1 and gap >= 5
+    ghost = single and num_slow > 0
     if is_slow and graded:
+        ways = "one slow direction" if count == 1 else f"{count} slow directions"
         evidence.append(
-            "slow manifold: one slow direction at every point, graded while the "
+            f"slow manifold: {ways} at every point, graded while the "
             f"memory is needed, {ends.count('root')} fixed points in the end"
+        )
+    elif ghost and graded:
+        evidence.append(
+            f"slow manifold: {num_slow} slow points that are no roots, graded while "
+            "the memory is needed, 1 fixed point in the end"
         )
     kinds = kinds_of(ends)
     if lost:
@@ -354,7 +367,7 @@ def _decide(unit, points, flow_ends, map_ends, radius, pulses, latent_roots, mis
         evidence.append("motion of several frequencies: none of the named mechanisms")
     elif kinds & {"cycle", "chaotic", "torus"}:
         label = Mechanism.mixed
-    elif is_slow and graded:
+    elif (is_slow or ghost) and graded:
         label = Mechanism.slow_manifold
     elif "continuum" in ends:
         label = Mechanism.slow_manifold
@@ -363,22 +376,29 @@ def _decide(unit, points, flow_ends, map_ends, radius, pulses, latent_roots, mis
         label = Mechanism.fixed_points
     else:
         label = Mechanism.undetermined
-        evidence.append("a single resting state: nothing that could hold a memory")
+        told = "nothing that could hold a memory"
+        if graded:
+            told = "it is reached slowly, but no slow manifold stands out"
+        evidence.append(f"a single resting state: {told}")
     return MECHANISMS[label], evidence
 
 
-def _slowness(points, unit) -> tuple[float, float] | None:
-    """Largest leading |eigenvalue| over the points, in 1/tau, and smallest ratio of
-    the next one to it.
+def _slowness(points, unit) -> tuple[int, float, float]:
+    """How many slow directions the points have (the most of any), their largest
+    |eigenvalue| in 1/tau, and the smallest ratio of the next one to it (infinite if
+    there is none); 0 directions without isolated points.
 
-    **Arguments:** `points`: arrays by name, a row a point (`dimension` of the family
-    it belongs to, `eigenvalues`); `unit`: the time scale.
-
-    **Returns:** the two numbers, or None without isolated points or with one unit.
+    Of each point those are slow, below 0.1, behind which the largest gap is; the
+    slowest one if all are faster.
     """
     alone = points["dimension"] == 0
-    if not np.any(alone) or points["eigenvalues"].shape[1] < 2:
-        return None
+    if not np.any(alone):
+        return 0, np.nan, np.nan
     size = np.sort(np.abs(points["eigenvalues"][alone]) * unit, axis=1)
-    ratio = size[:, 1] / np.maximum(size[:, 0], np.finfo(float).tiny)
-    return float(size[:, 0].max()), float(ratio.min())
+    size = np.maximum(size, np.finfo(float).tiny)
+    ratio = np.append(size, np.full((len(size), 1), np.inf), axis=1)[:, 1:] / size
+    # Of pairs and planes, too, the gap is behind the last.
+    last = np.where(size < 0.1, ratio, 0).argmax(axis=1)
+    rows = np.arange(len(size))
+    leading, gap = size[rows, last], ratio[rows, last]
+    return int(last.max()) + 1, float(leading.max()), float(gap.min())

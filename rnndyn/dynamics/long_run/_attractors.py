@@ -138,7 +138,9 @@ def attractors(
     **Returns:** `Attractors`. Not guaranteed: that an attractor with a small basin is
     hit, or that a chaotic transient is not longer than the window. Chaotic attractors
     (tori, circles) are taken for one if their averages and variances agree to within
-    their errors: mirror images are told apart, interleaved ones may not be. Attraction
+    their errors, of chaos coordinate by coordinate and to ten times what stretches of
+    the window fluctuate by: mirror images are told apart, interleaved ones may not be,
+    and chaos that dwells here and there for longer than the window is split. Attraction
     itself is tested for points and cycles only: in a system that keeps a volume, or
     has a neutral family of circles, motion may be called `chaotic` or `torus`.
 
@@ -185,6 +187,7 @@ def attractors(
 
 _KEPT = ("returns", "final", "point", "jacobian", "extent", "growth", "period", "orbit")
 _KEPT += ("window", "step_error", "rates", "mean", "spread", "drift", "closure")
+_KEPT += ("blocks",)
 
 
 class _Runs:

@@ -94,17 +94,17 @@ def _same_k_cycle(a, b, tol) -> bool:
     if k != round(float(b["period"])) or not _same_mean(a, b, error, tol):
         return False
     if k >= 2 * samples:
-        return _same_statistics(a, b, 1e-3)
+        return _same_torus(a, b, tol)
     # Of a long cycle only a part is stored; two parts have a state in common.
     some = a["orbit"][: max(1, k + 1 - samples), None]
     gaps = np.linalg.norm(b["orbit"][None, :k] - some, axis=2)
     return bool(gaps.min() <= 1e-4 * max(a["extent"], b["extent"]))
 
 
-def _same_statistics(a, b, tol) -> bool:
+def _same_torus(a, b, _) -> bool:
     """Whether means and variances agree, to within their own errors."""
     extent = max(a["extent"], b["extent"])
-    tol = min(0.2, max(tol, 3 * (a["drift"] + b["drift"])))
+    tol = min(0.2, max(1e-3, 3 * (a["drift"] + b["drift"])))
     if abs(a["extent"] - b["extent"]) > 2 * tol * extent:
         return False
     means = np.linalg.norm(a["mean"] - b["mean"]) / extent
@@ -112,13 +112,16 @@ def _same_statistics(a, b, tol) -> bool:
     return bool(max(means, spreads) <= tol)
 
 
-def _same_torus(a, b, _) -> bool:
-    return _same_statistics(a, b, 1e-3)
-
-
 def _same_chaos(a, b, _) -> bool:
-    # Averages of chaos fluctuate by more than the difference of two halves tells.
-    return _same_statistics(a, b, 0.1)
+    """Whether means and mean squares agree, coordinate by coordinate, to within ten
+    times what those of stretches of the window fluctuate by."""
+    count = len(a["blocks"])
+    gap = np.abs(a["blocks"].mean(axis=0) - b["blocks"].mean(axis=0))
+    variances = [np.var(c["blocks"], axis=0, ddof=1) / count for c in (a, b)]
+    size = [np.sqrt(np.mean(c["blocks"][:, 1], axis=0)) for c in (a, b)]
+    size = np.maximum(*size)
+    rounding = 1e-9 * np.stack([size, size**2])
+    return bool(np.all(gap <= 10 * np.sqrt(sum(variances)) + rounding))
 
 
 _SAME: dict[int, Callable[..., bool]] = {

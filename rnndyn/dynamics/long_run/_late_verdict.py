@@ -18,6 +18,7 @@ def verdict_of(
     stretch: float = 5.0,
     steady: float = 0.03,
     smooth: float = 1e-5,
+    closed: float = 1e-6,
 ) -> Int[Array, ""]:
     """The verdict on a `LateRun`, as a code of `rnndyn.Verdict`.
 
@@ -27,10 +28,12 @@ def verdict_of(
     - `root`: at rest within `near` max(1, |x|) of a root, which attracts.
     - `limit_cycle` (flows): at least 3 evenly spaced returns; one neutral direction
         (growth within `neutral`), all others attract.
-    - `k_cycle` (maps): at least 3 evenly spaced returns, all directions attract.
-    - `invariant_circle` (maps): no return, one neutral direction, all others attract,
-        and weighted averages of the halves that agree to `smooth`. `torus`: the same
-        with two neutral directions, in three dimensions or more.
+    - `k_cycle` (maps): at least 3 evenly spaced returns, of all states of the cycle to
+        within `closed` extents; all directions attract.
+    - `invariant_circle` (maps): no return, one neutral direction (averaged growth
+        within a hundredth of `neutral`), all others attract, and weighted averages of
+        the halves that agree to `smooth`, in two dimensions or more. `torus`: the same
+        with two neutral directions, in three or more.
     - `chaotic`: leading growth above `stretch` in both halves, in similar amounts.
     - `slow_point`: hardly moves, but no root nearby could be certified.
     - `continuum`: rests on a root with a neutral direction.
@@ -57,12 +60,16 @@ def verdict_of(
     smallest, largest = jnp.min(run.growth[:, 0]), jnp.max(run.growth[:, 0])
     chaotic = (smallest > stretch) & (smallest > largest / 3) & moving
     chaotic = chaotic & (run.trend > 0.5) & (run.trend < 2)
-    one = attracts[1] & (weighted[0] < neutral)
+    # Smooth averages of quasi-periodic growth vanish; those of a cycle too long or too
+    # weak to be seen do not.
+    small = 1e-2 * neutral
+    one = attracts[1] & (weighted[0] < small)
     # In two dimensions nothing would be left that attracts.
-    two = attracts[2] & (jnp.maximum(weighted[0], weighted[1]) < neutral)
+    two = attracts[2] & (jnp.maximum(weighted[0], weighted[1]) < small)
     two = two & (run.final.size > 2)
     if run.kind == "map":
-        cycle, code = back & attracts[0], Verdict.k_cycle
+        cycle = back & attracts[0] & (run.closure <= closed)
+        one, code = one & (run.final.size > 1), Verdict.k_cycle
     else:
         cycle = back & attracts[1] & (jnp.abs(run.neutral) < neutral)
         code = Verdict.limit_cycle

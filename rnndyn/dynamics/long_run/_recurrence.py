@@ -20,6 +20,9 @@ from .._states import as_states
 SAMPLES = 256
 """States kept of the motion found."""
 
+BLOCKS = 8
+"""Stretches of each half of the window, whose means say how much means fluctuate."""
+
 
 class LateRun(Result):
     """A long run at constant input, measured after a transient. Times in steps.
@@ -44,9 +47,12 @@ class LateRun(Result):
     - `drift`: change of smoothly weighted averages of x and x^2 from one half of the
         window to the other, relative to the extent: tiny for periodic and
         quasi-periodic motion, about the inverse root of the window for chaos.
+    - `blocks`: plain averages of x and x^2 over 16 equal stretches of the window, shape
+        `(16, 2, state)`.
     - `returns`: how often the orbit came back to where it was, to `closed` extents;
         `period`: mean time between these; `uneven`: spread of these times, relative;
-        `closure`: largest distance at a return, in extents.
+        `closure`: largest distance at a return, in extents (of a map, of all states of
+        the cycle).
     - `nearest`: closest return of all, in extents.
     - `window`: its length; `orbit`: states after it, shape `(256, state)`, equally
         spaced: over one period if there is one, else over the window; of a map,
@@ -70,6 +76,7 @@ class LateRun(Result):
     mean: Float[Array, " state"]
     spread: Float[Array, " state"]
     drift: Float[Array, ""]
+    blocks: Float[Array, "blocks moments state"]
     returns: Int[Array, ""]
     period: Float[Array, ""]
     uneven: Float[Array, ""]
@@ -152,7 +159,7 @@ def settle(
         x, v = carry
 
         def step(i, carry):
-            x, v, low, high, first, second, growth, weighted, total = carry
+            x, v, low, high, plain, first, second, growth, weighted, total = carry
             place = (i + 0.5) / half
             weight = jnp.exp(-1 / (place * (1 - place))).astype(dtype)
             push = lambda v: jax.jvp(lambda x: advance(x, h), (x,), (v,))
@@ -164,6 +171,7 @@ def settle(
                 v,
                 jnp.minimum(low, x),
                 jnp.maximum(high, x),
+                plain + jnp.stack([y, y**2]),
                 first + weight * y,
                 second + weight * y**2,
                 growth + stretch,
@@ -171,16 +179,24 @@ def settle(
                 total + weight,
             )
 
+        def block(carry, j):
+            ends = j * half // BLOCKS, (j + 1) * half // BLOCKS
+            carry = lax.fori_loop(*ends, step, carry)
+            return carry, carry[4]
+
         nothing, flat = jnp.zeros_like(x), jnp.zeros(k, dtype)
-        start = (x, v, x, x, nothing, nothing, flat, flat, jnp.zeros((), dtype))
-        x, v, low, high, *sums, total = lax.fori_loop(0, half, step, start)
-        first, second, growth, weighted = sums
+        both = jnp.zeros((2, size), dtype)
+        zero = jnp.zeros((), dtype)
+        start = (x, v, x, x, both, nothing, nothing, flat, flat, zero)
+        out, plain = lax.scan(block, start, jnp.arange(BLOCKS))
+        x, v, low, high, _, first, second, growth, weighted, total = out
+        plain = jnp.diff(plain, axis=0, prepend=both[None]) * BLOCKS / half
         means = (first / total, second / total, weighted / total)
-        return (x, v), (low, high, growth, pace(x), *means)
+        return (x, v), (low, high, growth, pace(x), plain, *means)
 
     (x, _), late = lax.scan(one_half, (x, v), None, length=3)
     last = late[3][0]
-    low, high, growth, now, first, second, rates = (a[1:] for a in late)
+    low, high, growth, now, plain, first, second, rates = (a[1:] for a in late)
     extents = jnp.linalg.norm(high - low, axis=1) / 2
     extent = norm(jnp.max(high, axis=0) - jnp.min(low, axis=0)) / 2
     unit = jnp.where(extent > 0, extent, 1)
@@ -191,8 +207,12 @@ def settle(
     if not is_map:
         neutral = neutral - (now[-1] - last)
 
+    before = x
     found = _returns(advance, displacement, x, h, 2 * half, unit, closed, is_map)
     x, returns, period, uneven, closure, nearest = found
+    if is_map:
+        apart = _apart(advance, before, h, jnp.where(returns > 0, period, 0))
+        closure = jnp.maximum(closure, apart / unit)
     orbit = _orbit(advance, x, h, 2 * half, returns, period, is_map)
     # A window of a few periods is no average; its halves may agree on the wrong one.
     whole = (returns > 0) & ((period <= SAMPLES) if is_map else jnp.isfinite(period))
@@ -226,6 +246,7 @@ def settle(
         mean=clean(mean),
         spread=clean(jnp.mean(second, axis=0) - jnp.mean(first, axis=0) ** 2),
         drift=drift,
+        blocks=clean(_about_zero(plain.reshape(-1, 2, size), reference)),
         returns=jnp.where(finite, returns, 0),
         period=clean(period),
         uneven=uneven,
@@ -236,6 +257,13 @@ def settle(
         step_error=step_error,
         kind="map" if is_map else "flow",
     )
+
+
+def _about_zero(moments, centre):
+    """Means of x and x^2 from those about `centre`."""
+    first, second, centre = moments[:, 0], moments[:, 1], centre[None]
+    squares = second + 2 * centre * first + centre**2
+    return jnp.stack([first + centre, squares], axis=1)
 
 
 def _orthonormal(pushed, before):
@@ -308,6 +336,20 @@ def _returns(advance, displacement, p, h, steps, unit, closed, is_map, most=16):
     period = total / jnp.maximum(count, 1)
     uneven = jnp.where(count > 0, (longest - shortest) / jnp.maximum(period, 1e-30), 0)
     return x, count, period, uneven, closure, nearest
+
+
+def _apart(advance, x, h, period):
+    """Largest distance between states of a cycle and the same a period later: near a
+    critical point all but the first may still be far from closing."""
+
+    def body(_, carry):
+        x, y, largest = carry
+        x, y = advance(x, h), advance(y, h)
+        return x, y, jnp.maximum(largest, norm(x - y))
+
+    steps = jnp.round(period).astype(jnp.int32)
+    y = lax.fori_loop(0, steps, lambda _, x: advance(x, h), x)
+    return lax.fori_loop(0, steps, body, (x, y, norm(x - y)))[2]
 
 
 def _quintic(u, x0, x1, v0, a0, v1, a1):
