@@ -174,10 +174,107 @@ def test_dictionary_and_bad_input():
     flat = report.to_dict()
     assert flat["mechanism"] == ["fixed_points"]
     assert flat["features.late_rms"].shape == (1, 2)
-    with pytest.raises(ValueError, match="dt/tau"):
+    with pytest.raises(ValueError, match="steps of the task take 0.005 s"):
         label(toggle(), dt=0.02)
+    fast = eqx.tree_at(lambda m: m.tau, toggle(), jnp.asarray(0.004))
+    with pytest.raises(ValueError, match="dt/tau"):
+        label(fast)
     with pytest.raises(ValueError, match="leading axes"):
         classify(toggle(), task, key=jax.random.key(0))
+
+
+def beside_a_toggle(*blocks, size):
+    """A bistable unit, set by the cue and read out, beside blocks of other units."""
+    W, W_in, W_out = np.zeros((size, size)), np.zeros((size, 2)), np.zeros((2, size))
+    W[0, 0], W_in[0], W_out[:, 0] = 2.0, [2, -2], [5, -5]
+    at = 1
+    for block in blocks:
+        W[at : at + 2, at : at + 2] = block
+        W_in[at] = [1.0, 0.7]
+        at += 2
+    return rate.from_arrays(W, W_in, W_out=W_out, tau=0.01, readout="sigmoid")
+
+
+def test_two_frequencies_near_resonance_are_no_limit_cycle():
+    # Recurrence reaches .98 to 1 within the window at all three ratios.
+    turn = rotation(1.5, 0.6)
+    for ratio in (1.618033, 1.3247, 2**0.5):
+        report = label(beside_a_toggle(turn, rotation(1.5, 0.6 * ratio), size=6))
+        assert report.cue_code.tolist() == [[Mechanism.undetermined] * 2]
+    one = label(beside_a_toggle(turn, size=4))
+    assert one.cue_code.tolist() == [[Mechanism.limit_cycle] * 2]
+
+
+def test_an_oscillation_of_two_units_among_many_is_seen():
+    turn = rotation(1.5, 0.6)
+    large = label(beside_a_toggle(turn, size=200))
+    assert float(large.features.late_rms.max()) < 0.1
+    assert large.cue_code.tolist() == [[Mechanism.limit_cycle] * 2]
+    assert large.flow_code.tolist() == [[Mechanism.limit_cycle] * 2]
+
+
+def test_a_flow_that_still_moves_is_not_at_rest():
+    # Just past the Hopf point of the flow the cycle is small, in 100 units tiny.
+    turn = rotation(1.001, 0.6) / np.cos(0.6)
+    report = label(beside_a_toggle(turn, size=100))
+    assert float(report.features.flow_late_rms.max()) < 0.02
+    assert report.flow_code.tolist() == [[Mechanism.undetermined] * 2] or (
+        report.flow_code.tolist() == [[Mechanism.limit_cycle] * 2]
+    )
+    # Just past a saddle-node of x' = -x + tanh(1.5 x + b) it creeps, near no root.
+    x = (1 - 1 / 1.5) ** 0.5
+    b = np.zeros(2)
+    b[0] = np.arctanh(x) - 1.5 * x - 1e-5
+    ghost = rate.from_arrays(
+        np.diag([1.5, 0.2]), [[3.0, -3.0], [0, 0]], b,
+        W_out=[[5.0, 0], [-5.0, 0]], tau=0.01, readout="sigmoid",
+    )  # fmt: skip
+    report = label(ghost)
+    assert Mechanism.undetermined in report.flow_code.ravel().tolist()
+    resting = np.asarray(report.flow_code == Mechanism.fixed_points)
+    assert np.all(np.asarray(report.features.flow_at_root)[resting])
+
+
+class ThreeWay(rd.tasks.AbstractTask):
+    """Which of three cues? With nothing but what the docstring asks for."""
+
+    amplitude: jax.Array
+    input_size: int = 3
+    output_size: int = 3
+    num_conditions: int = 3
+    num_steps: int = 20
+    dt: float = 0.005
+    periods = ("cue", "delay", "answer")
+    reference = "made up"
+
+    def trial(self, condition, *, key):
+        steps = jnp.arange(20)
+        period = jnp.where(steps < 4, 0, jnp.where(steps < 14, 1, 2))
+        code = jax.nn.one_hot(condition, 3)[None]
+        return rd.tasks.Trial(
+            inputs=self.amplitude * (period == 0)[:, None] * code,
+            targets=(period == 2)[:, None] * code,
+            mask=(period == 2) / 6.0,
+            period=period,
+            condition=condition,
+        )
+
+    def score(self, trial, outputs, *, lag=0):
+        asked = trial.period == 2
+        right = jnp.argmax(outputs, axis=1) == trial.condition
+        share = jnp.sum(asked * right) / jnp.sum(asked)
+        return rd.tasks.Score(share, share)
+
+
+def test_a_task_of_ones_own():
+    net = rate.from_arrays(
+        np.diag([2.0, 2.0, 2.0, 0.3]), 8 * np.eye(4)[:, :3], W_out=np.eye(4)[:3],
+        tau=0.01, x0=[-0.95, -0.95, -0.95, 0.0],
+    )  # fmt: skip
+    nets, own = rd.models.stack([net]), ThreeWay(jnp.asarray(2.0))
+    report = classify(nets, own, key=jax.random.key(0), trials=4)
+    assert report.names == ["fixed_points"]
+    np.testing.assert_allclose(report.features.delay, 0.05)
 
 
 def test_networks_and_tasks_that_do_not_fit():

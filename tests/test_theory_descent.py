@@ -133,6 +133,9 @@ def test_scaling_laws():
         np.testing.assert_allclose(local, exponent, atol=1e-4)
     law = theory.scaling_law(LC, theory.Response(1.0, 1.2))
     assert law.exponent == 2 and np.isnan(law.prefactor)
+    law = theory.scaling_law(FIRST_TURN, theory.Response(1.0, 2.0))
+    far = FIRST_TURN.critical_learning_rate(1e6, 1e12) * 1e12
+    np.testing.assert_allclose([law.exponent, law.prefactor], [2, far], rtol=1e-5)
     flat = theory.scaling_law(theory.SlowPoint(order=4), theory.Response(5.0))
     np.testing.assert_allclose(flat.exponent, 1 + 8 / 3)
 
@@ -156,8 +159,19 @@ def test_slopes_of_the_exact_formulas():
         central = -(lr(80.0 * (1 + h)) - lr(80.0 * (1 - h))) / (2 * h)
         got = theory.local_exponent(toy, jnp.array([80.0]), response)
         np.testing.assert_allclose(got[0], central, rtol=1e-6)
-    with pytest.raises(ValueError, match="scale"):
-        theory.Response(0.0)
+    for bad in ((0.0,), (np.ones(2),), (1.0, np.nan), ("long",)):
+        with pytest.raises(ValueError, match="scale = "):
+            theory.Response(*bad)
+    with pytest.raises(ValueError, match="a power of the delay"):
+        theory.scaling_law(SP, lambda T_d: 5.0)
+    for verb in (
+        lambda: theory.local_exponent(SP, 9.0, 5.0),
+        lambda: theory.crossover(LC, SP, 5.0),
+    ):
+        with pytest.raises(ValueError, match="expected a callable"):
+            verb()
+    with pytest.raises(ValueError, match="all the same"):
+        theory.mean_exponent([2.0, 2.0], [1.0, 2.0])
 
 
 def examples():

@@ -35,14 +35,15 @@ class DecisionList(AbstractClassifier):
     Per cue, on the map the network was trained as:
 
     1. `diverged`: the free run left the finite numbers, or 1e8.
-    2. `chaotic`: still moving (`late_rms > moving`), bounded (`late_trend` between 1/2
-        and 2), and stretched by more than `exp(stretch)` in both halves of the late
-        window, each taken twice.
+    2. `chaotic`: still moving (`late_peak > moving`: some unit does), bounded
+        (`late_trend` between 1/2 and 2), and stretched by more than `exp(stretch)` in
+        both halves of the late window, each taken twice.
     3. `limit_cycle`: still moving, neither growing nor decaying
-        (`|late_trend - 1| < steady`), stretched by less than `exp(neutral)`, and
+        (`|late_trend - 1| < steady`), stretched by less than `exp(neutral)`, shrunk by
+        more than `exp(attracting)` in the next direction (a torus is not), and
         recurrent (`recurrence >= recurrent`). On a map this is an invariant circle
         (exponent 0) or, if the exponent is negative, a k-cycle.
-    4. `fixed_points`: at rest (`late_rms < resting`) in a certified stable root, which
+    4. `fixed_points`: at rest (`late_peak < resting`) in a certified stable root, which
         is not that of another cue (`apart > arrived`), and when the delay ended the
         state already was there (`remaining <= arrived`).
     5. `slow_manifold`: at rest in the end, but the memory was held on the way there:
@@ -54,6 +55,9 @@ class DecisionList(AbstractClassifier):
     The network's label is that of its cues if they agree and `mixed` if they are held
     differently; `not_learned` if the score lies below `accuracy` or `reliability`.
 
+    `margin` is the smallest, over the tests that a cue's label passed, of how far the
+    number lies from its threshold, relative to it (of `recurrent`, to 1 - `recurrent`).
+
     Not guaranteed: that a slower drift than 60 trial lengths can be told from rest.
     """
 
@@ -63,6 +67,7 @@ class DecisionList(AbstractClassifier):
     resting: Float[Array, ""] = _threshold(0.02)
     stretch: Float[Array, ""] = _threshold(10.0)
     neutral: Float[Array, ""] = _threshold(5.0)
+    attracting: Float[Array, ""] = _threshold(2.0)
     recurrent: Float[Array, ""] = _threshold(0.98)
     steady: Float[Array, ""] = _threshold(0.03)
     root_margin: Float[Array, ""] = _threshold(1e-6)
@@ -72,11 +77,9 @@ class DecisionList(AbstractClassifier):
 
     def __call__(self, features):
         f = features
-        chaotic, cycle = self._motion(
-            f.late_rms, f.late_trend, f.growth, f.growth_low, f.recurrence
-        )
+        chaotic, cycle = self._motion(f, "")
         stable = f.at_root & (f.root_radius < 1 - self.root_margin)
-        resting = (f.late_rms < self.resting) & stable
+        resting = (f.late_peak < self.resting) & stable
         arrived = (f.remaining <= self.arrived) & (f.apart > self.arrived)
         away = f.remaining > self.arrived
         slow = away & (f.slow_time >= self.slow * f.unit_time[:, None])
@@ -106,26 +109,41 @@ class DecisionList(AbstractClassifier):
             features=f,
         )
 
-    def _motion(self, rms, trend, growth, growth_low, recurrence):
-        moving = rms > self.moving
+    def _motion(self, f, system):
+        """Which cues end in chaos, and which in a cycle, of the map or the flow."""
+        of = lambda name: getattr(f, system + name)
+        moving, trend = of("late_peak") > self.moving, of("late_trend")
         bounded = (trend > 0.5) & (trend < 2)
         steady = jnp.abs(trend - 1) < self.steady
-        closed = (growth < self.neutral) & (recurrence >= self.recurrent)
-        chaotic = moving & bounded & (growth_low > self.stretch)
+        closed = (of("growth") < self.neutral) & (of("recurrence") >= self.recurrent)
+        closed = closed & (of("growth_second") < -self.attracting)
+        chaotic = moving & bounded & (of("growth_low") > self.stretch)
         return chaotic, moving & steady & closed
 
     def _margin(self, f, cue_code):
         above = lambda value, limit: value / limit - 1
         below = lambda value, limit: 1 - value / limit
-        cycle = jnp.minimum(
-            above(f.late_rms, self.moving), above(f.recurrence, self.recurrent)
+        least = lambda *tests: jnp.min(jnp.stack(tests), axis=0)
+        moving, rest = (
+            above(f.late_peak, self.moving), below(f.late_peak, self.resting)
+        )  # fmt: skip
+        chaotic = least(moving, above(f.growth_low, self.stretch))
+        cycle = least(
+            moving,
+            below(jnp.abs(f.late_trend - 1), self.steady),
+            below(f.growth, self.neutral),
+            above(-f.growth_second, self.attracting),
+            (f.recurrence - self.recurrent) / (1 - self.recurrent),
         )
-        rest = below(f.late_rms, self.resting)
-        here = jnp.minimum(rest, below(f.remaining, self.arrived))
-        lasting = above(f.dwell, jnp.maximum(self.lasting * f.delay[:, None], 1e-12))
-        slow = above(f.slow_time, self.slow * f.unit_time[:, None])
-        slow = jnp.minimum(slow, lasting)
-        away = jnp.minimum(rest, jnp.minimum(above(f.remaining, self.arrived), slow))
+        here = least(
+            rest, below(f.remaining, self.arrived), above(f.apart, self.arrived)
+        )
+        away = least(
+            rest,
+            above(f.remaining, self.arrived),
+            above(f.slow_time, self.slow * f.unit_time[:, None]),
+            above(f.dwell, jnp.maximum(self.lasting * f.delay[:, None], 1e-12)),
+        )
         margin = jnp.select(
             [
                 cue_code == Mechanism.chaotic,
@@ -133,24 +151,19 @@ class DecisionList(AbstractClassifier):
                 cue_code == Mechanism.fixed_points,
                 cue_code == Mechanism.slow_manifold,
             ],
-            [above(f.growth, self.stretch), cycle, here, away],
+            [chaotic, cycle, here, away],
             0.0,
         )
         return jnp.maximum(margin, 0)
 
     def _flow(self, f):
-        chaotic, cycle = self._motion(
-            f.flow_late_rms,
-            f.flow_late_trend,
-            f.flow_growth,
-            f.flow_growth_low,
-            f.flow_recurrence,
-        )
+        chaotic, cycle = self._motion(f, "flow_")
+        stable = f.flow_at_root & (f.flow_root_rightmost < 0)
         return _first(
             (~f.flow_finite, Mechanism.diverged),
             (chaotic, Mechanism.chaotic),
             (cycle, Mechanism.limit_cycle),
-            (f.flow_late_rms < self.resting, Mechanism.fixed_points),
+            (stable & (f.flow_late_peak < self.resting), Mechanism.fixed_points),
         )
 
 
@@ -182,7 +195,7 @@ def classify(
     - `models`: trained networks with a leading axis (`rnndyn.models.ensemble`).
     - `task`: what they were trained on, with a `"delay"` among its periods; one task,
         or one per network.
-    - `dt`: step of their Euler map in seconds; the task's by default.
+    - `dt`: step of their Euler map in seconds, that of the task.
     - `classifier`: `DecisionList()` by default.
     - `key`: for the noisy trials that decide whether the task was learned.
     - `options`: further keywords of `rnndyn.mechanisms.measure`.

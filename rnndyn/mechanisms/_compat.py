@@ -18,7 +18,7 @@ from ..models import AbstractRNN, member, num_members
 from ..tasks import AbstractTask, per_member
 from ..tasks._base import check_fit
 from ._index import sign_index, sign_of, two_components
-from ._run import check_counts
+from ._run import check_counts, check_same_step
 
 
 COMPAT = ("not_learned", "limit_cycle", "slow_point", "unstable")
@@ -108,7 +108,7 @@ def compat_labels(
 
     - `models`: trained networks with a leading axis, in their own precision.
     - `task`: one task, or one per network; delays may differ.
-    - `dt`: step of the map they were trained as (seconds); the task's by default.
+    - `dt`: step of the map they were trained as (seconds), that of the task.
     - `outcome`: codes of `rnndyn.training.outcome`, shape `(members,)`: 0 not learned,
         1 learned, 2 unstable. All are taken as learned without it.
     - `draws`: runs with fresh noise; the first decides, all make the median.
@@ -134,6 +134,7 @@ def compat_labels(
     """
     members = num_members(models)
     dt = task.dt if dt is None else dt
+    check_same_step(dt, task)
     check_step_ratio(dt, models.tau)
     check_fit(models, task, outputs=False)
     check_counts(members=members, draws=draws, chunk=chunk)

@@ -18,7 +18,7 @@ from ..dynamics import settle, verdict_of
 from ..dynamics.long_run._attractors import _check_linear
 from ..models import AbstractRNN, member, num_members
 from ..tasks import AbstractTask, per_member
-from ._run import check_counts, check_memory
+from ._run import check_counts, check_memory, check_same_step
 
 
 _OPEN = (Verdict.undetermined, Verdict.slow_point)
@@ -96,7 +96,7 @@ def cue_attractors(
 
     - `models`: trained networks with a leading axis.
     - `task`: one task, or one per network, with a `"delay"` among its periods.
-    - `dt`: step of the map they were trained as (seconds); the task's by default.
+    - `dt`: step of the map they were trained as (seconds), that of the task.
     - `steps`, `rounds`: how long a run is followed.
     - `chunk`: runs side by side, which bounds the memory.
 
@@ -109,6 +109,7 @@ def cue_attractors(
     """
     members, cues = num_members(models), task.num_conditions
     dt = task.dt if dt is None else dt
+    check_same_step(dt, task)
     check_step_ratio(dt, models.tau)
     check_memory(models, task, outputs=False)
     check_counts(members=members, steps=steps, rounds=rounds, chunk=chunk)

@@ -16,9 +16,9 @@ from ..dynamics import MultiStart, certify, fixed_points, jacobian
 from ..models import AbstractRNN, member, num_members
 from ..tasks import AbstractTask, per_member
 from ._run import (
-    FreeRun,
     check_counts,
     check_memory,
+    check_same_step,
     flow_map,
     flow_substeps,
     free_run,
@@ -35,13 +35,14 @@ class Features(eqx.Module):
     - `unit_time` `(member,)`: the slowest unit's own time constant; `delay`
         `(member,)`: duration of the delay (s).
     - `finite`: the free run stayed finite.
-    - `late_rms`: oscillation that remains after 40 trial lengths (state units);
-        `late_trend`: its size in the second half of the late window over that in the
-        first, 1 if it neither grows nor decays.
+    - `late_rms`: oscillation that remains after 40 trial lengths (state units, over all
+        units); `late_peak`: that of the unit that moves most; `late_trend`: its size in
+        the second half of the late window over that in the first, 1 if it neither grows
+        nor decays.
     - `period` (s), `recurrence`: of the remaining oscillation; recurrence 1 is closed.
     - `exponent` (1/s): leading Lyapunov exponent in the late window; `growth`: the
         logarithm of the total stretch over that window; `growth_low`: twice that of
-        the half that stretches less.
+        the half that stretches less; `growth_second`: the same for the second exponent.
     - `separation`: distance between the states of different cues when the delay ends
         (with one cue, the extent of its trial): the size of the memory.
     - `apart`: distance between the final states of this cue and the nearest other, over
@@ -56,10 +57,11 @@ class Features(eqx.Module):
         to cross the separation; `slow_time` (s): longest time constant of the
         linearised map there; `num_slow`, `slow_gap`: how many slow
         directions lie above the largest gap among the ten slowest, and that gap.
-    - `flow_late_rms`, `flow_late_trend`, `flow_growth`, `flow_growth_low`,
-        `flow_period`, `flow_recurrence`, `flow_finite`: the same numbers for the
-        continuous flow;
-        `flow_root_rightmost` (1/s): rightmost eigenvalue of the flow at the root.
+    - `flow_late_rms`, `flow_late_peak`, `flow_late_trend`, `flow_growth`,
+        `flow_growth_low`, `flow_growth_second`, `flow_period`, `flow_recurrence`,
+        `flow_finite`, `flow_at_root`: the same numbers for the continuous flow;
+        `flow_root_rightmost` (1/s): its rightmost eigenvalue at the root where it ends,
+        or, where it ends at none, at that of the map.
     """
 
     accuracy: Float[Array, " member"]
@@ -68,12 +70,14 @@ class Features(eqx.Module):
     delay: Float[Array, " member"]
     finite: Bool[Array, "member cue"]
     late_rms: Float[Array, "member cue"]
+    late_peak: Float[Array, "member cue"]
     late_trend: Float[Array, "member cue"]
     period: Float[Array, "member cue"]
     recurrence: Float[Array, "member cue"]
     exponent: Float[Array, "member cue"]
     growth: Float[Array, "member cue"]
     growth_low: Float[Array, "member cue"]
+    growth_second: Float[Array, "member cue"]
     separation: Float[Array, "member cue"]
     apart: Float[Array, "member cue"]
     at_root: Bool[Array, "member cue"]
@@ -88,12 +92,15 @@ class Features(eqx.Module):
     num_slow: Int[Array, "member cue"]
     slow_gap: Float[Array, "member cue"]
     flow_finite: Bool[Array, "member cue"]
+    flow_at_root: Bool[Array, "member cue"]
     flow_late_rms: Float[Array, "member cue"]
+    flow_late_peak: Float[Array, "member cue"]
     flow_late_trend: Float[Array, "member cue"]
     flow_period: Float[Array, "member cue"]
     flow_recurrence: Float[Array, "member cue"]
     flow_growth: Float[Array, "member cue"]
     flow_growth_low: Float[Array, "member cue"]
+    flow_growth_second: Float[Array, "member cue"]
     flow_root_rightmost: Float[Array, "member cue"]
 
 
@@ -115,7 +122,7 @@ def measure(
 
     - `models`: networks with a leading axis.
     - `task`: one task, or one per network (leading axis).
-    - `dt`: step of the map they were trained as (seconds); the task's by default.
+    - `dt`: step of the map they were trained as (seconds), that of the task.
     - `trials`: noisy trials per condition for the score.
     - `spread`: standard deviation inside the tanh of the random initial states of
         these trials.
@@ -132,6 +139,7 @@ def measure(
     check_memory(models, task)
     check_counts(members=members, trials=trials, chunk=chunk)
     dt = task.dt if dt is None else dt
+    check_same_step(dt, task)
     check_step_ratio(dt, models.tau)
     keys = np.asarray(jr.key_data(member_keys(key, check_ids(ids, members))))
     with jax.enable_x64(True):
@@ -156,20 +164,31 @@ def measure(
                 readout_lag,
                 mesh,
             )
-            whole_chunk = _assess(nets, tasks, runs, flow_runs, score, dt)
+            whole_chunk = _assess(nets, runs, flow_runs, score, dt)
             rows = slice(0, min(size, members - first))
             cut = lambda a, rows=rows: jnp.asarray(np.asarray(a)[rows])
             parts.append(jax.tree.map(cut, whole_chunk))
         return jax.tree.map(lambda *a: jnp.concatenate(a), *parts)
 
 
-def _assess(models, task, runs, flow_runs, score, dt) -> Features:
+def _assess(models, runs, flow_runs, score, dt) -> Features:
     runs, flow_runs, score = jax.tree.map(
         lambda a: jnp.asarray(np.asarray(a)), (runs, flow_runs, score)
     )
-    slow = _slow_states(models, task, runs, dt)
-    roots = _roots(models, runs, slow["state"], dt)
-    return _assemble(models, runs, flow_runs, score, slow, roots, dt)
+    slow = _slow_states(models, runs, dt)
+    roots = _roots(models, runs.late, dt)
+    flow_roots = roots | {"distance": _gap(flow_runs.final, roots["x"])}
+    # Where a flow comes to rest elsewhere, the same search from there.
+    near = flow_roots["distance"] <= 1e-2 * np.asarray(slow["separation"])
+    elsewhere = (
+        np.asarray(flow_runs.finite) & (np.asarray(flow_runs.peak) < 0.1) & ~near
+    )
+    if elsewhere.any():
+        found = _roots(models, flow_runs, dt)
+        closer = found["distance"] < flow_roots["distance"]
+        pick = lambda k: np.where(closer, found[k], flow_roots[k])
+        flow_roots = {k: pick(k) for k in ("distance", "rightmost")}
+    return _assemble(models, runs, flow_runs, score, slow, roots, flow_roots, dt)
 
 
 @eqx.filter_jit
@@ -213,12 +232,10 @@ def _score(model, task, key, dt, trials, spread, lag):
 
 
 @eqx.filter_jit
-def _slow_states(models, task, runs, dt):
+def _slow_states(models, runs, dt):
     """Where each run was slowest during the delay, and the linearised map there."""
-    delay = task.periods.index("delay")
 
-    def one(model, one_task, run):
-        begin = one_task.ends[delay - 1] if delay else 0
+    def one(model, run):
         ending = jax.vmap(lambda r: r.held[r.memory_end])(run)
         final = run.late.final
         alone = lambda x: jnp.max(
@@ -232,7 +249,7 @@ def _slow_states(models, task, runs, dt):
         def cue(run, size):
             moved = jnp.linalg.norm(run.held[1:] - run.held[:-1], axis=1)
             steps = jnp.arange(1, run.held.shape[0])
-            first = jnp.minimum(jnp.maximum(begin, 1), run.memory_end)
+            first = jnp.minimum(jnp.maximum(run.memory_begin, 1), run.memory_end)
             inside = (steps >= first) & (steps <= run.memory_end)
             slowest = jnp.argmin(jnp.where(inside, moved, jnp.inf))
             x = jnp.where(run.late.finite, run.held[slowest], 0)
@@ -246,10 +263,10 @@ def _slow_states(models, task, runs, dt):
             }
 
         cues = jax.vmap(cue)(run, size)
-        length = dt * (one_task.ends[delay] - begin)
+        length = dt * (run.memory_end[0] + 1 - run.memory_begin[0])
         return cues | {"separation": separation, "apart": apart / size, "delay": length}
 
-    return eqx.filter_vmap(one)(models, task, runs)
+    return eqx.filter_vmap(one)(models, runs)
 
 
 def _nearest(x: Float[Array, "cue state"]) -> Float[Array, " cue"]:
@@ -258,9 +275,9 @@ def _nearest(x: Float[Array, "cue state"]) -> Float[Array, " cue"]:
     return jnp.min(distance + jnp.diag(jnp.full(len(x), jnp.inf)), axis=1)
 
 
-def _roots(models, runs: FreeRun, slow_states, dt):
-    """Certified roots reached from the final states, a slot per cue."""
-    starts = jnp.where(runs.late.finite[..., None], runs.late.final, 0)
+def _roots(models, late, dt):
+    """Certified roots reached from the final states: the nearest one to each."""
+    starts = jnp.where(late.finite[..., None], late.final, 0)
     plain = MultiStart(num_large=0, rounds=0)
 
     def search(model, x0s):
@@ -270,23 +287,32 @@ def _roots(models, runs: FreeRun, slow_states, dt):
     x, found = np.asarray(points.x), np.asarray(points.mask)
     radius = np.max(np.abs(np.asarray(points.eigenvalues)), axis=-1)
     rightmost = np.max(np.real((np.asarray(points.eigenvalues) - 1) / dt), axis=-1)
-    final = np.asarray(starts)
-    distance = np.linalg.norm(final[:, :, None] - x[:, None], axis=-1)
+    distance = np.linalg.norm(np.asarray(starts)[:, :, None] - x[:, None], axis=-1)
     distance = np.where(found[:, None], distance, np.inf)
     nearest = np.argmin(distance, axis=-1)
-    take = lambda a: np.take_along_axis(a, nearest, axis=1)
     closest = np.min(distance, axis=-1)
+
+    def take(a):
+        return np.where(
+            np.isfinite(closest), np.take_along_axis(a, nearest, axis=1), np.inf
+        )
+
     return {
+        "x": np.take_along_axis(x, nearest[..., None], axis=1),
         "distance": closest,
-        "residual": np.where(
-            np.isfinite(closest), take(np.asarray(points.speed)), np.inf
-        ),
-        "radius": np.where(np.isfinite(closest), take(radius), np.inf),
-        "rightmost": np.where(np.isfinite(closest), take(rightmost), np.inf),
+        "residual": take(np.asarray(points.speed)),
+        "radius": take(radius),
+        "rightmost": take(rightmost),
     }
 
 
-def _assemble(models, runs, flow_runs, score, slow, roots, dt) -> Features:
+def _gap(final, x):
+    """Distance of the final states to these, infinite for what is not finite."""
+    gap = np.linalg.norm(np.asarray(final) - x, axis=-1)
+    return np.where(np.isfinite(gap), gap, np.inf)
+
+
+def _assemble(models, runs, flow_runs, score, slow, roots, flow_roots, dt) -> Features:
     jacobians = np.asarray(slow["jacobian"])
     values = np.linalg.eigvals(np.where(np.isfinite(jacobians), jacobians, 0))
     # Growth counts as slow as decay: an unstable direction near 1 is slow to leave.
@@ -305,12 +331,14 @@ def _assemble(models, runs, flow_runs, score, slow, roots, dt) -> Features:
         delay=slow["delay"],
         finite=runs.late.finite,
         late_rms=runs.late.rms,
+        late_peak=runs.late.peak,
         late_trend=runs.late.trend,
         period=runs.late.period * dt,
         recurrence=runs.late.recurrence,
         exponent=runs.late.exponent / dt,
         growth=runs.late.growth,
         growth_low=runs.late.growth_low,
+        growth_second=runs.late.growth_second,
         separation=slow["separation"],
         apart=slow["apart"],
         at_root=jnp.asarray(at_root),
@@ -325,11 +353,14 @@ def _assemble(models, runs, flow_runs, score, slow, roots, dt) -> Features:
         num_slow=jnp.asarray(np.argmax(gaps, axis=-1) + 1),
         slow_gap=jnp.asarray(np.max(gaps, axis=-1)),
         flow_finite=flow_runs.finite,
+        flow_at_root=jnp.asarray(flow_roots["distance"] <= 1e-2 * size),
         flow_late_rms=flow_runs.rms,
+        flow_late_peak=flow_runs.peak,
         flow_late_trend=flow_runs.trend,
         flow_period=flow_runs.period * dt,
         flow_recurrence=flow_runs.recurrence,
         flow_growth=flow_runs.growth,
         flow_growth_low=flow_runs.growth_low,
-        flow_root_rightmost=jnp.asarray(roots["rightmost"]),
+        flow_growth_second=flow_runs.growth_second,
+        flow_root_rightmost=jnp.asarray(flow_roots["rightmost"]),
     )

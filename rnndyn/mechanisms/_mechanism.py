@@ -87,7 +87,8 @@ class MechanismReport(eqx.Module):
                 what = (
                     f"late rms {at(f.late_rms):.2g}, {root}, "
                     f"{at(f.remaining):.2f} separations still to go when the "
-                    f"delay ends, slowest time constant {1e3 * at(f.slow_time):.0f} ms "
+                    f"delay ends, {at(f.apart):.2g} separations from where another cue "
+                    f"ends, slowest time constant {1e3 * at(f.slow_time):.0f} ms "
                     f"in {int(at(f.num_slow))} direction(s), gap {at(f.slow_gap):.1f}"
                 )
             lines.append(f"cue {cue}: {code}: {what}; as a flow: {flow}")

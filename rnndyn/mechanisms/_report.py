@@ -36,7 +36,7 @@ from ._free_runs import (
     with_ends,
 )
 from ._mechanism import MECHANISMS, Mechanism, MechanismReport
-from ._run import check_counts, check_memory
+from ._run import check_counts, check_memory, check_same_step
 
 
 class Report(eqx.Module):
@@ -183,6 +183,7 @@ def analyse(
     if task is not None:
         check_memory(model, task)
         dt = task.dt if dt is None else dt
+        check_same_step(dt, task)
     if dt is not None:
         check_step_ratio(dt, model.tau)
     check_key(key)
@@ -341,16 +342,13 @@ def _decide(
         )
     is_slow = count > 0 and leading < 0.1 and gap >= 5
     ghost = single and num_slow > 0
-    if is_slow and graded:
+    if (is_slow or ghost) and graded:
         ways = "one slow direction" if count == 1 else f"{count} slow directions"
+        where = f"{ways} at every point"
+        where = where if is_slow else f"{num_slow} slow points that are no roots"
         evidence.append(
-            f"slow manifold: {ways} at every point, graded while the "
-            f"memory is needed, {ends.count('root')} fixed points in the end"
-        )
-    elif ghost and graded:
-        evidence.append(
-            f"slow manifold: {num_slow} slow points that are no roots, graded while "
-            "the memory is needed, 1 fixed point in the end"
+            f"slow manifold: {where}, graded while the memory is needed, "
+            f"{ends.count('root')} fixed points in the end"
         )
     kinds = kinds_of(ends)
     if lost:

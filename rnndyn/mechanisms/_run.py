@@ -22,23 +22,27 @@ class LateRun(eqx.Module):
     """Where a long run at constant input ends up.
 
     - `rms`: root mean square over units and time of the deviation from the time
-      average in the late window (state units).
+      average in the late window (state units); `peak`: the same over time, of the unit
+      that moves most.
     - `period`: in steps, by autocorrelation of the late window, 0 if there is none;
       `recurrence`: the autocorrelation at that lag, 1 for a closed orbit.
     - `exponent`: leading Lyapunov exponent in the late window, per step; `growth`:
       the same times the number of steps of the window; `growth_low`: twice the smaller
-      of the growths in its two halves.
+      of the growths in its two halves; `growth_second`: of the second exponent, minus
+      infinity of one unit.
     - `trend`: largest distance from the time average in the second half of the window,
       over that in the first.
     - `final`: the last state; `finite`: the window holds finite numbers below 1e8 only.
     """
 
     rms: Float[Array, "*batch"]
+    peak: Float[Array, "*batch"]
     period: Float[Array, "*batch"]
     recurrence: Float[Array, "*batch"]
     exponent: Float[Array, "*batch"]
     growth: Float[Array, "*batch"]
     growth_low: Float[Array, "*batch"]
+    growth_second: Float[Array, "*batch"]
     trend: Float[Array, "*batch"]
     final: Float[Array, "*batch state"]
     finite: Bool[Array, "*batch"]
@@ -63,6 +67,15 @@ def check_memory(
         )
 
 
+def check_same_step(dt: float, task: AbstractTask) -> None:
+    """Raise a `ValueError` unless the trials of a task have steps of `dt`."""
+    if abs(dt - task.dt) > 1e-6 * task.dt:
+        raise ValueError(
+            f"dt = {dt} s, but the steps of the task take {task.dt} s, expected the "
+            f"same: its periods would last another time. Build the task with dt={dt}."
+        )
+
+
 def check_counts(**counts: int) -> None:
     """Raise a `ValueError` unless all are whole numbers of at least 1."""
     for name, value in counts.items():
@@ -73,11 +86,13 @@ class FreeRun(eqx.Module):
     """What one network does after one cue, left alone from the end of the delay.
 
     - `held` `(time, state)`: states of the trial up to the end of the delay, padded
-      with free states after it; `memory_end`: index of the last state of the delay.
+      with free states after it; `memory_begin`, `memory_end`: index of the first and
+      the last state of the delay.
     - `late`: where it ends up.
     """
 
     held: Float[Array, "*batch time state"]
+    memory_begin: Int[Array, "*batch"]
     memory_end: Int[Array, "*batch"]
     late: LateRun
 
@@ -124,6 +139,7 @@ def free_run(
     )
     return FreeRun(
         held=held,
+        memory_begin=jnp.sum((trial.period >= 0) & (trial.period < delay)),
         memory_end=jnp.sum(shown) - 1,
         late=eqx.tree_at(
             lambda r: r.finite, late_run, late_run.finite & jnp.all(jnp.isfinite(held))
@@ -150,37 +166,57 @@ def settle(
 
     def step(carry, _):
         x, v = carry
-        x, v = jax.jvp(lambda x: system(x, u), (x,), (v,))
-        size = jnp.linalg.norm(v)
-        size = jnp.where(size > 0, size, 1)
-        return (x, v / size), (x, jnp.log(size))
+        push = lambda v: jax.jvp(lambda x: system(x, u), (x,), (v,))
+        x, pushed = jax.vmap(push, out_axes=(None, 0))(v)
+        v, logs = _orthonormal(pushed, v)
+        return (x, v), (x, logs)
 
-    v = jnp.cos(1.0 + jnp.arange(x.size, dtype=x.dtype))
-    start = (x, v / jnp.linalg.norm(v))
-    (x, _), (states, stretch) = jax.lax.scan(step, start, None, length=window)
+    count = min(2, x.size)
+    v = jnp.cos(1.0 + jnp.arange(count * x.size, dtype=x.dtype)).reshape(count, -1)
+    (x, _), (states, stretch) = jax.lax.scan(
+        step, (x, _orthonormal(v, v)[0]), None, length=window
+    )
     centred = states - jnp.mean(states, axis=0, keepdims=True)
     half = window // 2
     # Largest distances, not root mean squares: halves need not hold whole periods.
     distance = jnp.linalg.norm(centred, axis=1)
     halves = [jnp.max(distance[:half]), jnp.max(distance[half:])]
-    growths = [jnp.sum(stretch[:half]), jnp.sum(stretch[half:])]
+    growths = [jnp.sum(stretch[:half, 0]), jnp.sum(stretch[half:, 0])]
     growth = growths[0] + growths[1]
+    second = jnp.sum(stretch[:, 1]) if count > 1 else jnp.asarray(-jnp.inf, x.dtype)
     finite = jnp.all(jnp.abs(states) < 1e8)  # false for NaN
     rms = jnp.sqrt(jnp.mean(centred**2))
+    peak = jnp.sqrt(jnp.max(jnp.mean(centred**2, axis=0)))
     # Rounding noise at rest has autocorrelations too, but no period.
     moving = rms > 1e-9 * jnp.maximum(1, jnp.max(jnp.abs(x)))
     period, recurrence = _period(jnp.where(finite & moving, centred, 0))
     return LateRun(
         rms=rms,
+        peak=peak,
         period=period,
         recurrence=recurrence,
         exponent=growth / window,
         growth=growth,
         growth_low=2 * jnp.minimum(*growths),
+        growth_second=second,
         trend=halves[1] / jnp.where(halves[0] > 0, halves[0], 1),
         final=x,
         finite=finite,
     )
+
+
+def _orthonormal(rows, before):
+    """One or two rows, orthonormal, and the logarithms of how long they were."""
+    units, logs = [], []
+    for row, old in zip(rows, before, strict=True):
+        for unit in units * 2:  # twice: once is not enough for nearly parallel rows
+            row = row - jnp.vdot(unit, row) * unit
+        size = jnp.linalg.norm(row)
+        # A direction that is wiped out leaves no vector; keep the old one.
+        tiny = jnp.finfo(size.dtype).tiny
+        units.append(jnp.where(size > tiny, row / jnp.maximum(size, tiny), old))
+        logs.append(jnp.log(jnp.maximum(size, tiny)))
+    return jnp.stack(units), jnp.stack(logs)
 
 
 def _period(

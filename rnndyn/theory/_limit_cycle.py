@@ -36,8 +36,9 @@ class LimitCycle(AbstractToy):
     assert abs(toy.loss(1 / 70, 60.0, 10.0) - 5 / 12) < 1e-9
     ```
 
-    **Arguments:** `first_turn`: whether switches of later turns are left out, so that
-    the last piece above holds beyond `1/T_d` too. The exact loss has further valleys
+    **Arguments:** `first_turn`: whether the last piece above is continued beyond
+    `1/T_d`: a curve for theory, without the switches of later turns and no loss of any
+    run there (it goes beyond 2). The exact loss has further valleys
     there, near `3/(2 T_d)` and so on, in which the first turns are wasted (loss 1/3
     and more). Descent is thrown into them at a little less than the critical rate.
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._core._checks import check_positive
+from .._core._checks import check_positive, is_concrete, is_in
 from ._toy import AbstractToy, _floats
 
 
@@ -26,7 +26,12 @@ class Response(eqx.Module):
     power: float | int = eqx.field(static=True, default=0.0)
 
     def __check_init__(self):
-        check_positive("scale", self.scale)
+        numbers = is_in(self.scale, "(0, inf)") and is_in(self.power, "(-inf, inf)")
+        if not numbers:
+            raise ValueError(
+                f"scale = {self.scale} and power = {self.power}, expected a positive "
+                "and a finite number. Make one `Response` for each of several."
+            )
 
     def __call__(self, T_d: Any) -> Any:
         return self.scale * T_d**self.power
@@ -72,13 +77,18 @@ def scaling_law(toy: AbstractToy, response: Response) -> ScalingLaw:
     **Returns:** a `ScalingLaw`. The law of an un-normalised loss, without the `1/T_d`,
     has an exponent larger by one.
     """
+    if not isinstance(response, Response):
+        raise ValueError(
+            f"response is a {type(response).__name__}, expected a power of the delay, "
+            "Response(scale, power). For any other see `local_exponent`."
+        )
     c, p = toy.passage
     unit = c ** (2 / p) / p
     a, g = response.scale, response.power
     if g < 1:
         return ScalingLaw(2 / p + 1 - g, a * unit / p)
     if g > 1:
-        return ScalingLaw(2 / p, unit if toy.switches[1] == 1 else math.nan)
+        return ScalingLaw(2 / p, unit if math.isfinite(toy.switches[1]) else math.nan)
     bracket = -math.expm1(-math.log1p(a) / p)
     return ScalingLaw(2 / p, unit * bracket / float(toy.steepness(1.0, a)))
 
@@ -101,6 +111,7 @@ def local_exponent(
     `T_r >= T_d` are left out: the slope is that between them.
     """
     check_positive("T_d", T_d)
+    _check_response(response)
     (T_d,) = _floats(T_d)
 
     def log_rate(log_delay):
@@ -132,6 +143,10 @@ def mean_exponent(delays: Any, rates: Any) -> Float[Array, ""]:
             raise ValueError(
                 f"{name} has shape {np.shape(value)}, expected (delays,), at least 2."
             )
+    if is_concrete(delays) and np.ptp(np.asarray(delays)) == 0:
+        raise ValueError(
+            f"delays = {delays} are all the same, expected different ones."
+        )
     x, y = (jnp.log(v) for v in _floats(delays, rates))
     x = x - jnp.mean(x)
     return -jnp.sum(x * y) / jnp.sum(x * x)
@@ -162,6 +177,7 @@ def crossover(
     **Returns:** the delay, NaN if the order at the two ends is not as said. With more
     than one crossing, one of them.
     """
+    _check_response(response)
     low, high = jnp.log(jnp.asarray(between, jnp.result_type(float)))
 
     def excess(log_delay):
@@ -178,3 +194,11 @@ def crossover(
     valid = (excess(low) < 0) & (excess(high) > 0)
     low, high = jax.lax.fori_loop(0, 80, halve, (low, high))
     return jnp.where(valid, jnp.exp((low + high) / 2), jnp.nan)
+
+
+def _check_response(response):
+    if not callable(response):
+        raise ValueError(
+            f"response = {response!r}, expected a callable T_d -> T_r such as "
+            "Response(5.0)."
+        )
