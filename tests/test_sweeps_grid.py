@@ -207,6 +207,17 @@ def from_dict(**axes):
         (lambda: from_dict(rate_epochs_=-5), r"rate_epochs = -5\.0, expected >= 0"),
         (lambda: from_dict(noise_=-1), "noise = -1.0, expected >= 0"),
         (lambda: from_dict(root_seed_=-1), "root_seed = -1, expected 0"),
+        (lambda: from_dict(momentum_=1.0), "momentum = 1.0, expected below 1"),
+        (lambda: from_dict(weight_decay_=-1), "weight_decay = -1.0, expected >= 0"),
+        (lambda: from_dict(cue=[0.0], delay=[0.0, 0.1]), "cue and delay = 0 s"),
+        (lambda: from_dict(dt=[0.005, 0.004], delay=[0.03]), "multiple of dt = 0.004"),
+        (lambda: from_dict(delay=[-0.02]), "Nearest choices: 0 or 0"),
+        (lambda: from_dict(delay=[0.1], protocol_="fixed_response"), "axis = 'delay'"),
+        (lambda: from_dict(cue=[0.1], protocol_="delayed_activation"), "axis = 'cue'"),
+        (
+            lambda: from_dict(delay={"from": 0, "to": 1, "count": 3, "spacing": "log"}),
+            "ends above 0",
+        ),
     ],
 )
 def test_impossible_sweeps(make, match):

@@ -159,17 +159,9 @@ def test_slopes_of_the_exact_formulas():
         central = -(lr(80.0 * (1 + h)) - lr(80.0 * (1 - h))) / (2 * h)
         got = theory.local_exponent(toy, jnp.array([80.0]), response)
         np.testing.assert_allclose(got[0], central, rtol=1e-6)
-    for bad in ((0.0,), (np.ones(2),), (1.0, np.nan), ("long",)):
+    for bad in ((0.0,), (1.0, np.nan)):
         with pytest.raises(ValueError, match="scale = "):
             theory.Response(*bad)
-    with pytest.raises(ValueError, match="a power of the delay"):
-        theory.scaling_law(SP, lambda T_d: 5.0)
-    for verb in (
-        lambda: theory.local_exponent(SP, 9.0, 5.0),
-        lambda: theory.crossover(LC, SP, 5.0),
-    ):
-        with pytest.raises(ValueError, match="expected a callable"):
-            verb()
     with pytest.raises(ValueError, match="all the same"):
         theory.mean_exponent([2.0, 2.0], [1.0, 2.0])
 

@@ -194,6 +194,8 @@ def test_impossible_requests():
         run(steps=0)
     with pytest.raises(ValueError, match="batch = 0"):
         run(batch=0)
+    with pytest.raises(ValueError, match="batch = 1, but the task has 2 conditions"):
+        run(batch=1)
     with pytest.raises(ValueError, match="record_every = 0"):
         run(record_every=0)
     with pytest.raises(ValueError, match=r"learning_rate has shape \(3,\)"):

@@ -90,7 +90,8 @@ def steps_in(name: str, duration: float, dt: float) -> int:
     if duration < 0 or abs(ratio - round(ratio)) > 1e-6:
         raise ValueError(
             f"{name} = {duration} s is not a non-negative multiple of dt = {dt} s. "
-            f"Nearest choices: {math.floor(ratio) * dt:g} or {math.ceil(ratio) * dt:g}."
+            f"Nearest choices: {max(math.floor(ratio), 0) * dt:g} or "
+            f"{max(math.ceil(ratio), 0) * dt:g}."
         )
     return round(ratio)
 

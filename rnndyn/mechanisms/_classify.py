@@ -67,7 +67,7 @@ class DecisionList(AbstractClassifier):
     resting: Float[Array, ""] = _threshold(0.02)
     stretch: Float[Array, ""] = _threshold(10.0)
     neutral: Float[Array, ""] = _threshold(5.0)
-    attracting: Float[Array, ""] = _threshold(2.0)
+    attracting: Float[Array, ""] = _threshold(0.1)
     recurrent: Float[Array, ""] = _threshold(0.98)
     steady: Float[Array, ""] = _threshold(0.03)
     root_margin: Float[Array, ""] = _threshold(1e-6)

@@ -28,8 +28,8 @@ class LateRun(eqx.Module):
       `recurrence`: the autocorrelation at that lag, 1 for a closed orbit.
     - `exponent`: leading Lyapunov exponent in the late window, per step; `growth`:
       the same times the number of steps of the window; `growth_low`: twice the smaller
-      of the growths in its two halves; `growth_second`: of the second exponent, minus
-      infinity of one unit.
+      of the growths in its two halves; `growth_second`: of the second exponent, with
+      a smooth weight over the window; minus infinity of one unit.
     - `trend`: largest distance from the time average in the second half of the window,
       over that in the first.
     - `final`: the last state; `finite`: the window holds finite numbers below 1e8 only.
@@ -183,7 +183,12 @@ def settle(
     halves = [jnp.max(distance[:half]), jnp.max(distance[half:])]
     growths = [jnp.sum(stretch[:half, 0]), jnp.sum(stretch[half:, 0])]
     growth = growths[0] + growths[1]
-    second = jnp.sum(stretch[:, 1]) if count > 1 else jnp.asarray(-jnp.inf, x.dtype)
+    # With a weight that vanishes at both ends: how quasi-periodic growth swings within
+    # a turn averages out.
+    place = (jnp.arange(window, dtype=x.dtype) + 0.5) / window
+    weight = jnp.exp(-1 / (place * (1 - place)))
+    smooth = window * (weight / jnp.sum(weight)) @ stretch
+    second = smooth[1] if count > 1 else jnp.asarray(-jnp.inf, x.dtype)
     finite = jnp.all(jnp.abs(states) < 1e8)  # false for NaN
     rms = jnp.sqrt(jnp.mean(centred**2))
     peak = jnp.sqrt(jnp.max(jnp.mean(centred**2, axis=0)))

@@ -22,8 +22,9 @@ _UNHASHED = ("name", "labels")
 _COUNTS = ("min_epochs", "record_every", "last", "shard_size", "pad_steps")
 _WHOLE = (*WHOLE, *_COUNTS, "long_epochs", "root_seed")
 _LEAST = dict.fromkeys((*_COUNTS, "units", "batch"), 1) | dict.fromkeys(
-    ("noise", "rate_epochs", "long_epochs", "long_delay"), 0
+    ("noise", "rate_epochs", "long_epochs", "long_delay", "momentum", "weight_decay"), 0
 )
+_PERIODS = ("cue", "delay", "reaction", "post_reaction")
 _SEEDS = 2**32  # keys take 32 bits of a seed
 PRESETS = tuple(PUBLISHED)
 """Names of the published sweeps."""
@@ -106,6 +107,8 @@ class SweepConfig:
                 f"grid = {self.grid!r}, expected a Grid. Pass rnndyn.sweeps.Grid(...)."
             )
         one_of("protocol", self.protocol, tuple(PROTOCOLS))
+        if not isinstance(self.labels, tuple):
+            raise ValueError(f"labels = {self.labels!r}, expected a tuple of names.")
         for name in self.labels:
             one_of("label", name, _LABELS)
         for name in self.grid.names:
@@ -130,10 +133,28 @@ class SweepConfig:
         for name in ("dt", "tau"):
             check_positive(name, np.asarray(values[name]), "seconds")
         check_step_ratio(max(values["dt"]), min(values["tau"]))
-        if "dt" not in self.grid.names:
-            for name in ("cue", "delay", "reaction", "post_reaction"):
-                for value in values[name]:
-                    steps_in(name, value, self.dt)
+        if max(values["momentum"]) >= 1:
+            raise ValueError(f"momentum = {max(values['momentum'])}, expected below 1.")
+        self._check_periods(values)
+
+    def _check_periods(self, values):
+        periods = self.rules.periods
+        for name in _PERIODS:
+            if name in self.grid.names and name not in periods:
+                raise ValueError(
+                    f"axis = {name!r}, but trials of {self.protocol!r} consist of "
+                    f"{', '.join(periods)}, expected one of these: its networks would "
+                    "differ in their seeds only."
+                )
+            for value in values[name]:
+                for dt in values["dt"]:
+                    steps_in(name, value, dt)
+        before = [name for name in ("cue", "delay") if name in periods]
+        if sum(min(values[name]) for name in before) <= 0:
+            raise ValueError(
+                f"{' and '.join(before)} = 0 s, expected at least one step before the "
+                "answer."
+            )
 
     @property
     def rules(self) -> AbstractProtocol:
@@ -306,5 +327,11 @@ def _axis(name: str, given: Any) -> Any:
     for end in ("from", "to"):
         _number(f"axis {name}: {end}", given[end])
     count = int(_number(f"axis {name}: count", given["count"], whole=True))
+    positive = min(given["from"], given["to"]) > 0 or spacing == "linear"
+    if count < 1 or not positive:
+        raise ValueError(
+            f"axis {name} = {dict(given)}, expected a count of at least 1, and ends "
+            "above 0 for logarithmic spacing."
+        )
     space = np.geomspace if spacing == "log" else np.linspace
     return space(given["from"], given["to"], count)

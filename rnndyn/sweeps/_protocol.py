@@ -70,15 +70,17 @@ class Shape:
 
 
 class AbstractProtocol(abc.ABC):
-    """One way of training networks. `dynamic` names the hyper-parameters that may
-    differ within one compiled program."""
+    """One way of training networks. `periods` names the durations that its trials are
+    made of, `dynamic` the hyper-parameters that may differ within one compiled
+    program."""
 
     dynamic: frozenset[str] = frozenset({"learning_rate", "delay", "tau", "noise"})
+    periods: tuple[str, ...] = ("cue", "delay", "reaction", "post_reaction")
     conditions: int = 2
 
-    @abc.abstractmethod
     def steps(self, values: Mapping[str, Any]) -> int:
         """Length of one member's trial in steps."""
+        return sum(steps_in(n, values[n], values["dt"]) for n in self.periods)
 
     @abc.abstractmethod
     def networks(self, shape: Shape, tau: Any, noise: Any, keys: Any) -> Any:
@@ -109,10 +111,6 @@ class AbstractProtocol(abc.ABC):
 class DelayedCue(AbstractProtocol):
     """Full-rank networks that discriminate two cues after a delay."""
 
-    def steps(self, values):
-        names = ("cue", "delay", "reaction", "post_reaction")
-        return sum(steps_in(n, values[n], values["dt"]) for n in names)
-
     def networks(self, shape, tau, noise, keys):
         return _full_rank(shape["units"], "sigmoid", tau, noise, keys)
 
@@ -135,9 +133,7 @@ class FixedResponseControl(AbstractProtocol):
     once and go on answering. Given up when the loss exceeds 100."""
 
     dynamic = frozenset({"learning_rate", "reaction", "tau", "noise"})
-
-    def steps(self, values):
-        return sum(steps_in(n, values[n], values["dt"]) for n in ("cue", "reaction"))
+    periods = ("cue", "reaction")
 
     def networks(self, shape, tau, noise, keys):
         return _full_rank(shape["units"], "identity", tau, noise, keys)
@@ -162,11 +158,8 @@ class RankTwo(AbstractProtocol):
     """Rank-2 networks without input that must switch on after a delay; deterministic.
     Learned means a last loss below 1e-3; a solved task has one of about 1e-5."""
 
+    periods = ("delay", "reaction", "post_reaction")
     conditions = 1
-
-    def steps(self, values):
-        names = ("delay", "reaction", "post_reaction")
-        return sum(steps_in(n, values[n], values["dt"]) for n in names)
 
     def networks(self, shape, tau, noise, keys):
         return _low_rank(shape["units"], tau, noise, keys)

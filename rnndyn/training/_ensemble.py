@@ -149,7 +149,8 @@ def train(
       paper's, `optax.adam` works.
     - `learning_rate`: a number, or shape `(members,)`. A resumed state keeps its own.
     - `steps`: epochs in total, one number or shape `(members,)`.
-    - `batch`: trials an epoch, conditions alternating.
+    - `batch`: trials an epoch, conditions alternating from the first: a multiple of
+        their number shows all equally often.
     - `key`: PRNG key; a resumed state keeps its own. Member `i` uses
         `fold_in(key, ids[i])` and the epoch, nothing else: results do not depend on
         `chunk`, devices, or who trains beside it.
@@ -195,6 +196,11 @@ def train(
     steps = _per_member_steps(steps, count)
     tasks = per_member(task, count)
     check_fit(states.model, task)
+    if batch < task.num_conditions:
+        raise ValueError(
+            f"batch = {batch}, but the task has {task.num_conditions} conditions, of "
+            "which every epoch would show the same, expected at least one trial each."
+        )
     check_step_ratio(task.dt, states.model.tau)
 
     mesh = device_mesh(devices)
