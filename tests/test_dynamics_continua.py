@@ -155,3 +155,15 @@ def test_batches_duplicates_and_uncertified_points():
     assert {"dimension", "family", "num_marginal"} <= set(one.to_dict())
     again = certify(found)
     np.testing.assert_array_equal(again.dimension, found.dimension)
+
+
+def test_the_ends_of_a_segment_at_kinks_belong_to_it():
+    # x1 + x2 = 1 with both >= 0; at the ends relu' is that of the other side.
+    W = jnp.array([[0.0, -1.0], [-1.0, 0.0]])
+    field = lambda t, x, b: -x + jax.nn.relu(W @ x + b)
+    x0s = 2 * jax.random.normal(jax.random.key(0), (64, 2))
+    found = certify(rdd.fixed_points(field, x0s, jnp.ones(2)))
+    assert set(found.verdict[found.mask].tolist()) == {Verdict.continuum}
+    assert np.all(found.dimension[found.mask] == 1)
+    assert len(found.roots(families=True)) == 1 and "0 roots" in repr(found)
+    assert "1 families" in repr(found)

@@ -204,6 +204,20 @@ def test_a_small_speed_without_a_root_is_no_root():
         assert found.verdict == verdict and np.all(np.isfinite(found.x))
 
 
+@pytest.mark.parametrize(
+    "field, count",
+    [
+        (lambda t, x, a: jnp.where(x > 0.3, 1.0, -1.0) + 0 * x, 0),
+        (lambda t, x, a: jnp.ones_like(x), 0),
+        (lambda t, x, a: jnp.exp(-x) + 1e-9, 0),
+        (lambda t, x, a: x**4 + 1e-4, 1),  # flat to third order, and yet a minimum
+    ],
+)
+def test_a_plateau_is_no_slow_point(field, count):
+    x0s = 3 * jax.random.normal(jax.random.key(0), (32, 1))
+    assert len(certify(rdd.slow_points(field, x0s)).slow()) == count
+
+
 def test_one_unit_has_no_second_eigenvalue():
     rate = np.sqrt(0.5)
     b = np.array([2 * rate - np.arctanh(rate) + 1e-3])

@@ -71,6 +71,17 @@ def test_maps_with_known_exponents():
     np.testing.assert_allclose(again.exponents, 10 * lam.exponents, rtol=1e-9)
 
 
+def test_a_map_that_stretches_much_in_one_step():
+    # The dissipative standard map; the exponents add up to the volume's, ln .8.
+    def standard(x, args):
+        p = 0.8 * x[1] + 6 * jnp.sin(x[0])
+        return jnp.stack([jnp.mod(x[0] + p, 2 * jnp.pi), p])
+
+    lam = lyapunov_spectrum(Map(standard), jnp.ones(2), t_transient=100, t_total=9600)
+    np.testing.assert_allclose(jnp.sum(lam.exponents), np.log(0.8), rtol=1e-12)
+    assert abs(lam.exponents[0] - 1.142) < 5 * lam.stderr[0] + 0.02
+
+
 def test_invariant_circle_of_the_tanh_rotor_map():
     # Stable as a flow, an invariant circle as a map: zero leading exponent.
     W = jnp.array([[0.8, -2.0], [2.0, 0.8]])

@@ -28,7 +28,7 @@ def lyapunov_spectrum(
     t_total: float | int,
     dt: float | int | None = None,
     method: AbstractMethod | None = None,
-    qr_every: int = 10,
+    qr_every: int | None = None,
     project: bool = False,
     key: KeyLike | None = None,
 ) -> LyapunovSpectrum:
@@ -59,9 +59,9 @@ def lyapunov_spectrum(
         longer: all exponents of a tanh network of time constant 1 to 5e-6 with RK4
         at 0.05, to 2e-6 with Dop853 at 0.56, in 0.33 of the time
         (benchmarks/lyapunov.py). Compare `step_error`.
-    - `qr_every`: steps between orthonormalisations. Vectors must not collapse in
-        between: the spread of the exponents times this duration should stay below 20
-        (8 in float32).
+    - `qr_every`: steps between orthonormalisations; 10 by default, 1 for maps of up
+        to 8 variables. Vectors must not collapse in between (else NaN): the spread of
+        the exponents times this duration should stay below 20 (8 in float32).
     - `project`: remove the direction of a flow from the tangent vectors; its exponent
         0 is then exact. Assumes that trajectories neither end in a fixed point nor
         escape, where the direction of motion has another exponent.
@@ -99,6 +99,9 @@ def _spectrum(system, x0, args, *options):
     k, t_transient, t_total, dt, method, qr_every, project, key = options
     size = x0.shape[-1]
     k = int(size if k is None else k)
+    if qr_every is None:
+        # Maps of a few variables may stretch and fold by orders of magnitude a step.
+        qr_every = 1 if isinstance(system, Map) and size <= 8 else 10
     if not 1 <= k <= size:
         raise ValueError(f"`k` = {k}, expected 1 to {size}, the size of the state.")
     if qr_every < 1:

@@ -11,7 +11,7 @@ from ..._core._checks import check_count, is_concrete
 from ..._core._verdicts import Verdict
 from .._states import check_tolerances
 from ..slow._saddle_node import are_ghosts
-from ._continua import find_continua, label_families
+from ._continua import add_ends, find_continua, label_families
 from ._points import FixedPoints, Frozen
 from ._polish import Polish, close, length, size_of
 
@@ -136,6 +136,7 @@ def certify(
     _add_mirrored(polish, x, speed, verdict, unique, jac, kinked, bound, tol_unique)
     dimension, bases = find_continua(polish, x, unique, jac, bound)
     family = label_families(polish, x, dimension, bases)
+    add_ends(polish, x, kinked & unique, dimension, family)
     _inherit(x, verdict == Verdict.root, unique, dimension, family)
     verdict[dimension > 0] = Verdict.continuum
 

@@ -110,6 +110,38 @@ def label_families(
     return family
 
 
+def add_ends(
+    polish: Any,
+    x: np.ndarray,
+    kinked: np.ndarray,
+    dimension: np.ndarray,
+    family: np.ndarray,
+) -> None:
+    """Roots at a kink at which a family ends join it, in place.
+
+    The Jacobian there may be that of the other side, and regular. Roots continue from
+    it towards the nearest member, or it is another root.
+    """
+    found = []
+    for n, s in zip(*np.nonzero(kinked & (dimension == 0)), strict=True):
+        (members,) = np.nonzero(dimension[n] > 0)
+        if len(members):
+            gap = x[n, members] - x[n, s]
+            k = np.argmin(length(gap))
+            if length(gap[k]) > 0:
+                found.append((n, s, members[k], gap[k] / length(gap[k])))
+    if not found:
+        return
+    start = np.array([x[n, s] for n, s, _, _ in found])
+    h = PROBE * size_of(start)
+    probe = start + h[:, None] * np.array([towards for *_, towards in found])
+    new = polish.roots(np.array([n for n, *_ in found]), probe)
+    joined = polish.is_root(new) & (length(new["x"] - probe) <= BEND * h)
+    for (n, s, member, _), ok in zip(found, joined, strict=True):
+        if ok:
+            dimension[n, s], family[n, s] = dimension[n, member], family[n, member]
+
+
 class _Groups:
     """Union-find over slots."""
 

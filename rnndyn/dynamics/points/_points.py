@@ -131,18 +131,22 @@ class FixedPoints(Result):
         return self.problem.thaw()[1]
 
     def headline(self) -> str:
-        """Roots, stable ones, slow points, and who says so."""
+        """Roots, stable ones, families, slow points, and who says so."""
         unique, verdict = np.asarray(self.unique), np.asarray(self.verdict)
-        roots = unique & np.isin(verdict, (Verdict.root, Verdict.continuum))
+        roots = unique & (verdict == Verdict.root)
+        members = unique & (verdict == Verdict.continuum)
         slow = unique & np.isin(verdict, (Verdict.slow_point, Verdict.ghost))
         stable = roots & (np.asarray(self.stability) == -1)
         nets = int(np.prod(verdict.shape[:-1], dtype=int))
         of = "" if verdict.ndim == 1 else f" of {nets} networks"
         how = "certified" if self.certified else "not certified"
-        return (
-            f"{roots.sum()} roots{of} ({stable.sum()} stable), {slow.sum()} slow "
-            f"points in {verdict.size} slots, {self.kind}, {how}"
-        )
+        line = f"{roots.sum()} roots{of} ({stable.sum()} stable)"
+        if members.any() and self.family is not None:
+            *net, _ = np.nonzero(members)
+            labels = zip(*net, np.asarray(self.family)[members], strict=True)
+            line += f", {len(set(labels))} families ({members.sum()} points)"
+        line += f", {slow.sum()} slow points in {verdict.size} slots"
+        return f"{line}, {self.kind}, {how}"
 
     def roots(self, *, families: bool = False) -> np.ndarray:
         """Certified, distinct roots, shape `(roots, state)`. Host level, one network.

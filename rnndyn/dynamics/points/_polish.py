@@ -76,10 +76,17 @@ class Polish:
         # Curvatures relative to those of each coordinate: a stiff direction must not
         # hide a soft one. Where the softest is flat to second order, look around.
         lowest, softest = zip(*map(_softest, new["hessian"]), strict=True)
-        step = 3e-3 * size_of(new["x"])[:, None] * np.array(softest)
-        around = [self.look(net, new["x"] + sign * step)["speed"] for sign in (1, -1)]
-        lower = np.minimum(*around) < new["speed"] * (1 - 1e-12)
-        return candidate & (np.array(lowest) >= -1e-8) & ~lower
+        size = size_of(new["x"])
+        around = lambda h: [
+            self.look(net, new["x"] + s * h * size[:, None] * np.array(softest))
+            for s in (1, -1)
+        ]
+        near, far = (np.minimum(*(a["speed"] for a in around(h))) for h in (3e-3, 0.3))
+        lower = near < new["speed"] * (1 - 1e-12)
+        # On a plateau nothing bends, near or far.
+        bent = np.abs(new["hessian"]).max(axis=(1, 2)) * size**2
+        bent = (bent > 1e-6 * new["speed"] ** 2) | (far > new["speed"] * (1 + 1e-6))
+        return candidate & (np.array(lowest) >= -1e-8) & ~lower & bent
 
     def _chunks(self, program, net, x, max_steps=None):
         max_steps = self.max_steps if max_steps is None else max_steps
