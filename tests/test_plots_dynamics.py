@@ -303,3 +303,28 @@ def test_what_is_empty_or_infinite_leaves_an_empty_figure(ax):
     np.testing.assert_allclose(plane.origin, [2, 3])
     lost = plots.pca_plane(np.full((2, 3), np.nan))
     assert np.isfinite(lost.axes).all() and not lost.origin.any()
+
+
+def test_results_of_another_verb_are_a_value_error():
+    ax = plots.figure()[1][0, 0]
+    flow = lambda t, x, a: jnp.stack([x[1], -x[0]])
+    plane = plots.pca_plane(np.eye(3))
+    wrong = np.zeros((3, 3))
+    for draw, words in (
+        (lambda: plots.cycle(ax, wrong), "the result of limit_cycle"),
+        (lambda: plots.multipliers(ax, wrong), "the result of limit_cycle"),
+        (lambda: plots.exponents(ax, wrong), "the result of lyapunov_spectrum"),
+        (lambda: plots.basins(ax, wrong), "the result of attractors"),
+        (lambda: plots.fixed_points(wrong), "the result of fixed_points"),
+        (lambda: plots.phase_portrait(ax, flow, wrong), "result of fixed_points"),
+        (lambda: plots.points(ax, plane, wrong, [1, -1]), r"stability \(2,\)"),
+        (lambda: plots.spectrum(ax, [["a"]]), "expected numbers"),
+        (lambda: plots.speed_field(ax, plane, lambda x: x[0]), "returns shape"),
+        (lambda: plots.speed_field(ax, plane, flow), "raises"),
+        (lambda: plots.pca_plane(1.0), "expected states"),
+        (lambda: plots.loss_curves(ax, [1, 2], np.ones((1, 3)), ["mixed"]), "record"),
+        (lambda: plots.loss_range(ax, [1, 2], [1, 2], [1]), "expected the same"),
+        (lambda: plots.rate_map(ax, np.ones((0, 3)), 0.1), "at least one step"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            draw()

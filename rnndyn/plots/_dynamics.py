@@ -10,7 +10,7 @@ from .._core._system import Map
 from .._core._verdicts import Verdict, names
 from ..dynamics import LimitCycle, LimitCycles
 from ._planes import Plane, one_search, pca_plane, points as draw_points, speed_field
-from ._style import PATH, SLOW, STABLE, UNSTABLE, tidy
+from ._style import PATH, SLOW, STABLE, UNSTABLE, expect, tidy
 
 
 _STABILITY = {-1: (PATH, "-", "stable"), 0: ("#777777", "-.", "undecided"),
@@ -195,6 +195,7 @@ def exponents(ax: Any, spectrum: Any) -> Any:
 
     **Returns:** `ax`.
     """
+    expect("exponents", spectrum, "lyapunov_spectrum", "history", "stderr")
     history, times = np.asarray(spectrum.history), np.asarray(spectrum.times)
     if history.ndim != 2:
         raise ValueError(
@@ -240,6 +241,7 @@ def basins(ax: Any, attractors: Any) -> Any:
 
     **Returns:** `ax`. The shares are of the starts used, not of state space.
     """
+    expect("basins", attractors, "attractors", "share", "low", "high", "kind")
     share = np.asarray(attractors.share, float)
     kinds = attractors.kind
     if isinstance(kinds, str):  # "flow" or "map": the names are in the verdicts
@@ -317,6 +319,7 @@ def _single(limit_cycle: Any, verb: str) -> None:
             f"`{verb}` got the result of limit_cycles, expected one LimitCycle. Pass "
             "one of result.found(), or draw all with phase_portrait(cycles=result)."
         )
+    expect(verb, limit_cycle, "limit_cycle", "orbit", "log_multipliers")
     if np.ndim(limit_cycle.orbit) != 2:
         raise ValueError(
             f"`{verb}` got orbits of shape {np.shape(limit_cycle.orbit)}, expected one "

@@ -41,6 +41,11 @@ def phase_diagram(ax: Any, labels: Any, rows: Any, columns: Any, **names: str) -
 def loss_curves(ax: Any, epochs: Any, losses: Any, labels: Any) -> Any:
     """Median loss per mechanism over single networks; `losses` `(member, record)`."""
     losses, labels = np.asarray(losses), _known(labels)
+    if losses.shape != (*labels.shape, *np.shape(epochs)):
+        raise ValueError(
+            f"losses have shape {losses.shape} for epochs {np.shape(epochs)} and "
+            f"labels {labels.shape}, expected (member, record), one label a member."
+        )
     for curve, name in zip(losses, labels, strict=True):
         ax.plot(epochs, curve, lw=0.3, alpha=0.35, color=COLOURS[name])
     for name, colour in COLOURS.items():

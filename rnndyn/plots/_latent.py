@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._core._checks import check_shape
+from .._core._checks import check_positive, check_shape
 from ._style import PATH, SLOW, UNSTABLE, tidy
 
 
@@ -75,7 +75,10 @@ def rate_map(ax: Any, rates: Any, dt: float, *, level: float = 0.3) -> Any:
     **Arguments:** `rates` of shape `(time, unit)`; `dt`: one step in seconds.
     """
     check_shape("rates", rates, (None, None), "(time, unit), of one trial.")
+    check_positive("dt", dt, "seconds")
     size = np.abs(np.asarray(rates))
+    if not size.size:
+        raise ValueError(f"rates have shape {size.shape}, expected at least one step.")
     above = size > level
     first = np.where(above.any(axis=0), above.argmax(axis=0), len(size))
     order = np.argsort(first, kind="stable")
@@ -90,6 +93,11 @@ def loss_range(ax: Any, epochs: Any, low: Any, high: Any, **style: Any) -> Any:
     """Loss over epochs on log-log axes, as the band between the smallest and the
     largest loss of every record; shapes `(records,)`."""
     low, high = np.asarray(low), np.asarray(high)
+    if not low.shape == high.shape == np.shape(epochs):
+        raise ValueError(
+            f"epochs, low and high have shapes {np.shape(epochs)}, {low.shape} and "
+            f"{high.shape}, expected the same, (records,)."
+        )
     style = {"color": PATH, "lw": 0} | style
     ok = np.isfinite(low) & (np.asarray(epochs) > 0)
     at = np.asarray(epochs)[ok]

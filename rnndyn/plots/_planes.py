@@ -4,10 +4,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._core._checks import check_shape, one_of
+from .._core._checks import check_count, check_shape, one_of
 from .._core._verdicts import Verdict
 from ..models import LowRankRNN
-from ._style import PATH, SLOW, STABLE, UNSTABLE, figure, tidy
+from ._style import PATH, SLOW, STABLE, UNSTABLE, expect, figure, tidy
 
 
 class Plane(NamedTuple):
@@ -31,6 +31,11 @@ class Plane(NamedTuple):
 def pca_plane(states: Any) -> Plane:
     """The plane of the first two principal components of states `(..., state)`; states
     of one unit, or one state, leave the second axis empty."""
+    if not np.ndim(states) or not np.shape(states)[-1]:
+        raise ValueError(
+            f"`pca_plane` got a {type(states).__name__} of shape {np.shape(states)}, "
+            "expected states (..., state). Pass points.roots() or trajectories."
+        )
     flat = np.asarray(states, float).reshape(-1, np.shape(states)[-1])
     flat = flat[np.isfinite(flat).all(axis=1)]  # runs may diverge
     flat = flat if len(flat) else np.zeros((1, flat.shape[1]))
@@ -49,9 +54,11 @@ def latent_plane(model: Any) -> Plane:
     **Raises:** a `ValueError` for any other network, whose states lie in no such plane.
     """
     if not isinstance(model, LowRankRNN) or (model.rank, model.form) != (2, "current"):
+        low = isinstance(model, LowRankRNN)
+        what = f" of rank {model.rank} in {model.form} form" if low else ""
         raise ValueError(
-            f"model is a {type(model).__name__}, expected a LowRankRNN of rank 2 in "
-            "current form. Use rnndyn.plots.pca_plane(states)."
+            f"model is a {type(model).__name__}{what}, expected a LowRankRNN of rank 2 "
+            "in current form. Use rnndyn.plots.pca_plane(states)."
         )
     axes = np.linalg.pinv(np.asarray(model.m, float)).T
     return Plane(np.zeros(len(axes)), axes, ("kappa 1", "kappa 2"))
@@ -74,6 +81,11 @@ def points(ax: Any, plane: Plane, x: Any, stability: Any, slow: Any = ()) -> Any
     `x` `(point, state)`, `stability` `(point,)` in -1, 0, 1, `slow` `(point, state)`.
     """
     x, stability = np.asarray(x), np.asarray(stability)
+    if x.dtype == object or x.ndim != 2 or stability.shape != x.shape[:1]:
+        raise ValueError(
+            f"x has shape {x.shape} and stability {stability.shape}, expected (point, "
+            "state) and (point,). Draw a search with rnndyn.plots.fixed_points(found)."
+        )
     for code, face, edge, label in (
         (-1, STABLE, STABLE, "stable"),
         (0, "#bbbbbb", STABLE, "undecided"),
@@ -116,6 +128,7 @@ def fixed_points(found: Any, *, ax: Any = None, plane: Plane | None = None) -> A
 
 def one_search(found: Any) -> np.ndarray:
     """The states of one search; raises a `ValueError` for those of several networks."""
+    expect("a plot of points", found, "fixed_points", "x", "verdict", "stability")
     x = np.asarray(found.x)
     if x.ndim != 2:
         raise ValueError(
@@ -128,11 +141,24 @@ def one_search(found: Any) -> np.ndarray:
 def speed_field(ax: Any, plane: Plane, field: Any, *, num: int = 24) -> Any:
     """Streamlines of a vector field in a plane; `field` maps states `(n, state)` to
     velocities `(n, state)`. Off-plane components of the velocity are not shown."""
+    check_count("num", num, least=2)
     (x0, x1), (y0, y1) = ax.get_xlim(), ax.get_ylim()
     gx, gy = np.meshgrid(np.linspace(x0, x1, num), np.linspace(y0, y1, num))
     flat = np.stack([gx.ravel(), gy.ravel()], axis=1)
     states = plane.origin + flat @ np.linalg.pinv(plane.axes)
-    v = (np.asarray(field(states)) @ plane.axes).reshape(num, num, 2)
+    try:
+        velocities = np.asarray(field(states))
+    except TypeError as error:
+        velocities = np.zeros(0)
+        said = f"raises {error}"
+    else:
+        said = f"returns shape {velocities.shape}"
+    if velocities.shape != states.shape:
+        raise ValueError(
+            f"the field {said} for states {states.shape}, expected velocities of that "
+            "shape. Pass jax.vmap(lambda x: f(0.0, x, args))."
+        )
+    v = (velocities @ plane.axes).reshape(num, num, 2)
     ax.streamplot(
         gx, gy, v[..., 0], v[..., 1], color="#cccccc", density=0.9, linewidth=0.6,
         arrowsize=0.6, zorder=0,
@@ -148,6 +174,11 @@ def spectrum(
     """Eigenvalues `(point, state)` of a flow (times `unit`, with the imaginary axis)
     or a map (with the unit circle)."""
     one_of("kind", kind, ("flow", "map"))
+    if np.asarray(eigenvalues).dtype.kind not in "fc":
+        raise ValueError(
+            f"eigenvalues is a {type(eigenvalues).__name__}, expected numbers (point, "
+            "state). Pass points.eigenvalues[points.mask]."
+        )
     values = np.ravel(eigenvalues) * (unit if kind == "flow" else 1.0)
     ax.plot(values.real, values.imag, ".", ms=3, color=PATH)
     if kind == "flow":

@@ -17,13 +17,14 @@ from ._planes import (
     speed_field,
     trajectories,
 )
-from ._style import figure, tidy
+from ._style import expect, figure, tidy
 
 
 def report(result: Report) -> Any:
     """The report on one network: points and trajectories of the flow in a plane,
     spectra, read-out at the points, and where free runs end: those of the Euler map if
     `dt` is known, since the label is the map's then."""
+    expect("report", result, "rnndyn.analyse", "attractors", "evidence", "readout")
     fig, axes = figure(2, 2)
     model = result.model
     unit = result.time_scale

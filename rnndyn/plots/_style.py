@@ -32,6 +32,15 @@ def figure(rows: int = 1, columns: int = 1, *, size: tuple = (4.0, 3.4)) -> tupl
     return fig, fig.subplots(rows, columns, squeeze=False)
 
 
+def expect(verb: str, result: Any, kind: str, *fields: str) -> None:
+    """Raise a `ValueError` unless a result has the fields that a plot shows."""
+    if not all(hasattr(result, name) for name in fields):
+        raise ValueError(
+            f"{verb} got a {type(result).__name__}, expected the result of {kind}, or "
+            f"what has its {', '.join(fields)}."
+        )
+
+
 def tidy(ax: Any, *, title: str = "", x: str = "", y: str = "") -> Any:
     """Labels on, box off."""
     ax.set_title(title, fontsize=10, loc="left")
