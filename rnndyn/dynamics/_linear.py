@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Complex, Float, Int, PyTree
 from .._core._checks import one_of
 from .._core._closures import freeze
 from .._core._jacobian import jacobian as jacobian_and_value
-from .._core._masks import norm
+from .._core._masks import after, norm
 from .._core._system import is_map
 from ._states import as_states, check_residual
 
@@ -138,7 +138,7 @@ def linearise(
         if spectrum:
             sigma = jnp.linalg.svd(jac, compute_uv=False)
             ratio = sigma[0] / jnp.maximum(sigma[-1], sigma[0] * eps**2)
-            jac = after(sigma[0], jac)  # in turn, see below
+            jac = after(sigma[0], jac)  # in turn, see `after`
         step, done, bound = _by_factors(frozen, jac, f, points[i])
         if not spectrum:
             # Singular values cost more than all else here.
@@ -167,9 +167,7 @@ def linearise(
         complex_dtype = jnp.result_type(x.dtype, jnp.complex64)
         unknown = jnp.where(select[:, None], jnp.full(x.shape, jnp.nan), 0)
         return Linearised(unknown.astype(complex_dtype), condition, newton)
-    # XLA's CPU runtime runs what is independent side by side, and two batched LAPACK
-    # calls can wait for each other's threads for ever (jax 0.10.2, two cores, two
-    # networks of N = 100): the loops, and the calls in them, depend on each other.
+    # LAPACK calls in turn, see `after`.
     values = _eigenvalues(fn, x, select & (newton >= 0), shift)
     return Linearised(values, condition, newton)
 
@@ -204,7 +202,7 @@ def distance_to_root(
     for up to 16 unknowns, else three times what 16 products say of it, which is a bound
     but for a chance of 1e-5. NaN or meaningless where J is singular."""
     length, done, bound = _by_factors(fn, jac, f, x)
-    # Under `vmap` both ways are taken: in turn, see `linearise`.
+    # Under `vmap` both ways are taken: in turn, see `after`.
     rest = lambda: _by_singular_vectors(fn, after(length, jac), f, x)
     return lax.cond(done, lambda: length, rest), bound
 
@@ -240,6 +238,7 @@ def _by_factors(fn, jac, f, x):
     probes = solve(_probes(x))
     bound = norm(jac) * norm(probes) * (1 if x.size <= PROBES else 3 / PROBES**0.5)
     regular = bound * jnp.finfo(x.dtype).eps <= 1e-4
+    f = after(bound, f)  # in turn, see `after`
     length, converges = _contracts(fn, f, x, rounding, solve)
     return length, regular & converges & within, bound
 
@@ -281,11 +280,6 @@ def _probes(x):
         return jnp.eye(x.size, dtype=x.dtype)
     probes = np.random.default_rng(0).standard_normal((x.size, PROBES))
     return jnp.asarray(probes, x.dtype)
-
-
-def after(done, a):
-    """`a`, in a way that the compiler takes to depend on the number `done`."""
-    return jnp.where(jnp.isnan(done) | (done >= 0), a, 0)
 
 
 def _changes_sign(fn, vectors, x, length):

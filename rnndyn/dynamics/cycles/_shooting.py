@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from ..._core._masks import norm
+from ..._core._masks import after, norm
 from ._mesh import Mesh, Orbit, gaps, trace_orbit
 
 
@@ -91,7 +91,8 @@ def shoot(
         unit = jnp.maximum(norm(matrix[:, -1]), jnp.finfo(gap.dtype).tiny)
         scale = jnp.ones(matrix.shape[1], gap.dtype).at[-1].set(1 / unit)
         q, r = jnp.linalg.qr((matrix * scale[None]).T)
-        half = jax.scipy.linalg.solve_triangular(r, gap.ravel(), trans=1)
+        right = after(jnp.abs(q[0, 0]), gap.ravel())
+        half = jax.scipy.linalg.solve_triangular(r, right, trans=1)
         step = scale * (q @ half)
         regular = jnp.all(jnp.isfinite(step))
         step = jnp.where(regular, step, 0)

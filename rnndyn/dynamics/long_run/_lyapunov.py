@@ -11,6 +11,7 @@ from jax import lax
 from jaxtyping import PyTree
 
 from ..._core._checks import check_key
+from ..._core._masks import after
 from ..._core._system import Map
 from ..._core._types import KeyLike
 from ...flows import RK4, AbstractMethod, ExplicitRungeKutta
@@ -274,21 +275,20 @@ def _qr(vectors):
     """Orthonormal rows and the diagonal of R, by Cholesky of the Gram matrix where
     vectors are far from parallel: the Householder QR of LAPACK takes 3 times longer."""
 
-    def householder(vectors, lower):
+    def householder(vectors):
         q, r = jnp.linalg.qr(vectors.T)
         return q.T, jnp.diag(r)
 
-    def cholesky(vectors, lower):
-        q = jax.scipy.linalg.solve_triangular(lower, vectors, lower=True)
-        return q, jnp.diag(lower)
-
     if jax.default_backend() != "cpu" or vectors.size <= _LARGE:
-        return householder(vectors, None)
+        return householder(vectors)
     lower = jnp.linalg.cholesky(vectors @ vectors.T, symmetrize_input=False)
-    d = jnp.abs(jnp.diag(lower))
+    diagonal = jnp.diag(lower)
+    q = jax.scipy.linalg.solve_triangular(lower, vectors, lower=True)
+    d = jnp.abs(diagonal)
     # The error is eps over the square of this ratio, or NaN, which fails too.
     good = jnp.min(d) > jnp.finfo(d.dtype).eps ** 0.25 * jnp.max(d)
-    return lax.cond(good, cholesky, householder, vectors, lower)
+    careful = lambda: householder(after(jnp.abs(q[0, 0]), vectors))
+    return lax.cond(good, lambda: (q, diagonal), careful)
 
 
 def _halving(push, velocity, carry, h):

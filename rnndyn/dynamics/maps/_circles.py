@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ..._core._checks import check_count, is_concrete
 from ..._core._export import Result
-from ..._core._masks import norm
+from ..._core._masks import after, norm
 from ..._core._system import Map
 from ..._core._verdicts import Verdict
 from .._states import as_arrays, as_states
@@ -123,7 +123,10 @@ def invariant_circle(
     step = lambda x, _: (system(x, args), x)
     states = lax.scan(step, run.final, None, length=samples)[1]
     states = jnp.where(run.finite & jnp.isfinite(states), states, 0)
-    curves = [_curve(states[::q]) for q in PIECES]
+    curves, done = [], run.error
+    for q in PIECES:  # in turn, see `after`
+        curves.append(_curve(after(done, states[::q])))
+        done = curves[-1][2]
     rotation, error, gap = (jnp.stack(c) for c in zip(*curves, strict=True))
     # The first that makes a closed curve; the smallest gap if none does.
     good = gap <= tol_gap

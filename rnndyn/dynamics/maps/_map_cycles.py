@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Complex, Float, Int, PyTree
 from ..._core._checks import check_count
 from ..._core._closures import capture, freeze
 from ..._core._export import Result
-from ..._core._masks import norm
+from ..._core._masks import after, norm
 from ..._core._system import Map
 from ..._core._verdicts import Verdict
 from .._implicit import attach
@@ -276,16 +276,15 @@ def _linear(system, args, fn, x, period, select, k):
         point = lax.stop_gradient(x)
         step = newton_length(fn, jax.jacfwd(fn)(point), fn(point), point)
         jacobian = jax.jacfwd(lambda x: system(x, args))
-        # Beyond one minimal period the product goes on with identities. The sum makes
-        # LAPACK calls depend on each other: side by side they can block in XLA.
-        jacobians = jax.vmap(jacobian)(x.reshape(k, size)) + 0 * jnp.minimum(step, 0)
+        # Beyond one minimal period the product goes on with identities. LAPACK calls
+        # in turn, see `after`.
+        jacobians = after(step, jax.vmap(jacobian)(x.reshape(k, size)))
         inside = (jnp.arange(k) < period)[:, None, None]
         jacobians = jnp.where(inside, jacobians, jnp.eye(size, dtype=x.dtype)[None])
         spectrum = floquet(jacobians)
         logs = spectrum.log_multipliers.astype(kind)
         # A superstable cycle has a multiplier 0, which only the product shows.
-        after = 0 * jnp.where(jnp.isfinite(spectrum.uncertainty), 0, 1)
-        product = _product_eigenvalues(jacobians + after.astype(x.dtype))
+        product = _product_eigenvalues(after(spectrum.uncertainty, jacobians))
         alive = product != 0
         smallest = math.log(jnp.finfo(x.dtype).tiny)
         plain = jnp.where(alive, jnp.log(jnp.where(alive, product, 1)), smallest)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..._core._masks import norm
+from ..._core._masks import after, norm
 from ..._core._verdicts import Verdict
 
 
@@ -79,7 +79,8 @@ class NewtonKrylov(eqx.Module):
             factor = jax.scipy.linalg.cho_factor(normal + (mu + least) * identity)
             return -jax.scipy.linalg.cho_solve(factor, gradient)
 
-        best, y = solve(0 * mu), solve(mu)
+        best = solve(0 * mu)
+        y = solve(after(norm(best), mu))  # in turn, see `after`
         defect = (hessenberg @ best).at[0].add(speed)
         unsolved = norm(defect) / speed
 

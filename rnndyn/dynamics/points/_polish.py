@@ -279,7 +279,7 @@ def _softest(hessian):
     floor = 1e-12 * max(np.abs(hessian).max(initial=0), 1e-300)
     scale = np.sqrt(np.maximum(curvature, floor))
     values, vectors = np.linalg.eigh(hessian / np.outer(scale, scale))
-    direction = vectors[:, 0] / scale
+    direction = vectors[:, 0] * (scale.min() / scale)
     return values[0], direction / np.linalg.norm(direction)
 
 

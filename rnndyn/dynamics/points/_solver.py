@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float
 
 from ..._core._jacobian import jacobian
-from ..._core._masks import norm
+from ..._core._masks import after, norm
 
 
 class LMState(eqx.Module):
@@ -168,7 +168,9 @@ class LevenbergMarquardt(optx.AbstractLeastSquaresSolver):
             v, a = v + more, -0.5 * a
         else:
             v = -jax.scipy.linalg.cho_solve((factor, lower), gradient)
-            a = -0.5 * jax.scipy.linalg.cho_solve((factor, lower), second_order(v))
+            # In turn, see `after`: what is second order may not depend on v.
+            bend = after(norm(v), second_order(v))
+            a = -0.5 * jax.scipy.linalg.cho_solve((factor, lower), bend)
         # An over-long correction is shortened, a non-finite one dropped.
         ratio = norm(a) / (self.acceleration * norm(v))
         a = jnp.where(jnp.isfinite(ratio), a / jnp.maximum(1, ratio), 0)

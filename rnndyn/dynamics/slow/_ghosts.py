@@ -12,11 +12,11 @@ from jaxtyping import Array, Complex, Float, Int, PyTree
 from ..._core._batch import in_double
 from ..._core._closures import capture, freeze
 from ..._core._export import Result
-from ..._core._masks import norm
+from ..._core._masks import after, norm
 from ..._core._system import is_map, residual_fn, time_scale_of
 from ..._core._verdicts import Verdict
 from .._implicit import SpeedSlope, attach
-from .._linear import after, distance_to_root
+from .._linear import distance_to_root
 from .._states import as_arrays, as_states, check_number
 from ..points._certify import certify
 from ..points._points import FixedPoints, Values
@@ -199,7 +199,8 @@ def _ghost_passage(system, x, args, time_scale):
     time = jnp.where(real, jnp.pi / rate, jnp.inf)
 
     # Eigenvalues wait for the singular values: one LAPACK call after the other.
-    values = jnp.linalg.eigvals(jnp.where(sigma[0] >= 0, freeze(jac), 0))
+    done = after(sigma[0], norm(freeze(right)))
+    values = jnp.linalg.eigvals(after(done, freeze(jac)))
     values = values[jnp.argsort(jnp.abs(values))]
     second = values[1] if x.size > 1 else jnp.asarray(jnp.inf, values.dtype)
 
@@ -210,7 +211,7 @@ def _ghost_passage(system, x, args, time_scale):
     saddle_node = is_saddle_node(
         freeze(drift), freeze(curvature), freeze(eigenvalue), second, profile
     )
-    # In turn, see `linearise`.
+    # In turn, see `after`.
     jac = after(jnp.abs(second), freeze(jac))
     verdict = _verdict(frozen, minimum, freeze(f), jac, saddle_node)
     return Ghost(
