@@ -76,7 +76,7 @@ def tanh_net(t, x, W):
     "verb",
     [
         lambda W, x: rdd.fixed_points(tanh_net, x, W).x,
-        lambda W, x: rdd.fixed_points(rd.Map(lambda x, W: W @ x + 1), x, W).x,
+        lambda W, x: rdd.fixed_points(rd.Map(lambda x, W: W @ x + 1), x, W).eigenvalues,
         lambda W, x: rdd.slow_points(tanh_net, x, W, spectrum=False).x,
         lambda W, x: rdd.ghost_passage(tanh_net, x[0], W).speed,
         lambda W, x: rdd.limit_cycle(tanh_net, x[0], 6.0, W).period,

@@ -135,6 +135,7 @@ def linearise(
         open_, condition, newton, sure = carry
         i = jnp.argmax(open_)
         jac, f = at(i)
+        jac = after(newton[0], jac)  # a constant one would be taken out of the loop
         if spectrum:
             sigma = jnp.linalg.svd(jac, compute_uv=False)
             ratio = sigma[0] / jnp.maximum(sigma[-1], sigma[0] * eps**2)
@@ -154,6 +155,7 @@ def linearise(
         open_, newton = carry
         i = jnp.argmax(open_)
         jac, f = at(i)
+        jac = after(newton[0], jac)
         step = _by_singular_vectors(frozen, jac, f, points[i])
         return open_.at[i].set(False), newton.at[i].set(step)
 
@@ -322,7 +324,8 @@ def _eigenvalues(fn, x, select, shift):
     def body(carry):
         open_, values = carry
         i = jnp.argmax(open_)
-        new = jnp.linalg.eigvals(_finite(jax.jacfwd(fn)(x[i]))) + shift
+        jac = after(jnp.abs(values[0, 0]), _finite(jax.jacfwd(fn)(x[i])))
+        new = jnp.linalg.eigvals(jac) + shift
         return open_.at[i].set(False), values.at[i].set(_sorted(new, shift == 1))
 
     complex_dtype = jnp.result_type(x.dtype, jnp.complex64)
