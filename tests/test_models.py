@@ -228,6 +228,9 @@ def test_state_dictionaries_of_pytorch(tmp_path):
     out = top["net.out.weight"] @ h + top["net.out.bias"]
     np.testing.assert_allclose(model.readout(h), out, rtol=1e-12)
 
+    np.savez(path, **{k.replace("net.rnn", "rnn_l1"): v for k, v in layer.items()})
+    np.testing.assert_array_equal(rd.load_network(path, activation="tanh").W, W)
+
     n = {"weight_ih": (12, 2), "weight_hh": (12, 4), "bias_ih": (12,)}
     cell = {k: draw(*shape) for k, shape in n.items()} | {"bias_hh": draw(12)}
     np.savez(path, **cell)

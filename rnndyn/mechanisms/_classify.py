@@ -124,9 +124,8 @@ class DecisionList(AbstractClassifier):
         above = lambda value, limit: value / limit - 1
         below = lambda value, limit: 1 - value / limit
         least = lambda *tests: jnp.min(jnp.stack(tests), axis=0)
-        moving, rest = (
-            above(f.late_peak, self.moving), below(f.late_peak, self.resting)
-        )  # fmt: skip
+        moving = above(f.late_peak, self.moving)
+        rest = below(f.late_peak, self.resting)
         chaotic = least(moving, above(f.growth_low, self.stretch))
         cycle = least(
             moving,

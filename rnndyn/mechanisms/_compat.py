@@ -18,7 +18,7 @@ from ..models import AbstractRNN, member, num_members
 from ..tasks import AbstractTask, per_member
 from ..tasks._base import check_fit
 from ._index import sign_index, sign_of, two_components
-from ._run import check_counts, check_same_step
+from ._run import check_counts, step_of
 
 
 COMPAT = ("not_learned", "limit_cycle", "slow_point", "unstable")
@@ -133,8 +133,7 @@ def compat_labels(
     github.com/fatihdinc/dynamical-phases-stm.
     """
     members = num_members(models)
-    dt = task.dt if dt is None else dt
-    check_same_step(dt, task)
+    dt = step_of(task, dt)
     check_step_ratio(dt, models.tau)
     check_fit(models, task, outputs=False)
     check_counts(members=members, draws=draws, chunk=chunk)

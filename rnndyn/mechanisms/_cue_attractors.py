@@ -18,7 +18,7 @@ from ..dynamics import settle, verdict_of
 from ..dynamics.long_run._attractors import _check_linear
 from ..models import AbstractRNN, member, num_members
 from ..tasks import AbstractTask, per_member
-from ._run import check_counts, check_memory, check_same_step
+from ._run import check_counts, check_memory, step_of
 
 
 _OPEN = (Verdict.undetermined, Verdict.slow_point)
@@ -108,8 +108,7 @@ def cue_attractors(
     1.
     """
     members, cues = num_members(models), task.num_conditions
-    dt = task.dt if dt is None else dt
-    check_same_step(dt, task)
+    dt = step_of(task, dt)
     check_step_ratio(dt, models.tau)
     check_memory(models, task, outputs=False)
     check_counts(members=members, steps=steps, rounds=rounds, chunk=chunk)

@@ -18,11 +18,15 @@ from ..tasks import AbstractTask, per_member
 from ._run import (
     check_counts,
     check_memory,
-    check_same_step,
     flow_map,
     flow_substeps,
     free_run,
+    step_of,
 )
+
+
+_HERE = 1e-2  # what is closer to a root, in separations, is at it
+_CALM = 0.1  # a flow that moves more is not looked for at a root
 
 
 class Features(eqx.Module):
@@ -138,8 +142,7 @@ def measure(
     members = num_members(models)
     check_memory(models, task)
     check_counts(members=members, trials=trials, chunk=chunk)
-    dt = task.dt if dt is None else dt
-    check_same_step(dt, task)
+    dt = step_of(task, dt)
     check_step_ratio(dt, models.tau)
     keys = np.asarray(jr.key_data(member_keys(key, check_ids(ids, members))))
     with jax.enable_x64(True):
@@ -177,17 +180,16 @@ def _assess(models, runs, flow_runs, score, dt) -> Features:
     )
     slow = _slow_states(models, runs, dt)
     roots = _roots(models, runs.late, dt)
-    flow_roots = roots | {"distance": _gap(flow_runs.final, roots["x"])}
-    # Where a flow comes to rest elsewhere, the same search from there.
-    near = flow_roots["distance"] <= 1e-2 * np.asarray(slow["separation"])
-    elsewhere = (
-        np.asarray(flow_runs.finite) & (np.asarray(flow_runs.peak) < 0.1) & ~near
-    )
-    if elsewhere.any():
+    flow_roots = {
+        "distance": _gap(flow_runs.final, roots["x"]), "rightmost": roots["rightmost"]
+    }  # fmt: skip
+    # Where a flow may be at rest elsewhere, the same search from there.
+    near = flow_roots["distance"] <= _HERE * np.asarray(slow["separation"])
+    calm = np.asarray(flow_runs.finite & (flow_runs.peak < _CALM))
+    if (calm & ~near).any():
         found = _roots(models, flow_runs, dt)
         closer = found["distance"] < flow_roots["distance"]
-        pick = lambda k: np.where(closer, found[k], flow_roots[k])
-        flow_roots = {k: pick(k) for k in ("distance", "rightmost")}
+        flow_roots = {k: np.where(closer, found[k], v) for k, v in flow_roots.items()}
     return _assemble(models, runs, flow_runs, score, slow, roots, flow_roots, dt)
 
 
@@ -297,8 +299,9 @@ def _roots(models, late, dt):
             np.isfinite(closest), np.take_along_axis(a, nearest, axis=1), np.inf
         )
 
+    there = np.isfinite(closest)[..., None]
     return {
-        "x": np.take_along_axis(x, nearest[..., None], axis=1),
+        "x": np.where(there, np.take_along_axis(x, nearest[..., None], axis=1), np.nan),
         "distance": closest,
         "residual": take(np.asarray(points.speed)),
         "radius": take(radius),
@@ -322,7 +325,7 @@ def _assemble(models, runs, flow_runs, score, slow, roots, flow_roots, dt) -> Fe
     if gaps.shape[-1] == 0:  # one unit has one direction and no gap
         gaps = np.ones_like(leading)
     size = np.asarray(slow["separation"])
-    at_root = roots["distance"] <= 1e-2 * size
+    at_root = roots["distance"] <= _HERE * size
     dwell = dt * size / np.maximum(np.asarray(slow["speed"]), 1e-300)
     return Features(
         accuracy=score.accuracy,
@@ -353,7 +356,7 @@ def _assemble(models, runs, flow_runs, score, slow, roots, flow_roots, dt) -> Fe
         num_slow=jnp.asarray(np.argmax(gaps, axis=-1) + 1),
         slow_gap=jnp.asarray(np.max(gaps, axis=-1)),
         flow_finite=flow_runs.finite,
-        flow_at_root=jnp.asarray(flow_roots["distance"] <= 1e-2 * size),
+        flow_at_root=jnp.asarray(flow_roots["distance"] <= _HERE * size),
         flow_late_rms=flow_runs.rms,
         flow_late_peak=flow_runs.peak,
         flow_late_trend=flow_runs.trend,

@@ -36,7 +36,7 @@ from ._free_runs import (
     with_ends,
 )
 from ._mechanism import MECHANISMS, Mechanism, MechanismReport
-from ._run import check_counts, check_memory, check_same_step
+from ._run import check_counts, check_memory, step_of
 
 
 class Report(eqx.Module):
@@ -182,8 +182,7 @@ def analyse(
     check_counts(starts=starts)
     if task is not None:
         check_memory(model, task)
-        dt = task.dt if dt is None else dt
-        check_same_step(dt, task)
+        dt = step_of(task, dt)
     if dt is not None:
         check_step_ratio(dt, model.tau)
     check_key(key)

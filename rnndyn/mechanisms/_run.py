@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 from .._core._checks import check_count
 from .._core._system import Map
 from ..dynamics import jacobian
+from ..dynamics.long_run._recurrence import orthonormal
 from ..flows import RK4, ScanFlow
 from ..models import AbstractRNN
 from ..tasks import AbstractTask
@@ -67,13 +68,15 @@ def check_memory(
         )
 
 
-def check_same_step(dt: float, task: AbstractTask) -> None:
-    """Raise a `ValueError` unless the trials of a task have steps of `dt`."""
+def step_of(task: AbstractTask, dt: float | None) -> float:
+    """`dt`, or the step of the task; a `ValueError` if they are not the same."""
+    dt = task.dt if dt is None else dt
     if abs(dt - task.dt) > 1e-6 * task.dt:
         raise ValueError(
             f"dt = {dt} s, but the steps of the task take {task.dt} s, expected the "
             f"same: its periods would last another time. Build the task with dt={dt}."
         )
+    return dt
 
 
 def check_counts(**counts: int) -> None:
@@ -168,13 +171,13 @@ def settle(
         x, v = carry
         push = lambda v: jax.jvp(lambda x: system(x, u), (x,), (v,))
         x, pushed = jax.vmap(push, out_axes=(None, 0))(v)
-        v, logs = _orthonormal(pushed, v)
+        v, logs = orthonormal(pushed, v)
         return (x, v), (x, logs)
 
     count = min(2, x.size)
     v = jnp.cos(1.0 + jnp.arange(count * x.size, dtype=x.dtype)).reshape(count, -1)
     (x, _), (states, stretch) = jax.lax.scan(
-        step, (x, _orthonormal(v, v)[0]), None, length=window
+        step, (x, orthonormal(v, v)[0]), None, length=window
     )
     centred = states - jnp.mean(states, axis=0, keepdims=True)
     half = window // 2
@@ -187,8 +190,9 @@ def settle(
     # a turn averages out.
     place = (jnp.arange(window, dtype=x.dtype) + 0.5) / window
     weight = jnp.exp(-1 / (place * (1 - place)))
-    smooth = window * (weight / jnp.sum(weight)) @ stretch
-    second = smooth[1] if count > 1 else jnp.asarray(-jnp.inf, x.dtype)
+    second = jnp.asarray(-jnp.inf, x.dtype)
+    if count > 1:
+        second = window * (weight @ stretch[:, 1]) / jnp.sum(weight)
     finite = jnp.all(jnp.abs(states) < 1e8)  # false for NaN
     rms = jnp.sqrt(jnp.mean(centred**2))
     peak = jnp.sqrt(jnp.max(jnp.mean(centred**2, axis=0)))
@@ -208,20 +212,6 @@ def settle(
         final=x,
         finite=finite,
     )
-
-
-def _orthonormal(rows, before):
-    """One or two rows, orthonormal, and the logarithms of how long they were."""
-    units, logs = [], []
-    for row, old in zip(rows, before, strict=True):
-        for unit in units * 2:  # twice: once is not enough for nearly parallel rows
-            row = row - jnp.vdot(unit, row) * unit
-        size = jnp.linalg.norm(row)
-        # A direction that is wiped out leaves no vector; keep the old one.
-        tiny = jnp.finfo(size.dtype).tiny
-        units.append(jnp.where(size > tiny, row / jnp.maximum(size, tiny), old))
-        logs.append(jnp.log(jnp.maximum(size, tiny)))
-    return jnp.stack(units), jnp.stack(logs)
 
 
 def _period(

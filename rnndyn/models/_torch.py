@@ -21,8 +21,10 @@ def torch_fields(path: Any, arrays: Mapping[str, Any]) -> dict[str, Any]:
     if not layers:
         return dict(arrays)
     prefix = layers[0]
-    inside = {k: v for k, v in arrays.items() if k.startswith(prefix + "weight_")}
-    inside |= {k: v for k, v in arrays.items() if k.startswith(prefix + "bias_")}
+    mine = (prefix + "weight_", prefix + "bias_")
+    inside = {
+        k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(mine)
+    }
     more = [k for k in inside if "_l1" in k or "_hr_" in k or k.endswith("_reverse")]
     if more or len(layers) > 1:
         raise ValueError(
@@ -30,11 +32,11 @@ def torch_fields(path: Any, arrays: Mapping[str, Any]) -> dict[str, Any]:
             f"{sorted(more or inside)}, expected one layer in one direction. Write "
             "several as a Module of your own: `fixed_points` takes nested states."
         )
-    short = {k.removeprefix(prefix).removesuffix("_l0"): v for k, v in inside.items()}
+    short = {k.removesuffix("_l0"): v for k, v in inside.items()}
     w_ih, w_hh = short.get("weight_ih"), short["weight_hh"]
     b_ih, b_hh = short.get("bias_ih"), short.get("bias_hh")
     rows, size = np.shape(w_hh)
-    rest = {k: v for k, v in arrays.items() if k not in inside}
+    rest = {k: v for k, v in arrays.items() if not k.startswith(mine)}
     fields: dict[str, Any] = {"tau": np.ones(())}
     if rows == size:
         fields |= {"form": "rate", "W": w_hh, "W_in": w_ih, "b": b_ih, "b_in": b_hh}

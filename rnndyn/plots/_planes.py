@@ -148,14 +148,12 @@ def speed_field(ax: Any, plane: Plane, field: Any, *, num: int = 24) -> Any:
     states = plane.origin + flat @ np.linalg.pinv(plane.axes)
     try:
         velocities = np.asarray(field(states))
+        got = f"returns shape {velocities.shape}"
     except TypeError as error:
-        velocities = np.zeros(0)
-        said = f"raises {error}"
-    else:
-        said = f"returns shape {velocities.shape}"
+        velocities, got = np.zeros(0), f"raises {error}"
     if velocities.shape != states.shape:
         raise ValueError(
-            f"the field {said} for states {states.shape}, expected velocities of that "
+            f"the field {got} for states {states.shape}, expected velocities of that "
             "shape. Pass jax.vmap(lambda x: f(0.0, x, args))."
         )
     v = (velocities @ plane.axes).reshape(num, num, 2)

@@ -24,7 +24,6 @@ _WHOLE = (*WHOLE, *_COUNTS, "long_epochs", "root_seed")
 _LEAST = dict.fromkeys((*_COUNTS, "units", "batch"), 1) | dict.fromkeys(
     ("noise", "rate_epochs", "long_epochs", "long_delay", "momentum", "weight_decay"), 0
 )
-_PERIODS = ("cue", "delay", "reaction", "post_reaction")
 _SEEDS = 2**32  # keys take 32 bits of a seed
 PRESETS = tuple(PUBLISHED)
 """Names of the published sweeps."""
@@ -139,7 +138,7 @@ class SweepConfig:
 
     def _check_periods(self, values):
         periods = self.rules.periods
-        for name in _PERIODS:
+        for name in AbstractProtocol.periods:  # all there are
             if name in self.grid.names and name not in periods:
                 raise ValueError(
                     f"axis = {name!r}, but trials of {self.protocol!r} consist of "

@@ -150,7 +150,7 @@ def settle(
     x = run(jnp.maximum(jnp.asarray(transient, jnp.int32) - half, 0), x0)
     k = min(3, size)
     v = jnp.cos(jnp.arange(1.0, 1 + k)[:, None] * (1 + jnp.arange(size))[None, :])
-    v = _orthonormal(v.astype(dtype), v.astype(dtype))[0]
+    v = orthonormal(v.astype(dtype), v.astype(dtype))[0]
     tiny = jnp.finfo(dtype).tiny
     pace = lambda x: jnp.log(jnp.maximum(norm(displacement(x)), tiny))
     reference = x
@@ -164,7 +164,7 @@ def settle(
             weight = jnp.exp(-1 / (place * (1 - place))).astype(dtype)
             push = lambda v: jax.jvp(lambda x: advance(x, h), (x,), (v,))
             x, pushed = jax.vmap(push, out_axes=(None, 0))(v)
-            v, stretch = _orthonormal(pushed, v)
+            v, stretch = orthonormal(pushed, v)
             y = x - reference
             return (
                 x,
@@ -179,18 +179,19 @@ def settle(
                 total + weight,
             )
 
-        def block(carry, j):
-            ends = j * half // BLOCKS, (j + 1) * half // BLOCKS
-            carry = lax.fori_loop(*ends, step, carry)
+        def block(carry, ends):
+            carry = lax.fori_loop(ends[0], ends[1], step, carry)
             return carry, carry[4]
 
         nothing, flat = jnp.zeros_like(x), jnp.zeros(k, dtype)
         both = jnp.zeros((2, size), dtype)
         zero = jnp.zeros((), dtype)
         start = (x, v, x, x, both, nothing, nothing, flat, flat, zero)
-        out, plain = lax.scan(block, start, jnp.arange(BLOCKS))
+        edges = jnp.arange(BLOCKS + 1) * half // BLOCKS
+        out, plain = lax.scan(block, start, (edges[:-1], edges[1:]))
         x, v, low, high, _, first, second, growth, weighted, total = out
-        plain = jnp.diff(plain, axis=0, prepend=both[None]) * BLOCKS / half
+        lengths = jnp.maximum(jnp.diff(edges), 1)[:, None, None]
+        plain = jnp.diff(plain, axis=0, prepend=both[None]) / lengths
         means = (first / total, second / total, weighted / total)
         return (x, v), (low, high, growth, pace(x), plain, *means)
 
@@ -266,8 +267,9 @@ def _about_zero(moments, centre):
     return jnp.stack([first + centre, squares], axis=1)
 
 
-def _orthonormal(pushed, before):
-    """Gram-Schmidt of a few rows, and the logarithms of the lengths."""
+def orthonormal(pushed, before):
+    """Gram-Schmidt of the few rows `pushed`, and the logarithms of the lengths; of what
+    is wiped out the row in `before` stays."""
     rows, logs = [], []
     for i in range(pushed.shape[0]):
         v = pushed[i]

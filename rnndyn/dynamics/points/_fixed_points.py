@@ -80,7 +80,7 @@ def fixed_points(
     - `args`: the input, held constant. Under `equinox.filter_vmap` it may have an
         axis of its own (shared starts), or share one with `x0s` (start and input in
         pairs); roots are differentiable in it. Python floats become arrays, so that
-        another value compiles nothing (in all verbs).
+        another value compiles nothing.
     - `strategy`: which starts to add: a `MultiStart` (the default), `Deflation` or
         `NoisyRestarts`, or a tuple of these, whose rounds run one after the other.
         `MultiStart(num_large=0, rounds=0)` adds none.

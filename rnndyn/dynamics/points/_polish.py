@@ -76,17 +76,20 @@ class Polish:
         # Curvatures relative to those of each coordinate: a stiff direction must not
         # hide a soft one. Where the softest is flat to second order, look around.
         lowest, softest = zip(*map(_softest, new["hessian"]), strict=True)
-        size = size_of(new["x"])
-        around = lambda h: [
-            self.look(net, new["x"] + s * h * size[:, None] * np.array(softest))
-            for s in (1, -1)
-        ]
-        near, far = (np.minimum(*(a["speed"] for a in around(h))) for h in (3e-3, 0.3))
-        lower = near < new["speed"] * (1 - 1e-12)
+        step = size_of(new["x"])[:, None] * np.array(softest)
+
+        def around(rows, h):
+            ends = (new["x"][rows] + sign * h * step[rows] for sign in (1, -1))
+            return np.minimum(*(self.look(net[rows], x)["speed"] for x in ends))
+
+        lower = around(slice(None), 3e-3) < new["speed"] * (1 - 1e-12)
+        minimum = candidate & (np.array(lowest) >= -1e-8) & ~lower
         # On a plateau nothing bends, near or far.
-        bent = np.abs(new["hessian"]).max(axis=(1, 2)) * size**2
-        bent = (bent > 1e-6 * new["speed"] ** 2) | (far > new["speed"] * (1 + 1e-6))
-        return candidate & (np.array(lowest) >= -1e-8) & ~lower & bent
+        bend = np.abs(new["hessian"]).max(axis=(1, 2)) * size_of(new["x"]) ** 2
+        (flat,) = np.nonzero(minimum & (bend <= 1e-6 * new["speed"] ** 2))
+        if len(flat):
+            minimum[flat] = around(flat, 0.3) > new["speed"][flat] * (1 + 1e-6)
+        return minimum
 
     def _chunks(self, program, net, x, max_steps=None):
         max_steps = self.max_steps if max_steps is None else max_steps
