@@ -29,6 +29,23 @@ def test_descent_is_trapped_beyond_the_critical_rate_only(toy):
     assert jnp.all(share[1] >= 0.99)
 
 
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: theory.descend(SP, 0.1, 0.1, 20.0, 5.0, steps=-1), "steps = -1"),
+        (lambda: theory.lost_fraction(SP, 0.1, 20.0, 5.0, starts=0), "starts = 0"),
+        (
+            lambda: theory.measure_critical_rate(SP, 20.0, 5.0, bracket=(1.0, 0.1)),
+            "the lower rate first",
+        ),
+        (lambda: theory.measure_critical_rate(SP, 20.0, 5.0, rates=1), "rates = 1"),
+    ],
+)
+def test_impossible_numbers_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
 def test_trapped_means_for_ever():
     rate = 1.2 * FIRST_TURN.critical_learning_rate(60.0, 5.0)
     starts = FIRST_TURN.optimum(60.0) * jnp.linspace(1, 1.5, 7)

@@ -47,6 +47,15 @@ def test_shapes_and_records(twenty):
     np.testing.assert_array_equal(sparse.losses, twenty.losses[:, [7, 15, 19]])
 
 
+def test_a_result_in_one_line_and_as_a_dataset(twenty):
+    assert repr(twenty).startswith("TrainResult(7 not_learned; 0 diverged, 0 stopped; ")
+    data = twenty.to_xarray()
+    assert data.sizes == {"members": 7, "records": 20}
+    names = {"losses", "accuracies", "steps", "diverged", "stopped", "outcome"}
+    assert set(data) == names == set(twenty.to_dict()) - {"record_every", "seconds"}
+    np.testing.assert_array_equal(data.losses, twenty.losses)
+
+
 @pytest.mark.parametrize(
     ("chunk", "lanes", "devices"), [(1, 1, 1), (7, 7, 1), (64, 1, 1), (64, 3, 2)]
 )

@@ -248,6 +248,10 @@ def test_to_a_hub_and_back(kept, tmp_path):
         zoo.load("lab/nets", api=hub)
     with pytest.raises(ValueError, match="does not have the checksum"):
         zoo.push(tmp_path / "lab/nets", "lab/other", api=hub)
+    with pytest.raises(ValueError, match='expected "owner/name"'):
+        zoo.push(kept.path, "lab nets", api=hub)
+    with pytest.raises(ValueError, match="is a file, expected the folder"):
+        zoo.load(kept.path / "zoo.json", api=hub)
     assert len(hub.calls) == 4  # nothing was sent
 
 

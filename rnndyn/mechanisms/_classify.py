@@ -210,6 +210,10 @@ def classify(
         ```
     """
     classifier = DecisionList() if classifier is None else classifier
+    if not isinstance(classifier, AbstractClassifier):
+        raise ValueError(
+            f"classifier = {classifier!r}, expected an object such as DecisionList()."
+        )
     features = measure(models, task, dt=dt, key=key, **options)
     with jax.enable_x64(True):
         return classifier(features)

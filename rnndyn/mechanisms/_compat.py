@@ -133,9 +133,9 @@ def compat_labels(
     github.com/fatihdinc/dynamical-phases-stm.
     """
     members = num_members(models)
+    check_fit(models, task, outputs=False)
     dt = step_of(task, dt)
     check_step_ratio(dt, models.tau)
-    check_fit(models, task, outputs=False)
     check_counts(members=members, draws=draws, chunk=chunk)
     if not 0 <= cue < task.num_conditions:
         raise ValueError(

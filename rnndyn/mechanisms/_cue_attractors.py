@@ -107,10 +107,10 @@ def cue_attractors(
     task, if the task has no delay, `dt/tau` lies outside (0, 1], or numbers are below
     1.
     """
-    members, cues = num_members(models), task.num_conditions
-    dt = step_of(task, dt)
-    check_step_ratio(dt, models.tau)
+    members = num_members(models)
     check_memory(models, task, outputs=False)
+    cues, dt = task.num_conditions, step_of(task, dt)
+    check_step_ratio(dt, models.tau)
     check_counts(members=members, steps=steps, rounds=rounds, chunk=chunk)
     with in_double():
         models, task = to_double(models), per_member(to_double(task), members)

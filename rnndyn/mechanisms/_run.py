@@ -54,11 +54,6 @@ def check_memory(
 ) -> None:
     """Raise a `ValueError` unless networks fit a task and it has a delay to remember
     over."""
-    if not isinstance(task, AbstractTask):
-        raise ValueError(
-            f"task is a {type(task).__name__}, expected an object such as "
-            "rnndyn.tasks.DelayedCueDiscrimination(delay=0.1)."
-        )
     check_fit(models, task, outputs=outputs)
     if "delay" not in task.periods:
         raise ValueError(

@@ -121,6 +121,11 @@ def masked_mean(
 def check_fit(models: Any, task: AbstractTask, *, outputs: bool = True) -> None:
     """Raise a `ValueError` unless networks have the inputs, and the outputs, of a
     task."""
+    if not isinstance(task, AbstractTask):
+        raise ValueError(
+            f"task is a {type(task).__name__}, expected an object such as "
+            "rnndyn.tasks.DelayedCueDiscrimination(delay=0.1)."
+        )
     for name in ("input_size", "output_size")[: 1 + outputs]:
         if getattr(models, name) != getattr(task, name):
             raise ValueError(

@@ -4,10 +4,11 @@ from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from .._core._checks import check_positive
+from .._core._checks import check_count, check_positive
 from ._toy import AbstractToy, _floats
 
 
@@ -59,8 +60,10 @@ def descend(
     **Returns:** a `Descent` of the broadcast shape. A start that is not trapped may yet
     be: near the critical rate that takes long.
 
-    **Raises:** a `ValueError` unless the learning rate and times are positive.
+    **Raises:** a `ValueError` unless the learning rate and times are positive, and
+    `steps` a whole number.
     """
+    check_count("steps", steps, least=0)
     check_positive("learning_rate", learning_rate)
     check_positive("T_d", T_d)
     check_positive("T_r", T_r)
@@ -112,7 +115,10 @@ def lost_fraction(
     - `steps`: of descent from each.
 
     **Returns:** shares in [0, 1], of the shape of the rates and times.
+
+    **Raises:** a `ValueError` as `descend` does, and without starts.
     """
+    check_count("starts", starts)
     rate, T_d, T_r = (x[..., None] for x in _floats(learning_rate, T_d, T_r))
     places = jnp.linspace(*spread, starts, dtype=rate.dtype)
     places = places.reshape((1,) * (rate.ndim - 1) + (starts,))
@@ -174,7 +180,16 @@ def measure_critical_rate(
         comes out high, since descent just above it is lost late.
 
     **Returns:** a `MeasuredRate` of the broadcast shape.
+
+    **Raises:** a `ValueError` unless times and rates are positive, the bracket rises
+    and there are two `rates`, a round, a start and a step.
     """
+    check_positive("bracket", np.asarray(bracket))
+    if not bracket[0] < bracket[1]:
+        raise ValueError(f"bracket = {bracket}, expected the lower rate first.")
+    check_count("rates", rates, least=2)
+    for name, value in (("rounds", rounds), ("starts", starts), ("steps", steps)):
+        check_count(name, value)
     check_positive("T_d", T_d)
     check_positive("T_r", T_r)
     T_d, T_r = _floats(T_d, T_r)

@@ -2,6 +2,7 @@
 
 import functools
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,12 +19,14 @@ from .._core._batch import (
     to_host,
 )
 from .._core._checks import check_count, check_ids, check_step_ratio
+from .._core._export import Result
 from .._core._types import KeyLike
 from ..models import Constraints, num_members, trainable
 from ..tasks import AbstractTask, per_member
 from ..tasks._base import check_fit
 from ._log import TrainLog, empty_log
 from ._recipe import Recipe, check_rates
+from ._scores import OUTCOMES
 from ._slots import (
     advance_slots,
     collect,
@@ -56,7 +59,7 @@ class Progress(NamedTuple):
     log: TrainLog
 
 
-class TrainResult(eqx.Module):
+class TrainResult(Result):
     """A trained ensemble and how it got there; arrays lead with the member axis.
 
     - `state`: pass it to `train` in place of the models to go on.
@@ -65,11 +68,20 @@ class TrainResult(eqx.Module):
     - `seconds`: wall time.
     """
 
-    state: TrainState
-    log: TrainLog
-    constraints: Constraints | None
+    state: TrainState = eqx.field(metadata={"export": False})
+    log: TrainLog = eqx.field(metadata={"export": False})
+    constraints: Constraints | None = eqx.field(metadata={"export": False})
     record_every: int = eqx.field(static=True)
     seconds: float = eqx.field(static=True)
+
+    def headline(self) -> str:
+        """How the networks ended, and after how many epochs."""
+        counts = Counter(OUTCOMES[code] for code in self.outcome).most_common()
+        line = ", ".join(f"{n} {name}" for name, n in counts)
+        ended = f"{np.sum(self.diverged)} diverged, {np.sum(self.stopped)} stopped"
+        few, many = np.min(self.steps), np.max(self.steps)
+        epochs = f"{few}" if few == many else f"{few} to {many}"
+        return f"{line}; {ended}; {epochs} epochs in {self.seconds:.1f} s"
 
     @property
     def history(self) -> TrainInfo:
@@ -90,6 +102,11 @@ class TrainResult(eqx.Module):
         return self.history.loss
 
     @property
+    def accuracies(self) -> Float[Array, "members records"]:
+        """History of the accuracy in the paper's window, see `TrainInfo`."""
+        return self.history.accuracy
+
+    @property
     def steps(self) -> Int[Array, " members"]:
         """Updates made by each network."""
         return self.state.step
@@ -105,7 +122,7 @@ class TrainResult(eqx.Module):
         return self.state.stopped
 
     @property
-    def outcome(self) -> np.ndarray:
+    def outcome(self) -> Int[np.ndarray, " members"]:
         """The paper's verdict of every network, codes of `rnndyn.training.OUTCOMES`,
         from every epoch whatever `record_every` is. After resuming without the
         earlier `log` it knows the later epochs only."""

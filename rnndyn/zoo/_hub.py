@@ -8,6 +8,7 @@ from ._store import validate
 from ._zoo import Zoo
 
 
+_NAME = re.compile(r"\w[\w.-]*/[\w.-]+")
 _ADDRESS = re.compile(r"(?:hf://)?(?:datasets/)?(\w[\w.-]*/[\w.-]+?)(?:@([\w./-]+))?")
 
 
@@ -35,6 +36,10 @@ def load(path_or_hub: str | Path, *, check: bool = False, api: Any = None) -> Zo
         ```
     """
     path = Path(path_or_hub)
+    if path.is_file():
+        raise ValueError(
+            f"{path} is a file, expected the folder of a data set: pass {path.parent}."
+        )
     if path.is_dir():
         return validate(path) if check else Zoo(path)
     found = _ADDRESS.fullmatch(str(path_or_hub))
@@ -72,8 +77,11 @@ def push(
 
     **Returns:** the address of the data set.
 
-    **Raises:** a `ValueError` if the data set is not valid; nothing is sent then.
+    **Raises:** a `ValueError` if the data set is not valid, or `repo` no such name;
+    nothing is sent then.
     """
+    if not _NAME.fullmatch(repo):
+        raise ValueError(f'repo = {repo!r}, expected "owner/name".')
     zoo = validate(path)
     api = _api() if api is None else api
     api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)

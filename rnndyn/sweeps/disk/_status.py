@@ -53,11 +53,15 @@ class Status:
             return float("inf") if left else 0.0
         return left * float(np.sum(self.seconds[known]) / np.sum(self.work[known]))
 
+    def __repr__(self) -> str:
+        line = f"{self.name}: {self.done} of {int(self.networks.sum())} networks"
+        if self.remaining > 0:
+            line += f", about {clock(self.remaining)} to go, one shard at a time"
+        return line
+
     def table(self) -> str:
         """A line a shard, and the sum."""
-        lines = [f"{self.name}: {self.done} of {int(self.networks.sum())} networks"]
-        if self.remaining > 0:
-            lines[0] += f", about {clock(self.remaining)} to go, one shard at a time"
+        lines = [repr(self)]
         for i, state in enumerate(self.state):
             text = f"{i:5d}  {int(self.networks[i]):5d} networks  "
             text += f"{int(self.num_steps[i]):4d} steps  {state:11s}"
