@@ -282,6 +282,17 @@ def test_labels_and_merged_store(done, tmp_path):
     for name in ("compat_code", "compat_index", "compat_ambiguous"):
         np.testing.assert_array_equal(both.arrays[name], sweep.arrays[name])
     assert sweep.store.is_labelled(0)
+
+    # Evidence is known by name: labels of a version that kept other numbers are made
+    # anew when asked for, and read as far as they go until then.
+    store, shard = _store.Store(out, small(labels=("primary",))), sweep.store.shards[0]
+    old = out / "labels" / "00000" / "labels.zarr" / "cue_evidence" / "zarr.json"
+    old.write_text(old.read_text().replace("late_peak", "late_mean"))
+    assert not store.is_labelled(0) and store.is_labelled(1)
+    there = np.isin(sweeps.load(out).rows, shard.rows)
+    assert np.isnan(sweeps.load(out).arrays["evidence_late_peak"][there]).all()
+    assert store.write_labels(shard, _labels.blank(len(shard.rows), 2), 1.0)
+    assert store.is_labelled(0)
     fractions = sweep.fractions("compat")
     assert fractions.dims == ("learning_rate", "delay")
     assert fractions.counts.shape == (2, 2, 3) and np.all(fractions.n == 3)

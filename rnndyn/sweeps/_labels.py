@@ -98,13 +98,20 @@ def pack(features: Any) -> dict[str, np.ndarray]:
     }
 
 
-def unpack(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The numbers of `pack` by name again, as `evidence_*`."""
+def unpack(
+    arrays: dict[str, np.ndarray], columns: dict[str, tuple[str, ...]] = EVIDENCE
+) -> dict[str, np.ndarray]:
+    """The numbers of `pack` by name again, as `evidence_*`. `columns` are the names
+    that were packed: what another version did not keep is NaN."""
     arrays = dict(arrays)
-    for name, parts in EVIDENCE.items():
-        if name in arrays:
-            values = arrays.pop(name)
-            arrays |= {f"evidence_{k}": values[..., i] for i, k in enumerate(parts)}
+    for name, wanted in EVIDENCE.items():
+        if name not in arrays:
+            continue
+        values, have = arrays.pop(name), columns[name]
+        lost = np.full(values.shape[:-1], np.nan, values.dtype)
+        for k in wanted:
+            found = values[..., have.index(k)] if k in have else lost
+            arrays[f"evidence_{k}"] = found
     return arrays
 
 

@@ -97,12 +97,21 @@ class Store:
         return is_published(self.folder("shards", index))
 
     def is_labelled(self, index: int) -> bool:
-        """Whether the labels that the configuration wants are there."""
+        """Whether the labels that the configuration wants are there, with the evidence
+        that this version of the library keeps."""
         folder = self.folder("labels", index)
         if not is_published(folder):
             return False
         have = read_json(folder / "manifest.json").get("labels", [])
-        return set(self.config.labels) <= set(have)
+        wanted = set(self.config.labels)
+        current = "primary" not in wanted or self._evidence(index) == EVIDENCE
+        return wanted <= set(have) and current
+
+    def _evidence(self, index: int) -> dict[str, tuple[str, ...]]:
+        """Names of the columns of evidence in a shard's labels."""
+        path = self.folder("labels", index) / "labels.zarr"
+        about = {k: read_json(path / k / "zarr.json")["attributes"] for k in EVIDENCE}
+        return {k: tuple(v["names"].split(", ")) for k, v in about.items()}
 
     def header(self, index: int) -> dict[str, Any]:
         """What a file of a shard says about itself."""
@@ -137,6 +146,8 @@ class Store:
         if is_published(folder) and not self.is_labelled(shard.index):
             have = read_json(folder / "manifest.json").get("labels", [])
             others = [k for k in have if k not in kinds]
+            if self._evidence(shard.index) != EVIDENCE:  # of another version
+                others = [k for k in others if k != "primary"]
             kinds += others
             kind = lambda name: "compat" if name.startswith("compat") else "primary"
             old = self._read("labels", shard.index, "labels.zarr")
@@ -164,7 +175,8 @@ class Store:
         skip = () if curves else ("last_", "history_")
         arrays = self._read("shards", index, "curves.zarr", skip)
         if is_published(self.folder("labels", index)):
-            arrays |= unpack(self._read("labels", index, "labels.zarr"))
+            labels = self._read("labels", index, "labels.zarr")
+            arrays |= unpack(labels, self._evidence(index))
         rows = self.members.rows(arrays["row"])
         return {**rows.values, **arrays}
 
