@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 
 import rnndyn as rd
 from rnndyn.dynamics import Attractors
-from rnndyn.mechanisms._free_runs import Pulses, probe, with_ends
+from rnndyn.mechanisms._free_runs import Pulses, creeping, probe, with_ends
 from rnndyn.mechanisms._report import _decide
 
 
@@ -100,6 +101,25 @@ def test_continuous_attractor(rank):
     assert "a continuum of fixed points of dimension 1" in text
     assert report.attractors.names == ["continuum"]
     assert "inf" not in text and "nan" not in text and "resting" not in text
+
+
+def test_a_ring_whose_symmetry_is_broken_is_a_slow_manifold():
+    """The drift takes longer than any run; no pulse on two channels tells of it."""
+    angles = 2 * np.pi * np.arange(48) / 48
+    W = (4 * np.cos(angles[:, None] - angles) - 0.5) / 48
+    W += 1e-3 * np.random.default_rng(0).normal(size=W.shape) / 48**0.5
+    W_in = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    model = rd.models.RateRNN.from_arrays(W, W_in, tau=0.1)
+    report = rd.analyse(model, starts=12, key=jax.random.key(0))
+    told = " ".join(report.evidence)
+    assert report.mechanism == "slow_manifold"
+    assert "still creep" in told and "one slow direction" in told
+    assert "rnndyn.dynamics.ring_flow" in told
+    # Nothing of the kind is said of runs that are lost for another reason.
+    lost = report.attractors.start_verdict != rd.Verdict.undetermined
+    gone = np.where(lost, report.attractors.start_verdict, rd.Verdict.diverged)
+    ends = eqx.tree_at(lambda a: a.start_verdict, report.attractors, gone)
+    assert creeping(report.model, ends, 1.0) is None
 
 
 def test_cycle_of_the_map_beside_rest_of_the_flow():

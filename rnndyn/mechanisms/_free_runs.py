@@ -158,3 +158,61 @@ def ends_in_words(attractors: Attractors) -> tuple[list[str], list[str], str]:
 def kinds_of(names: list[str]) -> set[str]:
     """Kinds of attractors, in which the cycles of flows and of maps are one."""
     return {"cycle" if k in _CYCLES else k for k in names}
+
+
+def slow_directions(eigenvalues: np.ndarray, unit: float) -> tuple[int, float, float]:
+    """How many slow directions points have (the most of any), their largest
+    |eigenvalue| in 1/tau, and the smallest ratio of the next one to it (infinite if
+    there is none); 0 directions without points.
+
+    Of each point those are slow, below 0.1, behind which the largest gap is; the
+    slowest one if all are faster.
+
+    **Arguments:** `eigenvalues`: shape `(points, state)`; `unit`: tau.
+    """
+    if not len(eigenvalues):
+        return 0, np.nan, np.nan
+    size = np.sort(np.abs(eigenvalues) * unit, axis=1)
+    size = np.maximum(size, np.finfo(float).tiny)
+    ratio = np.append(size, np.full((len(size), 1), np.inf), axis=1)[:, 1:] / size
+    # Of pairs and planes, too, the gap is behind the last.
+    last = np.where(size < 0.1, ratio, 0).argmax(axis=1)
+    rows = np.arange(len(size))
+    leading, gap = size[rows, last], ratio[rows, last]
+    return int(last.max()) + 1, float(leading.max()), float(gap.min())
+
+
+def creeping(model: AbstractRNN, ends: Attractors, step: float) -> str | None:
+    """What speaks for a slow manifold in the runs that reached nothing; `None` unless
+    all of them still creep, each in slow directions alone, and at different places.
+
+    **Arguments:** `step`: of the time of `ends`, in seconds.
+    """
+    lost = (ends.label < 0) & np.isin(ends.start_verdict, _OPEN)
+    x = ends.final[lost]
+    if len(x) < 3 or np.any((ends.label < 0) & ~lost):
+        return None
+    unit = float(model.time_scale)
+    with jax.enable_x64(True):
+        u = jnp.zeros(model.input_size, model.x0.dtype)
+        field = lambda x: model(0.0, x, u)
+        velocity = np.asarray(jax.vmap(field)(jnp.asarray(x)))
+        jacobians = np.asarray(jax.vmap(jax.jacfwd(field))(jnp.asarray(x)))
+    distance = np.linalg.norm(x[:, None] - x[None], axis=2)
+    spread = distance.max()
+    apart = distance[np.triu_indices(len(x), 1)] > 0.01 * spread
+    speed = unit * np.linalg.norm(velocity, axis=1).max()
+    count, leading, gap = slow_directions(np.linalg.eigvals(jacobians), unit)
+    if not (speed < 1e-2 * spread and leading < 0.1 and gap >= 5 and apart.sum() >= 3):
+        return None
+    which = "one slow direction" if count == 1 else f"{count} slow directions"
+    time = step * ends.time[lost].min() / unit
+    return (
+        f"{len(x)} runs still creep after {time:.0f} tau, at {speed / spread:.1e} of "
+        f"the distance between them a tau and with {which} (|eigenvalue| up to "
+        f"{leading:.3f}/tau, the next one at least {gap:.1f} times as fast): a slow "
+        "manifold; where its drift ends see rnndyn.dynamics.ring_flow and slow_manifold"
+    )
+
+
+_OPEN = (Verdict.undetermined, Verdict.slow_point)

@@ -29,10 +29,12 @@ from ._classify import classify
 from ._free_runs import (
     AMPLITUDES,
     Pulses,
+    creeping,
     ends_in_words,
     free_runs,
     kinds_of,
     probe,
+    slow_directions,
     with_ends,
 )
 from ._mechanism import MECHANISMS, Mechanism, MechanismReport
@@ -225,9 +227,10 @@ def analyse(
     if task is not None:
         one = jax.tree.map(lambda a: a[None] if eqx.is_array(a) else a, model)
         task_report = classify(one, task, dt=dt, key=keys[3])
+    of_label = (found_ends, 1.0) if map_attractors is None else (map_attractors, dt)
     name, evidence = _decide(
         unit, points, len(slow["x"]), found_ends, map_attractors, radius, pulses,
-        latent_roots, mismatch,
+        latent_roots, mismatch, creeping(model, *of_label),
     )  # fmt: skip
     if task_report is not None:
         name = task_report.names[0]
@@ -282,8 +285,9 @@ def _latent(model, points) -> tuple[np.ndarray | None, float]:
 
 
 def _decide(
-    unit, points, num_slow, flow_ends, map_ends, radius, pulses, latent_roots, mismatch
-):
+    unit, points, num_slow, flow_ends, map_ends, radius, pulses, latent_roots, mismatch,
+    creep=None,
+):  # fmt: skip
     """The label of a network without a task, and what speaks for it."""
     evidence = []
     alone = points["dimension"] == 0
@@ -316,13 +320,15 @@ def _decide(
         )
         if kinds_of(ends) != of_flow:
             evidence.append("flow and map differ in kind: the label is the map's")
-    count, leading, gap = _slowness(points, unit)
+    # What repels fast lies off a manifold that holds a memory.
+    held = alone & ~np.any(unit * points["eigenvalues"].real > 0.1, axis=1)
+    count, leading, gap = slow_directions(points["eigenvalues"][held], unit)
     if count:
         which = "direction" if count == 1 else f"{count} directions"
         rest = f", the next one at least {gap:.1f} times as fast"
         evidence.append(
-            f"slowest {which} of each point (flow): |eigenvalue| up to {leading:.3f}"
-            f"/tau{rest if np.isfinite(gap) else ''}"
+            f"slowest {which} of each point that does not repel fast (flow): "
+            f"|eigenvalue| up to {leading:.3f}/tau{rest if np.isfinite(gap) else ''}"
         )
     single = ends == ["root"]
     # Where only one state is left in the end, nothing graded lasts for ever.
@@ -343,14 +349,18 @@ def _decide(
     ghost = single and num_slow > 0
     if (is_slow or ghost) and graded:
         ways = "one slow direction" if count == 1 else f"{count} slow directions"
-        where = f"{ways} at every point"
+        where = f"{ways} at every point that does not repel fast"
         where = where if is_slow else f"{num_slow} slow points that are no roots"
         evidence.append(
             f"slow manifold: {where}, graded while the memory is needed, "
             f"{ends.count('root')} fixed points in the end"
         )
     kinds = kinds_of(ends)
-    if lost:
+    if creep is not None:
+        evidence.append(creep)
+    if creep is not None and kinds <= {"root", "continuum"}:
+        label = Mechanism.slow_manifold
+    elif lost:
         gone = not ends and set(lost) == {"diverged"}
         label = Mechanism.diverged if gone else Mechanism.undetermined
     elif kinds == {"cycle"}:
@@ -378,24 +388,3 @@ def _decide(
             told = "it is reached slowly, but no slow manifold stands out"
         evidence.append(f"a single resting state: {told}")
     return MECHANISMS[label], evidence
-
-
-def _slowness(points, unit) -> tuple[int, float, float]:
-    """How many slow directions the points have (the most of any), their largest
-    |eigenvalue| in 1/tau, and the smallest ratio of the next one to it (infinite if
-    there is none); 0 directions without isolated points.
-
-    Of each point those are slow, below 0.1, behind which the largest gap is; the
-    slowest one if all are faster.
-    """
-    alone = points["dimension"] == 0
-    if not np.any(alone):
-        return 0, np.nan, np.nan
-    size = np.sort(np.abs(points["eigenvalues"][alone]) * unit, axis=1)
-    size = np.maximum(size, np.finfo(float).tiny)
-    ratio = np.append(size, np.full((len(size), 1), np.inf), axis=1)[:, 1:] / size
-    # Of pairs and planes, too, the gap is behind the last.
-    last = np.where(size < 0.1, ratio, 0).argmax(axis=1)
-    rows = np.arange(len(size))
-    leading, gap = size[rows, last], ratio[rows, last]
-    return int(last.max()) + 1, float(leading.max()), float(gap.min())
