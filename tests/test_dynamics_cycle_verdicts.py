@@ -279,3 +279,23 @@ def test_driven_flows_are_refused(verb):
 
     with pytest.raises(ValueError, match="changes with time"):
         verb(driven)
+    # For a while, or nowhere but at the first state.
+    pulse = lambda t, x, args: -x + jnp.where((t > 3) & (t < 4), 1.0, 0.0)
+    with pytest.raises(ValueError, match="changes with time"):
+        verb(pulse)
+    silent = lambda t, x, args: -x + jnp.cos(t) * (x - 1)
+    with pytest.raises(ValueError, match="changes with time"):
+        verb(silent)
+
+
+def test_time_that_makes_no_difference_is_no_drive():
+    nothing = lambda t, x, args: jax.lax.cond(x[0] > 0, lambda t: -x, lambda t: -x, t)
+    run = lambda x: rdd.lyapunov_spectrum(
+        nothing, x, dt=0.1, t_transient=0.0, t_total=40.0
+    )
+    np.testing.assert_allclose(jax.jit(run)(jnp.ones(1)).exponents, -1, rtol=1e-5)
+    formal = lambda t, x, args: -x + 0 * t
+    found = rdd.lyapunov_spectrum(
+        formal, jnp.ones(1), dt=0.1, t_transient=0.0, t_total=40.0
+    )
+    np.testing.assert_allclose(found.exponents, -1, rtol=1e-5)

@@ -50,6 +50,45 @@ def test_lorenz_from_a_batch_of_trajectories():
     assert np.all(np.abs(lam.drift) < 4) and np.all(lam.step_error < 3e-4)
 
 
+@pytest.mark.parametrize("name", ["logistic", "Lorenz", "Henon"])
+def test_standard_errors_are_those_of_other_starts(name):
+    """Logarithms of growth are anticorrelated in the first two, independent in Henon's
+    map; means over stretches would say 5, 3.5 and 1 times as much."""
+    draw = lambda low, high, size: jax.random.uniform(
+        jax.random.key(3), (48, size), minval=low, maxval=high
+    )
+    if name == "Lorenz":
+        system, starts = lorenz, draw(-5.0, 5.0, 3) + jnp.array([[0.0, 0.0, 25.0]])
+        options = {"t_transient": 20.0, "t_total": 320.0, "dt": 0.01}
+    elif name == "logistic":
+        system, starts = Map(lambda x, a: 4 * x * (1 - x)), draw(0.1, 0.9, 1)
+        options = {"t_transient": 100, "t_total": 6400}
+    else:
+        system = Map(lambda x, a: jnp.stack([1 - 1.4 * x[0] ** 2 + x[1], 0.3 * x[0]]))
+        starts, options = draw(0.0, 0.2, 2), {"t_transient": 100, "t_total": 3200}
+    run = jax.jit(jax.vmap(lambda x: lyapunov_spectrum(system, x, **options)))
+    found = run(starts)
+    spread = np.std(found.exponents, axis=0, ddof=1)
+    ratio = np.mean(found.stderr, axis=0) / spread
+    assert np.all((ratio > 0.75) & (ratio < 1.75))
+
+
+def test_numbers_of_numpy_are_numbers():
+    f = lambda t, x, a: jnp.stack([-x[0], -2 * x[1]])
+    call = lambda k, every, flag, t, dt: lyapunov_spectrum(
+        f, jnp.ones(2), k=k, qr_every=every, project=flag, t_transient=t, t_total=9 * t,
+        dt=dt,
+    ).exponents  # fmt: skip
+    plain = call(1, 2, False, 1.0, 0.1)
+    # Past the type checker of the tests: users have none.
+    bare = lyapunov_spectrum.__wrapped__
+    numpy = bare(
+        f, jnp.ones(2), k=np.int64(1), qr_every=np.int64(2), project=np.bool_(False),
+        t_transient=np.float64(1.0), t_total=np.float64(9.0), dt=np.float64(0.1),
+    )  # fmt: skip
+    np.testing.assert_array_equal(numpy.exponents, plain)
+
+
 def test_maps_with_known_exponents():
     logistic = Map(lambda x, args: 4 * x * (1 - x))
     starts = jnp.linspace(0.11, 0.83, 16)[:, None]
@@ -105,6 +144,7 @@ def test_leading_exponents_of_a_network_equal_the_full_spectrums(getkey):
 
 
 def test_kaplan_yorke_in_closed_form():
+    assert np.isnan(kaplan_yorke(jnp.array([jnp.nan, jnp.nan])))
     spectrum = jnp.array([0.9057, 0.0, -14.5724])
     np.testing.assert_allclose(kaplan_yorke(spectrum), 2 + 0.9057 / 14.5724)
     assert float(kaplan_yorke(jnp.array([-1.0, -2.0]))) == 0

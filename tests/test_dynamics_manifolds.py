@@ -133,6 +133,33 @@ def test_ring_that_stands_goes_round_or_is_none():
     assert ring_flow(ring(lambda s: s), half, PLANE).verdict == Verdict.undetermined
 
 
+def test_a_curve_that_the_flow_leaves_is_nothing_of_its_own():
+    fine = np.linspace(0, 2 * np.pi, 4096, endpoint=False)
+    dense = np.stack([np.cos(fine), np.sin(fine)], axis=1)
+    for system in (lambda t, x, a: -x, rd.Map(lambda x, a: -x)):
+        found = ring_flow(system, dense, PLANE, num_knots=1024)
+        assert found.verdict == Verdict.undetermined
+        np.testing.assert_allclose(found.invariance_error, 1, rtol=1e-3)
+    focus = lambda t, x, a: jnp.stack([-0.01 * x[0] - x[1], x[0] - 0.01 * x[1]])
+    found = ring_flow(focus, dense[::16], PLANE)
+    assert found.verdict == Verdict.undetermined and found.invariance_error > 0.9
+    centre = ring_flow(lambda t, x, a: jnp.stack([-x[1], x[0]]), dense[::16], PLANE)
+    assert centre.verdict == Verdict.limit_cycle and centre.invariance_error < 1e-9
+
+
+@pytest.mark.parametrize("a", [1 - 4e-6, 1 - 1e-7, 1 + 1e-6])
+def test_two_roots_between_two_angles_of_the_grid_are_seen(a):
+    f = ring(lambda theta: a - jnp.cos(theta - 0.003))
+    angle = np.linspace(0, 2 * np.pi, 400, endpoint=False)
+    found = ring_flow(f, np.stack([np.cos(angle), np.sin(angle)], axis=1), PLANE)
+    if a > 1:
+        assert found.verdict == Verdict.limit_cycle and len(found.fixed_angle) == 0
+        return
+    want = 0.003 + np.arccos(a) * np.array([-1, 1])
+    assert found.verdict == Verdict.root and found.stability.tolist() == [-1, 1]
+    np.testing.assert_allclose(found.fixed_angle, want, atol=1e-6)
+
+
 def test_a_sign_change_without_a_root_is_undetermined():
     base = ring(lambda theta: 1e-3 * jnp.sin(theta))
     lifted = lambda t, x, a: jnp.append(base(t, x[:2], a), 1 + 0 * x[0])

@@ -343,6 +343,31 @@ def test_stiff_flow_by_diffrax():
     assert float(section.residual.max()) < 1e-12
 
 
+def test_a_crossing_after_the_time_is_over_is_none():
+    turn = lambda t, x, a: jnp.stack([-x[1], x[0]])
+    options = {"crossings": 1, "direction": -1, "dt": 2.0}
+    late = poincare_section(turn, X, jnp.array([0.0, 1.0]), max_time=2.5, **options)
+    assert not late.mask[0] and late.times[0] == 0 and np.all(late.points == 0)
+    found = poincare_section(turn, X, jnp.array([0.0, 1.0]), max_time=3.2, **options)
+    np.testing.assert_allclose(found.times, [np.pi], rtol=1e-4)  # long steps
+    P = return_map(turn, jnp.array([0.0, 1.0]), direction=-1, dt=2.0, max_time=2.5)
+    assert np.all(np.isnan(P(X, None)))
+
+
+def test_a_driven_flow_has_sections_but_no_return_map():
+    def driven(t, x, a):
+        return jnp.stack([x[1], -0.2 * x[1] + x[0] - x[0] ** 3 + 0.3 * jnp.cos(t)])
+
+    options, start = {"dt": 0.02, "max_time": 60.0}, jnp.array([0.0, 1.0])
+    found = poincare_section(driven, start, X, crossings=2, **options)
+    np.testing.assert_allclose(found.points[1, 1], 0.775005708, rtol=1e-8)  # SciPy
+    P = return_map(driven, X, **options)
+    with pytest.raises(ValueError, match="changes with time"):
+        P(start, None)
+    with pytest.raises(ValueError, match="takes its time into account"):
+        jax.jit(lambda x: P(x, None))(start)
+
+
 def test_bad_input():
     ok = {"crossings": 1, "dt": 0.1, "max_time": 1.0}
     go = lambda x=X, normal=X, offset=0.0, **kw: poincare_section(
@@ -353,7 +378,7 @@ def test_bad_input():
         "dtype int": {"x": jnp.array([1, 0])},
         "`normal` has shape": {"normal": jnp.ones(3)},
         "`normal` is 0": {"normal": jnp.zeros(2)},
-        "`crossings` = 0": {"crossings": 0},
+        "crossings = 0": {"crossings": 0},
         "`direction` = 2": {"direction": 2},
         "`dt` = 0": {"dt": 0.0},
         "`max_time` = 0.01": {"max_time": 0.01},
@@ -366,5 +391,7 @@ def test_bad_input():
         return_map(Map(lambda x, a: x), X, dt=0.1, max_time=1.0)
     with pytest.raises(ValueError, match="one component"):
         return_map(circle, jnp.ones(3), dt=0.1, max_time=1.0)(X, 1.0)
+    with pytest.raises(ValueError, match="returns shape"):
+        go(normal=lambda x: x)
     with pytest.raises(ValueError, match="is traced"):
         jax.jit(lambda dt: go(dt=dt).times)(0.1)

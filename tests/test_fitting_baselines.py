@@ -217,7 +217,7 @@ def test_force_against_a_loop(data, error):
                 if isinstance(error, CurrentError):
                     e = z - np.arctanh(d)
                 else:
-                    e = (0.5 * own + 0.5 * np.tanh(z) - 0.5 * r[t] - 0.5 * d) / 0.5
+                    e = (0.5 * own + 0.5 * np.tanh(z) - r[t + 1]) / 0.5
                 squares.append(np.mean(e**2))
                 for M, y, part in ((P, own, slice(0, N)), (Q, v[t], slice(N, None))):
                     k = M @ y
@@ -511,3 +511,52 @@ def test_adams_gradient_is_what_it_brings_to_zero(data):
     assert np.allclose(fit.gradient_norm, np.sqrt(np.mean(slope**2, axis=0)))
     rest = adam(rates, u, num_steps=4000, learning_rate=1e-3, **options)
     assert np.max(rest.gradient_norm) < 1e-3 * np.max(fit.gradient_norm)
+
+
+@pytest.mark.parametrize("solver", ["newton", "lbfgs", "adam", "force", "bptt"])
+def test_a_neuron_left_out_has_no_loss(data, solver):
+    _, rates, _ = data
+    rates, keep = rates[:80], np.arange(N) != 2
+    bad = rates.copy()
+    bad[7, 2] = np.nan
+    x = np.random.default_rng(0).normal(size=(N, N)) / N
+    start = lambda chosen: {"start": GivenWeights(x[np.ix_(chosen, chosen)])}
+    call = {
+        "newton": lambda r, s: newton(r, alpha=ALPHA, **s),
+        "lbfgs": lambda r, s: lbfgs(r, alpha=ALPHA, num_steps=3, **s),
+        "adam": lambda r, s: adam(r, alpha=ALPHA, num_steps=3, **s),
+        "force": lambda r, s: force(r, alpha=ALPHA, epochs=2, **s),
+        "bptt": lambda r, s: teacher_forced_bptt(
+            r, alpha=ALPHA, num_steps=3, share=1.0, key=jax.random.key(0), **s
+        ),
+    }[solver]
+    whole, part = call(bad, start(np.arange(N))), call(rates[:, keep], start(keep))
+    np.testing.assert_allclose(whole.loss, part.loss, rtol=1e-9)
+    if solver == "bptt":
+        assert len(whole.loss) == 4
+    if solver != "force":
+        norm = np.asarray(whole.gradient_norm)[keep]
+        ratio = 1 if solver == "newton" else np.sqrt((N - 1) / N)
+        np.testing.assert_allclose(
+            norm, ratio * part.gradient_norm, rtol=1e-6, atol=1e-9
+        )
+
+
+def test_force_compares_rates_as_they_came():
+    rng = np.random.default_rng(3)
+    W, r = rng.normal(0, 1.5 / N**0.5, (N, N)), np.zeros((150, N))
+    r[0] = rng.uniform(-1, 1, N)
+    for t in range(149):  # one target in eight lies outside (-1, 1)
+        new = np.tanh(W @ r[t] + 0.1 * rng.normal(size=N))
+        r[t + 1] = (1 - ALPHA) * r[t] + ALPHA * (new + 0.3 * rng.normal(size=N))
+    fit = force(r, alpha=ALPHA, error=RateError(), epochs=1)
+    x, d = r[:-1], np.clip((r[1:] - (1 - ALPHA) * r[:-1]) / ALPHA, -1 + 1e-6, 1 - 1e-6)
+    gram = x.T @ x + 200 / 149 * np.eye(N)
+    theta, P, own = np.linalg.solve(gram, x.T @ np.arctanh(d)), np.eye(N) / 200, r[0]
+    for t in range(149):
+        error = (1 - ALPHA) * own + ALPHA * np.tanh(own @ theta) - r[t + 1]
+        k = P @ own
+        P = P - np.outer(k, k) / (1 + own @ k)
+        theta = theta - np.outer(P @ own, error / ALPHA)
+        own = (1 - ALPHA) * own + ALPHA * np.tanh(own @ theta)
+    np.testing.assert_allclose(fit.theta, theta, atol=1e-10)

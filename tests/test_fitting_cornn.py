@@ -479,3 +479,33 @@ def test_masked_samples_are_missing():
     with pytest.warns(UserWarning, match="1 of 4 neurons have NaN"):
         fit = fi.cornn(hidden, alpha=0.5)
     assert list(fit.verdict == Verdict.constant) == [False, True, False, False]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_without_a_ridge_the_same_cell_twice_is_no_solution(seed):
+    _, r = record(seed, 6, 300, (0.3, 0.0), alpha=0.5)
+    r = r.copy()
+    r[:, 3] = r[:, 5]
+    with pytest.warns(UserWarning, match="linearly dependent"):
+        fit = fi.cornn(r, alpha=0.5, ridge=0.0)
+    assert not fit.regular and not np.any(fit.differentiable)
+    assert not np.any(fit.verdict == Verdict.root)
+    fit = fi.cornn(r, alpha=0.5, ridge=1e-5, max_steps=300)
+    assert fit.regular and np.all(fit.verdict == Verdict.root)
+
+
+def test_an_input_that_is_never_used_spoils_nothing():
+    _, r = record(0, 6, 300, (0.3, 0.0), alpha=0.5)
+    u = np.random.default_rng(0).normal(size=(300, 1))
+    options = {"alpha": 0.5, "ridge": 0.0, "max_steps": 300}
+    one = fi.cornn(r[:300], u, **options)
+    two = fi.cornn(r[:300], np.concatenate([u, 0 * u], axis=1), **options)
+    np.testing.assert_allclose(two.theta[:-1], one.theta, atol=1e-12)
+    assert np.all(two.theta[-1] == 0) and np.all(two.verdict == Verdict.root)
+
+
+def test_a_solution_as_the_start_is_differentiable():
+    _, r = record(0, 6, 300, (0.3, 0.0), alpha=0.5)
+    first = fi.cornn(r, alpha=0.5, max_steps=300)
+    again = fi.cornn(r, alpha=0.5, init=first.theta)
+    assert again.num_steps == 0 and np.all(again.differentiable)

@@ -11,6 +11,7 @@ from rnndyn.fitting.recordings._binning import (
     ExponentialKernel,
     GaussianKernel,
     covered,
+    nearest_frames,
 )
 from rnndyn.fitting.recordings._recordings import Events, Fluorescence, Spikes, read_nwb
 from rnndyn.fitting.recordings._scaling import z_scale
@@ -207,9 +208,38 @@ def test_windows_in_observed_intervals():
     high = low + rng.uniform(0.1, 2, low.shape)
     spans = rng.uniform(0, 8, (5, 1)) + [0.0, 2.0]
     spans[0] = 1.0, 9.0  # holds others
-    inside = [(a <= low) & (high <= b) for a, b in spans]
-    assert np.array_equal(covered(spans, low, high), np.any(inside, axis=0))
+    moments = low[..., None] + (high - low)[..., None] * np.linspace(0, 1, 5001)
+    seen = np.any([(a <= moments) & (moments <= b) for a, b in spans], axis=0)
+    assert np.array_equal(covered(spans, low, high), seen.all(axis=-1))
     assert covered(None, low, high).all()
+
+
+def test_intervals_that_touch_or_overlap_are_one():
+    low, high = np.array([1.5, 4.5, 6.5, 9.5]), np.array([2.5, 5.5, 7.5, 10.5])
+    touching = np.array([[5.0, 10.0], [0.0, 5.0]])
+    assert covered(touching, low, high).tolist() == [True, True, True, False]
+    overlapping = np.array([[0.0, 5.2], [5.1, 6.0], [6.6, 11.0]])
+    assert covered(overlapping, low, high).tolist() == [True, True, False, True]
+
+
+def test_events_go_to_the_nearest_stamp_of_a_clock_that_drifts():
+    # Every interval within 1 % of the median, 20 frames off after 5000.
+    stamps = np.cumsum(np.append(0, np.repeat([0.0996, 0.1004], 5000)))
+    frames = np.array([0, 100, 4999, 5001, 9990])
+    found = nearest_frames(stamps, stamps[frames] + 0.03, 0.1)
+    assert found.tolist() == frames.tolist()
+    outside = np.array([-0.21, stamps[-1] + 0.19])
+    assert nearest_frames(stamps, outside, 0.1).tolist() == [-2, 10002]
+    assert abs(nearest_frames(stamps, np.array([np.nan]), 0.1)[0]) > 1e14
+
+
+def test_spike_times_that_are_no_times_are_refused(tmp_path):
+    pynwb = pytest.importorskip("pynwb")
+    file = new_file(pynwb)
+    file.add_unit(spike_times=[1.0, np.nan, 3.0], id=7)
+    path = write(pynwb, file, tmp_path / "nan.nwb")
+    with pytest.raises(ValueError, match=r"units \[7\] hold spike times that are NaN"):
+        read_nwb(path, bin_width=0.5, start=0.0, stop=4.0)
 
 
 def test_fluorescence_as_it_is(files, monkeypatch):

@@ -31,6 +31,13 @@ def test_factor_update(p, k):
     np.testing.assert_allclose(after, expected, atol=1e-11 * np.max(expected))
 
 
+def test_a_gradient_that_was_not_looked_at_is_not_known():
+    _, r = record(0, 5, 60)
+    state = fi.update(fi.stream(5, alpha=0.1, load=1e-2), r, steps=0)
+    assert np.all(np.isnan(state.gradient_norm))
+    assert np.all(fi.update(state, r[:5], steps=1).gradient_norm > 0)
+
+
 @pytest.mark.parametrize("chunk", [1, 50])
 def test_fixed_point_is_that_of_the_batch_fit(chunk):
     frames = 120 if chunk == 1 else 600

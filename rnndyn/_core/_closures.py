@@ -1,10 +1,12 @@
 """What a function depends on, made visible: as leaves, and without derivatives."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
+import numpy as np
 from jax import lax
 
 
@@ -33,3 +35,18 @@ def freeze(tree: Any) -> Any:
     """The same without derivatives."""
     cut = lambda a: lax.stop_gradient(a) if eqx.is_array(a) else a
     return jax.tree.map(cut, tree)
+
+
+def program(fn: Callable) -> Any:
+    """`equinox.filter_jit` for functions with options: whole numbers and flags of NumPy
+    are what Python's are, not traced."""
+    compiled = eqx.filter_jit(fn)
+    plain = lambda a: a.item() if isinstance(a, np.integer | np.bool_) else a
+
+    @functools.wraps(fn)
+    def call(*args, **options):
+        return compiled(
+            *map(plain, args), **{name: plain(a) for name, a in options.items()}
+        )
+
+    return call

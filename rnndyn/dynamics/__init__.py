@@ -73,9 +73,8 @@ from .slow._ghosts import (
     ghosts as ghosts,
 )
 from .slow._manifolds import (
-    RingFlow as RingFlow,
     SlowManifold as SlowManifold,
-    ring_flow as ring_flow,
     slow_manifold as slow_manifold,
 )
 from .slow._passage import Passage as Passage, passage_time as passage_time
+from .slow._rings import RingFlow as RingFlow, ring_flow as ring_flow

@@ -36,7 +36,7 @@ class CORNN:
     **Arguments:**
 
     - `alpha`, `dt`, `ridge`, `outliers`, `mask`, `sign`, `rank`, `max_steps`, `tol`,
-      `damping`: as in `cornn`.
+      `damping`, `splitting`: as in `cornn`.
     - `scale_limit`: if given, rates are mapped by `z_scale` with this limit, fitted to
       the training part, and predictions are mapped back; `None` leaves them as they
       are.
@@ -66,6 +66,7 @@ class CORNN:
         max_steps: Any = 30,
         tol: Any = 1e-9,
         damping: Any = 1.0,
+        splitting: Any = None,
         scale_limit: float | None = None,
         scale_quantile: float = 1.0,
     ):
@@ -80,6 +81,7 @@ class CORNN:
         self.max_steps = max_steps
         self.tol = tol
         self.damping = damping
+        self.splitting = splitting
         self.scale_limit = scale_limit
         self.scale_quantile = scale_quantile
 
@@ -103,6 +105,7 @@ class CORNN:
             max_steps=self.max_steps,
             tol=self.tol,
             damping=self.damping,
+            splitting=self.splitting,
         )
         self.fit_, self.scaling_ = fit, scaling
         self.n_features_in_ = X.shape[-1]

@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from ..._core._closures import freeze
+from ..._core._closures import freeze, program
 from ..._core._export import Result
 from ..._core._masks import norm
 from ..._core._system import Map, time_scale_of
@@ -196,7 +196,7 @@ class _Table(eqx.Module):
     count: Int[Array, ""]
 
 
-@eqx.filter_jit
+@program
 def _search(
     f, x0s, args, strategy, mesh, coarse, tol, tol_unique, max_steps, max_cycles,
     period_bounds, unit,

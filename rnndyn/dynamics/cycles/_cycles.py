@@ -4,14 +4,13 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
 from ..._core._checks import is_concrete
-from ..._core._closures import capture, freeze
+from ..._core._closures import capture, freeze, program
 from ..._core._masks import norm
 from ..._core._system import Map
 from ..._core._verdicts import Verdict
@@ -159,7 +158,7 @@ def default_tol(mesh: Mesh, dtype: Any, tol: float | None) -> float:
 
 
 # One program, cached: an eager call compiles once for each system and shape.
-@eqx.filter_jit
+@program
 def _limit_cycle(
     f, x0, period, args, mesh, tol, max_steps, period_bounds, reduce_period
 ):

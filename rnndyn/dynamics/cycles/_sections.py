@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from ..._core._checks import is_concrete
-from ..._core._closures import capture, freeze
+from ..._core._checks import check_count, is_concrete
+from ..._core._closures import capture, freeze, program
 from ..._core._export import Result
 from ..._core._masks import norm
 from ..._core._system import Map
 from ...flows import AbstractFlow, Dopri8, ScanFlow
-from .._states import as_arrays, as_states
+from .._states import as_arrays, as_states, check_system
 from ._crossings import attach_crossings, find_crossings
 
 
@@ -98,7 +98,11 @@ class ReturnMap(eqx.Module):
                 f"`normal` has shape {self.g.normal.shape} but the state {x.shape}, "
                 "expected one component for each of the state's."
             )
-        x, args = _onto(self.g, x), as_arrays(args, x)
+        args = as_arrays(args, x)
+        # Every return starts the clock anew.
+        check_system(self.f, args, x)
+        _check_height(self.g, x)
+        x = _onto(self.g, x)
         return _section(
             self.f, x, self.g, args, 1, self.direction, self.dt, self.max_time,
             self.flow,
@@ -134,7 +138,7 @@ def poincare_section(
 
     **Arguments:**
 
-    - `f`: a flow `f(t, x, args)`; the time starts at 0.
+    - `f`: a flow `f(t, x, args)`, which may change with time; that starts at 0.
     - `x0`: the start, shape `(state,)`. A start on the section is no crossing.
     - `normal`: of the plane `normal . x = offset`, shape `(state,)`; or any smooth
         scalar function `g(x)`, whose section is `g(x) = offset`.
@@ -162,9 +166,10 @@ def poincare_section(
     x0 = _check_start(f, x0, "poincare_section")
     g = _check_section(normal, offset, x0)
     args = as_arrays(args, x0)
+    check_system(f, args, x0, autonomous=False)
+    _check_height(g, x0)
     dt, max_time = _check_numbers(dt, max_time, direction)
-    if crossings < 1:
-        raise ValueError(f"`crossings` = {crossings}, expected at least 1.")
+    check_count("crossings", crossings)
     return _section(f, x0, g, args, crossings, direction, dt, max_time, flow)
 
 
@@ -192,7 +197,9 @@ def return_map(
     period = P.F.time(points.x[0], mu)
     ```
 
-    **Arguments:** as `poincare_section`.
+    **Arguments:** as `poincare_section`, but `f` must be autonomous: the time of a
+    return starts at 0 again. Of a flow that is driven with a period, take the
+    stroboscopic map.
 
     **Returns:** a `Map` around a `ReturnMap` `P.F`: `P(x, args)` is the next crossing,
     `P.F.time(x, args)` the return time, `P.F.section(x, args)` both with diagnostics.
@@ -200,7 +207,7 @@ def return_map(
     return only touches the section (`transversality` within half the digits), is mapped
     to NaN, so that no search takes it for a fixed point: where the flow is tangent to
     the section, orbits return at once to where they began. Raises `ValueError` as
-    `poincare_section` does.
+    `poincare_section` does, and where it is called for a flow that changes with time.
 
     Not guaranteed: continuity, for the map jumps where an orbit grazes the section; nor
     that a fixed point is a cycle, for an equilibrium on the section (f = 0) is one too.
@@ -214,7 +221,7 @@ def return_map(
     return Map(ReturnMap(f, g, flow, direction, dt, max_time))
 
 
-@eqx.filter_jit
+@program
 def _section(f, x0, g, args, crossings, direction, dt, max_time, flow):
     integrate = ScanFlow(num_steps=1, method=Dopri8()) if flow is None else flow
     num_steps = max(1, math.ceil(max_time / dt - 1e-9))
@@ -233,6 +240,8 @@ def _section(f, x0, g, args, crossings, direction, dt, max_time, flow):
     )
     found = find_crossings(freeze(fns), freeze(x0), crossings, direction, dt, num_steps)
     index, mask, sign, times, points, finite = found
+    # The last step may reach beyond.
+    mask = mask & (times <= max_time * (1 + 1e-9))
     times, points = attach_crossings(fns, x0, index, mask, times, points, dt, num_steps)
     # Diagnostics carry no derivative: at empty slots it need not exist.
     velocity, height, _ = freeze(fns)
@@ -242,6 +251,7 @@ def _section(f, x0, g, args, crossings, direction, dt, max_time, flow):
     rate = jnp.abs(jnp.sum(slopes * speeds, axis=1))
     rate = rate / jnp.where(sizes > 0, sizes, 1)
     before = jnp.concatenate([zero[None], times[:-1]])
+    times, points = jnp.where(mask, times, 0), jnp.where(mask[:, None], points, 0)
     return Section(
         points=points,
         times=times,
@@ -280,6 +290,16 @@ def _check_start(f, x0, verb):
     if isinstance(f, Map):
         raise ValueError(_IS_MAP.format(verb))
     return as_states("x0", x0, ("state",), "Batch over starts with `jax.vmap`.")
+
+
+def _check_height(g, x0):
+    """`ValueError` unless `g` is one number at the start."""
+    shape = jax.eval_shape(lambda x: jnp.asarray(g(x)), x0).shape
+    if shape:
+        raise ValueError(
+            f"the section's function returns shape {shape} for a state of shape "
+            f"{x0.shape}, expected one number, which is 0 on the section."
+        )
 
 
 def _check_section(normal, offset, x0):

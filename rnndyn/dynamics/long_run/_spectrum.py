@@ -16,13 +16,14 @@ class LyapunovSpectrum(Result):
         second if the map has a `dt`. Means over trajectories. NaN where tangent
         vectors became parallel to rounding between two orthonormalisations (lower
         `qr_every`), or where `project` met a fixed point.
-    - `stderr`: shape `(k,)`, standard error of the mean, from means over 32 stretches
-        of every trajectory, taken as independent: too small if the memory of the
-        system is longer than a stretch. It covers statistical fluctuation, not the
-        error of the time step.
+    - `stderr`: shape `(k,)`, standard error of the mean, from smoothly weighted means
+        over eighths of every trajectory: too small if the memory of the system is
+        longer than these. It covers statistical fluctuation, not the error of the
+        time step, and is itself known to about a quarter from one trajectory.
     - `drift`: shape `(k,)`, mean over the second half of the time less that over the
-        first, in units of its standard error. Beyond 3 in size the transient was too
-        short. A drift much slower than the whole run cannot be seen in it.
+        first, in units of its standard error. Beyond 3 in size (4 for one trajectory)
+        the transient was too short. A drift much slower than the whole run cannot be
+        seen in it.
     - `step_error`: shape `(k,)`, how much the exponents change along these
         trajectories if steps are halved (upper end of two standard errors, from 16
         places in every trajectory); 0 for maps. Leaves out that the trajectory itself
@@ -54,12 +55,13 @@ class LyapunovSpectrum(Result):
 
 def kaplan_yorke(exponents: Float[Array, " k"]) -> Float[Array, ""]:
     """Kaplan-Yorke dimension of exponents sorted from the largest: 0 if all are
-    negative, NaN if their sum is not (more exponents are needed, or the volume
-    grows)."""
+    negative, NaN if one is NaN, or if their sum is not negative (more exponents are
+    needed, or the volume grows)."""
     sums = jnp.cumsum(exponents)
     j = jnp.sum(jnp.cumprod(sums >= 0))
     size = exponents.shape[0]
     before = jnp.where(j > 0, sums[jnp.maximum(j - 1, 0)], 0)
     following = exponents[jnp.minimum(j, size - 1)]
     dimension = j + before / jnp.where(j < size, jnp.abs(following), 1)
-    return jnp.where(j == 0, 0.0, jnp.where(j < size, dimension, jnp.nan))
+    dimension = jnp.where(j == 0, 0.0, jnp.where(j < size, dimension, jnp.nan))
+    return jnp.where(jnp.any(jnp.isnan(exponents)), jnp.nan, dimension)

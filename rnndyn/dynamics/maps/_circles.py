@@ -8,6 +8,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ..._core._checks import check_count, is_concrete
+from ..._core._closures import program
 from ..._core._export import Result
 from ..._core._masks import after, norm
 from ..._core._system import Map
@@ -66,7 +67,7 @@ class InvariantCircle(Result):
         return self.verdict == Verdict.invariant_circle
 
 
-@eqx.filter_jit
+@program
 def invariant_circle(
     system: Any,
     x0: Any,

@@ -11,7 +11,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Complex, Float, Int, PyTree
 
 from ..._core._checks import check_count
-from ..._core._closures import capture, freeze
+from ..._core._closures import capture, freeze, program
 from ..._core._export import Result
 from ..._core._masks import after, norm
 from ..._core._system import Map
@@ -132,13 +132,11 @@ def k_cycles(
         check_count("lanes", lanes)
     check_tolerances(tol=tol, tol_unique=tol_unique)
     check_solver(solver)
-    # Whole numbers of NumPy would be traced.
-    lanes = None if lanes is None else int(lanes)
-    counts = (int(k), int(max_steps), int(settled))
+    counts = (k, max_steps, settled)
     return _search(system, x0s, args, solver, tol, tol_unique, lanes, *counts)
 
 
-@eqx.filter_jit
+@program
 def _search(system, x0s, args, solver, tol, tol_unique, lanes, k, max_steps, settled):
     slots, size = x0s.shape
     x0s = lax.stop_gradient(x0s)

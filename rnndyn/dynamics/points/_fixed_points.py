@@ -2,14 +2,13 @@
 
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import PyTree
 
 from ..._core._checks import check_count, check_key, is_concrete
-from ..._core._closures import capture, freeze
+from ..._core._closures import capture, freeze, program
 from ..._core._masks import near_kept, norm, unique_mask
 from ..._core._system import is_map, residual_fn, time_scale_of
 from ..._core._types import KeyLike
@@ -194,7 +193,7 @@ def _search(system, x0s, args, *, wanted, **options):
 
 
 # One program, cached: an eager call compiles once for each system and shape.
-@eqx.filter_jit
+@program
 def _program(
     system,
     x0s,

@@ -11,13 +11,10 @@ import numpy as np
 from jaxtyping import Bool, Complex, Float, Int, PyTree
 
 from ..._core._batch import in_double
-from ..._core._checks import check_count, check_finite
+from ..._core._checks import check_count
 from ..._core._export import Result
 from ..._core._system import is_map, residual_fn, time_scale_of
-from ..._core._verdicts import Verdict
 from .._states import as_arrays, as_states, check_number, check_residual
-from ..points._certify import certify
-from ..points._fixed_points import fixed_points
 from ..points._points import Values
 
 
@@ -130,7 +127,7 @@ def slow_manifold(
         rows = jnp.asarray(xs.reshape(-1, xs.shape[2]))
         args = as_arrays(args, rows)
         check_residual(residual_fn(system, args, unit), rows[0])
-        velocity = np.array(_residuals(system, args, unit, rows)).reshape(xs.shape)
+        velocity = np.array(residuals(system, args, unit, rows)).reshape(xs.shape)
         speed = np.linalg.norm(velocity, axis=2)
         finite = np.isfinite(speed)
         top = np.max(np.where(finite, speed, 0), axis=1)[:, None]
@@ -143,7 +140,7 @@ def slow_manifold(
         # One shape of the program, whatever the number of points.
         padded = np.zeros((num_points, xs.shape[2]))
         padded[: len(points)] = points
-        jacs = np.array(_jacobians(system, args, unit, jnp.asarray(padded)))
+        jacs = np.array(jacobians(system, args, unit, jnp.asarray(padded)))
     jacs, size = jacs[: len(points)], xs.shape[2]
     values, vectors = np.linalg.eig(jacs)
     values = values.astype(complex) + (1 if is_map(system) else 0)
@@ -182,216 +179,13 @@ def slow_manifold(
 
 
 @eqx.filter_jit
-def _residuals(system, args, unit, rows):
+def residuals(system, args, unit, rows):
+    """f (of a map F - 1) times `unit` at every row."""
     return jax.vmap(residual_fn(system, args, unit))(rows)
 
 
 @eqx.filter_jit
-def _jacobians(system, args, unit, rows):
+def jacobians(system, args, unit, rows):
+    """Their derivatives, 0 where these are not finite."""
     jac = jax.vmap(jax.jacfwd(residual_fn(system, args, unit)))(rows)
     return jnp.where(jnp.isfinite(jac), jac, 0)
-
-
-class RingFlow(Result):
-    """The flow along a closed curve through slow points.
-
-    **Attributes:**
-
-    - `angle`: equally spaced in [0, 2 pi), shape `(grid,)`; `x`: the curve there,
-        shape `(grid, state)`.
-    - `angular_velocity`: of the flow projected on the curve's tangent, in radians per
-        unit of time (per step of a map).
-    - `fixed_angle`, `stability`: where it changes sign, -1 towards the angle (stable
-        along the curve), 1 away from it (saddle); they alternate.
-    - `fixed_x`: the certified roots there, off the curve by `offset`; a point of the
-        curve where there is none, with an infinite `offset`.
-    - `uniform_norm`: largest speed along the curve, in state units.
-    - `verdict`: `root` if there are such angles and each has its root; `continuum` if
-        the flow stands still all round (within `tol`); `limit_cycle`
-        (`invariant_circle` of a map) if it goes round; `undetermined` if the
-        points leave more than `max_hole` of the angle open (this is no ring), where a
-        root is missing, or where the flow stands still without changing its sign.
-    """
-
-    angle: Float[Values, " grid"]
-    x: Float[Values, "grid state"]
-    angular_velocity: Float[Values, " grid"]
-    fixed_angle: Float[Values, " fixed"]
-    fixed_x: Float[Values, "fixed state"]
-    offset: Float[Values, " fixed"]
-    stability: Int[Values, " fixed"]
-    uniform_norm: Float[Values, ""]
-    verdict: int = eqx.field(static=True)
-
-    def headline(self) -> str:
-        """The verdict, and how many roots lie along the curve."""
-        stable = int(np.sum(self.stability == -1))
-        line = Verdict(self.verdict).name
-        if len(self.stability):
-            line += f", {len(self.stability)} angles ({stable} stable)"
-        return f"{line}, uniform norm {self.uniform_norm:.2g}"
-
-
-def ring_flow(
-    system: Any,
-    points: Any,
-    plane: Any,
-    args: PyTree = None,
-    *,
-    num_knots: int = 64,
-    grid: int = 1024,
-    tol: float = 1e-9,
-    max_hole: float = 1.0,
-) -> RingFlow:
-    """The flow along a one-dimensional slow manifold that closes on itself.
-
-    Orders the points by angle in a plane, draws a periodic cubic spline through the
-    ones nearest to `num_knots` equally spaced angles, projects the flow on its tangent
-    and reads off the sign changes. Host level.
-
-    ```python
-    slow = slow_manifold(f, trajectories)
-    ring = ring_flow(f, slow.x, readout)
-    ring.fixed_angle, ring.stability
-    ```
-
-    **Arguments:**
-
-    - `system`, `args`: as in `slow_manifold`.
-    - `points`: points on the ring, shape `(points, state)`.
-    - `plane`: two directions that show it as a ring, shape `(2, state)`, such as the
-        read-out; angles are about the mean of the projected points.
-    - `num_knots`: of the spline; `grid`: angles at which the flow is evaluated.
-    - `tol`: angular velocity that counts as none.
-    - `max_hole`: largest angle, in radians, between neighbouring points.
-
-    **Returns:** a `RingFlow`; look at its `verdict`. Between the roots it says what the
-    flow does on the spline, which is as good as the points are dense.
-
-    **Raises:** a `ValueError` for wrong shapes, points that are not finite, and fewer
-    than 4 knots or angles.
-
-    **Reference:** A. Sagodi et al. 2024, arXiv:2408.00109.
-    """
-    points, plane = np.asarray(points, np.float64), np.asarray(plane, np.float64)
-    if points.ndim != 2 or plane.shape != (2, points.shape[-1]):
-        raise ValueError(
-            f"`points` and `plane` have shapes {points.shape} and {plane.shape}, "
-            "expected (points, state) and (2, state). Pass the rows of the read-out or "
-            "the first two principal components."
-        )
-    check_finite("points", points)
-    check_finite("plane", plane)
-    check_count("num_knots", num_knots, least=4)
-    check_count("grid", grid, least=4)
-    theta = np.linspace(0, 2 * np.pi, grid, endpoint=False)
-    size = points.shape[1]
-    flat = points @ plane.T
-    flat = flat - flat.mean(axis=0) if len(flat) else flat
-    angle = np.mod(np.arctan2(flat[:, 1], flat[:, 0]), 2 * np.pi)
-    order = np.argsort(angle)
-    angle, points = angle[order], points[order]
-    holes = np.diff(np.append(angle, angle[:1] + 2 * np.pi))
-    if len(angle) < 4 or holes.max() > max_hole:
-        nothing = np.zeros((grid, size))
-        return _ring(theta, nothing, theta * 0, Verdict.undetermined)
-    wanted = np.linspace(0, 2 * np.pi, num_knots, endpoint=False)
-    turn = np.abs(np.angle(np.exp(1j * (angle[None, :] - wanted[:, None]))))
-    knots = np.unique(turn.argmin(axis=1))
-    knots = knots[np.append(True, np.diff(angle[knots]) > 1e-9)]
-    spline = _periodic_spline(angle[knots], points[knots])
-
-    unit = 1.0 if is_map(system) else float(np.asarray(time_scale_of(system)))
-    with in_double():
-        args = as_arrays(args, points)
-
-    def velocity(angles):
-        x, slope = spline(angles)
-        with in_double():
-            f = np.array(_residuals(system, args, unit, jnp.asarray(x))) / unit
-        return x, np.sum(f * slope, axis=1) / np.sum(slope**2, axis=1), slope
-
-    x, omega, slope = velocity(theta)
-    norm = np.abs(omega * np.linalg.norm(slope, axis=1)).max()
-    if not np.all(np.isfinite(omega)):
-        return _ring(theta, x, omega, Verdict.undetermined)
-    still = np.abs(omega) <= tol
-    # Angles at which nothing moves carry the last sign: a touch is no change.
-    sign = np.sign(np.where(still, 0, omega))
-    if not np.any(sign):
-        return _ring(theta, x, omega, Verdict.continuum, norm)
-    last = np.flatnonzero(sign)[-1]
-    for i in range(grid):
-        last = i if sign[i] else last
-        sign[i] = sign[last]
-    (index,) = np.nonzero(sign != np.roll(sign, -1))
-    if not len(index):
-        circle = Verdict.invariant_circle if is_map(system) else Verdict.limit_cycle
-        # Nothing passes an angle at which nothing moves.
-        circle = Verdict.undetermined if still.any() else circle
-        return _ring(theta, x, omega, circle, norm)
-    low, high = theta[index], theta[index] + 2 * np.pi / grid
-    for _ in range(50):
-        middle = 0.5 * (low + high)
-        before = np.sign(velocity(middle)[1]) == sign[index]
-        low, high = np.where(before, middle, low), np.where(before, high, middle)
-    found = np.mod(low, 2 * np.pi)
-    code = np.where(sign[index] > 0, -1, 1).astype(np.int32)
-    on_curve = spline(found)[0]
-    roots, offset = _nearest_roots(system, args, on_curve)
-    sure = Verdict.root if np.all(np.isfinite(offset)) else Verdict.undetermined
-    return _ring(theta, x, omega, sure, norm, found, roots, offset, code)
-
-
-def _nearest_roots(system, args, points):
-    """A certified root of its own for each point, and the distance to it: closer than
-    half the way to the next point, else the point itself, infinitely far."""
-    found = certify(fixed_points(system, jnp.asarray(points), args)).roots()
-    between = np.linalg.norm(points[:, None] - points[None], axis=2)
-    reach = np.where(between > 0, between, np.inf).min(axis=1) / 2
-    reach = np.where(np.isfinite(reach), reach, np.linalg.norm(points, axis=1))
-    gaps = np.linalg.norm(points[:, None] - found[None], axis=2)
-    if not len(found):
-        return points, np.full(len(points), np.inf)
-    near, offset = found[gaps.argmin(axis=1)], gaps.min(axis=1)
-    own = offset < reach
-    return np.where(own[:, None], near, points), np.where(own, offset, np.inf)
-
-
-def _ring(theta, x, omega, verdict, norm=0.0, angle=(), fixed=(), offset=(), code=()):
-    return RingFlow(
-        angle=theta,
-        x=x,
-        angular_velocity=omega,
-        fixed_angle=np.asarray(angle, np.float64),
-        fixed_x=np.asarray(fixed, np.float64).reshape(-1, x.shape[1]),
-        offset=np.asarray(offset, np.float64),
-        stability=np.asarray(code, np.int32),
-        uniform_norm=np.asarray(norm, np.float64),
-        verdict=int(verdict),
-    )
-
-
-def _periodic_spline(t, y):
-    """Periodic cubic spline of period 2 pi: angles -> values and slopes."""
-    h: Any = np.diff(np.append(t, t[0] + 2 * np.pi))
-    count, before = len(t), np.roll(h, 1)
-    rise = (np.roll(y, -1, axis=0) - y) / h[:, None]
-    matrix = np.zeros((count, count))
-    i = np.arange(count)
-    matrix[i, i] = 2 * (h + before)
-    matrix[i, (i - 1) % count] += before
-    matrix[i, (i + 1) % count] += h
-    second = np.linalg.solve(matrix, 6 * (rise - np.roll(rise, 1, axis=0)))
-    following = np.roll(second, -1, axis=0)
-
-    def evaluate(angles):
-        turned = t[0] + np.mod(angles - t[0], 2 * np.pi)
-        k = np.searchsorted(t, turned, side="right") - 1
-        s, width = (turned - t[k])[:, None], h[k][:, None]
-        bend = (following[k] - second[k]) / width
-        start = rise[k] - width * (2 * second[k] + following[k]) / 6
-        value = y[k] + s * (start + s * (second[k] / 2 + s * bend / 6))
-        return value, start + s * (second[k] + s * bend / 2)
-
-    return evaluate

@@ -11,7 +11,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ..._core._checks import as_float, check_count, is_concrete
-from ..._core._closures import capture
+from ..._core._closures import capture, program
 from ..._core._export import Result
 from ..._core._masks import norm
 from ..._core._system import is_map
@@ -119,7 +119,7 @@ def passage_time(
     return _passage_time(f, x0, end, args, normal, rtol, max_steps)
 
 
-@eqx.filter_jit
+@program
 def _passage_time(f, x0, end, args, normal, rtol, max_steps):
     field = lambda x: f(jnp.zeros((), x.dtype), x, args)
     fn = capture(field, x0)

@@ -31,9 +31,9 @@ class BaselineFit(AbstractFit):
 
     - `theta`: weights `(predictor, neuron)`; column `i` holds those into neuron `i`,
       recurrent ones first.
-    - `loss`: what the solver lowers, averaged over neurons, before the first step and
-      after every step (every epoch of `force`); repeated once all neurons have
-      converged.
+    - `loss`: what the solver lowers, averaged over the neurons that were not left out,
+      before the first step and after every step (every epoch of `force`); repeated
+      once all neurons have converged.
     - `gradient_norm`: root mean square over predictors of the gradient of that loss at
       `theta`, one a neuron; NaN where the solver has no such gradient.
     - `converged`: whether a neuron met the solver's criterion. Never true where the
@@ -190,6 +190,12 @@ def first_weights(start: AbstractWeightStart, given: Problem) -> Array:
 @eqx.filter_jit
 def _first_weights(start, given):
     return jnp.where(linked(given), start(given.x, given.d), 0)
+
+
+def mean_of_good(values: Any, good: Any) -> Array:
+    """Mean over everything of neurons that are fitted; the others have no loss."""
+    good = jnp.broadcast_to(good, values.shape)
+    return jnp.sum(jnp.where(good, values, 0)) / jnp.maximum(jnp.sum(good), 1)
 
 
 def linked(given: Problem) -> Bool[Array, "predictor neuron"]:

@@ -14,6 +14,7 @@ from ._baseline import (
     FixedPointStart,
     check_kind,
     first_weights,
+    mean_of_good,
     precision,
     problem,
     repeat,
@@ -90,13 +91,19 @@ def force(
         ridge = jnp.asarray(ridge, dtype)
         start = FixedPointStart(ridge / rows.num_rows**2) if start is None else start
         first = jnp.asarray(np.diff(rows.trial, prepend=-1) > 0)
+        # Rates are told apart as they came: targets are only clipped for currents.
+        r, r_next, a = (jnp.asarray(v) for v in (rows.r, rows.r_next, rows.alpha))
+        raw = (r_next - (1 - a[None]) * r) / a[None]
+        currents = isinstance(error, CurrentError)
+        wanted = jnp.arctanh(given.d) if currents else raw
         theta, losses, change, kept = _force(
             given,
+            jnp.where(given.good[None], wanted, 0),
             first,
             first_weights(start, given),
             ridge,
             jnp.asarray(input_ridge, dtype),
-            isinstance(error, CurrentError),
+            currents,
             epochs,
             record_every,
         )
@@ -116,10 +123,9 @@ def force(
 
 
 @eqx.filter_jit
-def _force(given, first, theta, ridge, input_ridge, currents, epochs, every):
+def _force(given, wanted, first, theta, ridge, input_ridge, currents, epochs, every):
     x, d, alpha = given.x, given.d, given.alpha
     n, p = d.shape[1], x.shape[1]
-    wanted = jnp.arctanh(d) if currents else d
     P0 = jnp.eye(n, dtype=x.dtype) / ridge
     Q0 = jnp.eye(p - n, dtype=x.dtype) / input_ridge
 
@@ -143,7 +149,7 @@ def _force(given, first, theta, ridge, input_ridge, currents, epochs, every):
             Q = Q - q[:, None] * (q / (1 + u @ q))[None, :]
             V = V - (q / (1 + u @ q))[:, None] * e[None, :]
         r = (1 - alpha) * r + alpha * jnp.tanh(r @ W + x[n:] @ V)
-        return (r, W, V, P, Q), jnp.mean(e**2)
+        return (r, W, V, P, Q), mean_of_good(e**2, given.good)
 
     def epoch(state):
         theta, _ = state

@@ -21,6 +21,7 @@ from ._baseline import (
     first_weights,
     free_entries,
     gram,
+    mean_of_good,
     precision,
     problem,
     repeat,
@@ -151,7 +152,7 @@ def _lbfgs(given, theta, free, ridge, tol, weighted, num_steps, memory, whiten, 
 
         def move():
             new, state_, done_, value = step_all(phi, state, *columns, done)
-            return new, state_, done_, count + 1, jnp.mean(value)
+            return new, state_, done_, count + 1, mean_of_good(value, given.good)
 
         carry = jax.lax.cond(going, move, lambda: carry)
         # The value is that of the weights before the step.
@@ -169,7 +170,7 @@ def _lbfgs(given, theta, free, ridge, tol, weighted, num_steps, memory, whiten, 
     phi = carry[0]
     last, grad = jax.vmap(jax.value_and_grad(loss))(phi, *columns)
     norm = jax.vmap(_rms)(grad @ factor.T if whiten else grad)
-    losses = jnp.concatenate([losses, jnp.mean(last)[None]])
+    losses = jnp.concatenate([losses, mean_of_good(last, given.good)[None]])
     return original(phi), losses, norm, norm <= tol, carry[3], kept
 
 
@@ -247,7 +248,8 @@ def _adam(given, theta, free, rate, decay, tol, loss, num_steps, every):
     if free is not None:
         theta = jnp.where(free, theta, 0)
     solver = optax.chain(optax.add_decayed_weights(decay), optax.adam(rate))
-    share = 1 / d.size
+    count = jnp.maximum(jnp.sum(given.good), 1).astype(d.dtype)
+    share = 1 / (d.shape[0] * count)
 
     def gradient(theta):
         z = x @ theta
@@ -262,7 +264,7 @@ def _adam(given, theta, free, rate, decay, tol, loss, num_steps, every):
             slope = loss.scale * error * (1 - predicted**2) / 2
         grad = x.T @ (slope * share)
         grad = grad if free is None else jnp.where(free, grad, 0)
-        return jnp.mean(value), grad
+        return mean_of_good(value, given.good), grad
 
     def step(carry):
         theta, state = carry
@@ -274,7 +276,7 @@ def _adam(given, theta, free, rate, decay, tol, loss, num_steps, every):
     (theta, _), losses, kept = repeat(step, carry, num_steps, every, lambda c: c[0])
     last, grad = gradient(theta)
     # Per neuron, of the mean over rows; zero where the optimiser would rest.
-    slope = d.shape[1] * (grad + decay * theta)
+    slope = count * (grad + decay * theta)
     norm = jnp.sqrt(jnp.mean(slope**2, axis=0))
     losses = jnp.concatenate([losses, last[None]])
     return theta, losses, norm, norm <= tol, jnp.asarray(num_steps, jnp.int32), kept

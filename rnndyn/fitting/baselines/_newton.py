@@ -16,6 +16,7 @@ from ._baseline import (
     FixedPointStart,
     first_weights,
     free_entries,
+    mean_of_good,
     precision,
     problem,
     repeat,
@@ -89,6 +90,11 @@ def newton(
             "the line search has no loss for other rules. Pass those to cornn."
         )
     if isinstance(outliers, Reject):
+        if np.ndim(outliers.threshold):
+            raise ValueError(
+                f"threshold has shape {np.shape(outliers.threshold)}, expected one "
+                "number: neurons are fitted one by one. Use cornn."
+            )
         if outliers.freeze_after is not None:
             raise ValueError(
                 f"freeze_after = {outliers.freeze_after}, expected None: here the kept "
@@ -160,7 +166,7 @@ def _newton(given, theta, free, ridge, outliers, tol, num_steps, every, lanes):
         many = {} if lanes == 1 else {"batch_size": lanes}
         new, now, losses = jax.lax.map(advance, columns, **many)
         count = count + jnp.any(~done).astype(count.dtype)
-        return (new.T, now, count), jnp.mean(losses)
+        return (new.T, now, count), mean_of_good(losses, given.good)
 
     state = (theta, jnp.zeros(d.shape[1], bool), jnp.zeros((), jnp.int32))
     measure = lambda th, di, fr: _gradient(
@@ -175,7 +181,7 @@ def _newton(given, theta, free, ridge, outliers, tol, num_steps, every, lanes):
     )
     gradient = jax.vmap(measure, in_axes=1)(theta, d, entries)
     norm = jnp.sqrt(jnp.mean(gradient**2, axis=1))
-    losses = jnp.concatenate([jnp.mean(first)[None], losses])
+    losses = jnp.concatenate([mean_of_good(first, given.good)[None], losses])
     return theta, norm <= tol, losses, kept, count, norm
 
 

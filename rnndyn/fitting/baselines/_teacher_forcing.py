@@ -21,6 +21,7 @@ from ._baseline import (
     check_kind,
     first_weights,
     linked,
+    mean_of_good,
     precision,
     problem,
     repeat,
@@ -65,12 +66,13 @@ def teacher_forced_bptt(
     - `learning_rate`, `weight_decay`, `clip`: of Adam.
     - `start`: `XavierWeights(key)` by default.
     - `num_steps`: epochs, all of them made.
-    - `tol_gradient`: root mean square gradient of the last epoch at which a neuron
+    - `tol_gradient`: root mean square gradient at the last weights at which a neuron
       counts as converged; nothing stops there.
     - `key`: PRNG key, of the forcing and the default start.
 
     **Returns:** a `BaselineFit`; `loss` and `gradient_norm` are those of the forcing
-    that was drawn. Not guaranteed: convergence, or, at `share` 0, anything at all.
+    that was drawn, at the last weights of one more draw. Not guaranteed: convergence,
+    or, at `share` 0, anything at all.
 
     **Raises:** a `ValueError` for bad data or options, or trials of different lengths.
 
@@ -135,6 +137,7 @@ def forced_loss(
     forced: Bool[Array, " time"],
     alpha: Float[Array, " neuron"],
     loss: Any,
+    good: Bool[Array, " neuron"] | bool = True,
 ) -> tuple[Float[Array, ""], Float[Array, "predictor neuron"]]:
     """Mean loss of a partly forced run and its gradient in the weights.
 
@@ -155,7 +158,7 @@ def forced_loss(
 
     items = (rates[:-1], currents, forced)
     _, (states, predicted, own) = jax.lax.scan(forward, rates[0], items)
-    mean = lambda own: jnp.mean(loss(own, rates[1:]))
+    mean = lambda own: mean_of_good(loss(own, rates[1:]), good)
     value, d_own = jax.value_and_grad(mean)(own)
 
     def backward(d_next, at_step):
@@ -185,20 +188,23 @@ def _descend(
         optax.adam(rate),
     )
 
-    def step(carry):
-        theta, state, _, count = carry
+    def look(theta, count):
         forced = jr.bernoulli(jr.fold_in(key, count), share, (inputs.shape[0],))
         at = (rates, inputs, forced, given.alpha)
-        value, grad = forced_loss(theta, *at, loss)
-        grad = grad * off
+        value, grad = forced_loss(theta, *at, loss, given.good)
+        return value, grad * off
+
+    def step(carry):
+        theta, state, count = carry
+        value, grad = look(theta, count)
         updates, state = solver.update(grad, state, theta)
         new: Any = optax.apply_updates(theta, updates)
-        theta = new * off
-        return (theta, state, grad, count + 1), value
+        return (new * off, state, count + 1), value
 
     theta = theta * off
-    carry = (theta, solver.init(theta), theta, jnp.zeros((), jnp.int32))
+    carry = (theta, solver.init(theta), jnp.zeros((), jnp.int32))
     carry, losses, kept = repeat(step, carry, num_steps, every, lambda c: c[0])
-    theta, _, grad, _ = carry
-    norm = n * jnp.sqrt(jnp.mean(grad**2, axis=0))
-    return theta, losses, norm, kept
+    theta, _, count = carry
+    last, grad = look(theta, count)
+    norm = jnp.sum(given.good) * jnp.sqrt(jnp.mean(grad**2, axis=0))
+    return theta, jnp.concatenate([losses, last[None]]), norm, kept

@@ -283,13 +283,16 @@ def _fit(
         kept, held = swept.kept, swept.mask
         norm = rms(swept.gradient + penalty / blocks.num_rows * state.dual)
     grown = ~jnp.isfinite(norm) | (norm > 10 * first + tol) | state.failed
-    verdict = jnp.where(norm <= tol, Verdict.root, Verdict.undetermined)
+    found = (norm <= tol) & normal.regular
+    verdict = jnp.where(found, Verdict.root, Verdict.undetermined)
     verdict = jnp.where(grown, Verdict.diverged, verdict)
     verdict = jnp.where(alive, verdict, Verdict.constant)
     flag = jnp.where(clipped >= SATURATED, NeuronFlag.saturated, NeuronFlag.fine)
     flag = jnp.where(varies, flag, NeuronFlag.constant)
     flag = jnp.where(finite, flag, NeuronFlag.not_finite)
     fixed = {"outliers": outliers, "constraint": constraint, "normal": normal}
+    # A start that is the solution already has the kept set that goes with it.
+    stays = (state.sweep.changed == 0) | (state.step == 0)
     lazy = Blocks(given[0], alive, size=block_size, store=False)
     theta = attach(lazy, theta, held, ridge=given[1], **fixed)
     return CornnFit(
@@ -303,7 +306,8 @@ def _fit(
         clipped=clipped,
         flag=flag,
         verdict=verdict,
-        differentiable=(verdict == Verdict.root) & (state.sweep.changed == 0),
+        differentiable=(verdict == Verdict.root) & stays,
+        regular=normal.regular,
         gap=gap,
         num_steps=state.step,
     )

@@ -40,7 +40,8 @@ class CornnFit(AbstractFit):
       the optimality conditions).
     - `kept`: share of every neuron's samples that were no outliers; 0 for neurons
       left out.
-    - `kept_changed`: samples that became or ceased to be outliers in the last step.
+    - `kept_changed`: samples that became or ceased to be outliers in the last step;
+      all before the first.
     - `clipped`: share of targets outside (-1, 1), which were clipped.
     - `flag`: what is wrong with a neuron, codes of `NeuronFlag`. Those that are not
       finite or constant are left out: their weights, in and out, are zero.
@@ -49,7 +50,9 @@ class CornnFit(AbstractFit):
       `undetermined`.
     - `differentiable`: whether a neuron's weights have the derivatives that the
       implicit function theorem promises: converged, and no sample changed sides in the
-      last step. Elsewhere derivatives of `theta` exist but are wrong.
+      last step, if there was one. Elsewhere derivatives of `theta` exist but are wrong.
+    - `regular`: whether the predictors are independent, with the ridge, to more than
+      rounding. If not, many weights fit alike and no neuron is a `root`.
     - `gap`: root mean square distance of a neuron's unconfined weights from `theta`;
       0 without a constraint.
     - `num_steps`: steps taken.
@@ -66,6 +69,7 @@ class CornnFit(AbstractFit):
     flag: Int[Real, " neuron"] = eqx.field(metadata={"flags": NeuronFlag})
     verdict: Int[Real, " neuron"]
     differentiable: Bool[Real, " neuron"]
+    regular: Bool[Real, ""]
     gap: Float[Real, " neuron"]
     num_steps: Int[Real, ""]
 
@@ -106,6 +110,12 @@ def remarks(fit: CornnFit, constrained: bool):
             f"{lost} of {len(fit.flag)} neurons have NaN or infinite rates and were "
             "left out: their weights are zero. Cut out those frames or neurons."
         )
+    if not np.all(fit.regular):
+        yield (
+            "the rates and inputs are linearly dependent to rounding, and the ridge "
+            "does not decide between the weights that fit alike: pass a larger ridge, "
+            "or leave out neurons that are there twice."
+        )
     used = fit.verdict != Verdict.constant
     share = float(np.mean(fit.clipped[used])) if used.any() else 0.0
     if share > MANY_CLIPPED:
@@ -117,7 +127,8 @@ def remarks(fit: CornnFit, constrained: bool):
     if constrained and going:
         yield (
             f"{going} of {len(fit.flag)} neurons have not converged under the "
-            "constraint: raise max_steps."
+            "constraint: raise max_steps, or with a small ridge splitting=Admm(rho) "
+            "tenfold."
         )
 
 

@@ -75,21 +75,34 @@ class Iterate(eqx.Module):
 
 class Normal(eqx.Module):
     """`X^T X + (lambda T + penalty) I`, factorised, and the ridge regression on
-    currents with it, which is where the iteration starts."""
+    currents with it, which is where the iteration starts. `smallest_pivot` is the
+    smallest share of a predictor's square, load included, that those before it leave
+    unexplained; NaN if the matrix is not positive."""
 
     factor: Float[Array, "predictor predictor"]
     start: Float[Array, "predictor neuron"]
+    smallest_pivot: Float[Array, ""]
+
+    @property
+    def regular(self) -> Bool[Array, ""]:
+        """Whether the weights are determined to more than rounding."""
+        eps = jnp.finfo(self.factor.dtype).eps
+        return self.smallest_pivot > 4 * self.factor.shape[0] ** 0.5 * eps
 
     def __init__(self, blocks: Blocks, ridge: Any, penalty: Any):
         def moments(block):
             return block.xt @ block.x, block.xt @ block.goal
 
         gram, cross = blocks.sum(moments)
-        # A silent neuron's row is empty; any diagonal will do.
-        silent = jnp.zeros(gram.shape[0], gram.dtype)
-        silent = silent.at[: blocks.alive.shape[0]].set(~blocks.alive)
+        size = jnp.diag(gram) + ridge * blocks.num_rows + penalty
+        # The row of a silent neuron, or input without a ridge, is empty; any diagonal
+        # will do.
+        silent = jnp.zeros(gram.shape[0], bool)
+        silent = silent.at[: blocks.alive.shape[0]].set(~blocks.alive) | (size == 0)
         load = ridge * blocks.num_rows + penalty + silent
         self.factor = jnp.linalg.cholesky(gram + jnp.diag(load))
+        pivots = jnp.diag(self.factor) ** 2 / (size + silent)
+        self.smallest_pivot = jnp.min(pivots)
         self.start = self.solve(cross)
 
     def solve(self, right):

@@ -39,7 +39,10 @@ class StreamState(AbstractWeights):
     - `old_kept`: kept samples among those, one number a neuron.
     - `theta`: fitted weights `(predictor, neuron)`.
     - `fixed_point`: ridge regression on currents of all rows, exact.
-    - `gradient_norm`: root mean square gradient of every neuron before the last step.
+    - `gradient_norm`: root mean square gradient of every neuron before the last step,
+      of the loss in which rows that have left the window are linearised: it says
+      whether the steps have converged, not how far the weights are from those of the
+      batch fit. NaN if the last update took no step.
     - `x`, `d`, `filled`: the window, newest rows last, and which of its rows hold data.
     - `last`: the last frame and its input; `started`: whether there is one.
     - `num_rows`: rows that came.
@@ -131,7 +134,7 @@ def stream(
         old_kept=zeros(n),
         theta=zeros(p, n),
         fixed_point=zeros(p, n),
-        gradient_norm=zeros(n),
+        gradient_norm=np.full(n, np.nan, dtype),
         x=zeros(window, p),
         d=zeros(window, n),
         filled=np.zeros(window, bool),
@@ -156,8 +159,9 @@ def update(
     r"""The stream after new frames.
 
     Exact, up to rounding and whatever the chunks: `gram`, `cross`, `factor` and
-    `fixed_point` are those of a batch fit of all rows with the same `load`. The factor
-    is updated by rank `k` where that is cheaper (see `update_factor`), else made anew.
+    `fixed_point` are those of a batch fit of all rows with the same `load` (which
+    leaves constant neurons out; here one that is not 0 acts as a bias). The factor is
+    updated by rank `k` where that is cheaper (see `update_factor`), else made anew.
 
     Then come `steps` steps of `cornn` in which rows of the window are looked at afresh,
     and older rows enter with the error that they had when they left. While the window
@@ -275,7 +279,8 @@ def _update(state, frames, inputs, steps, restart, new_trial):
         length = jnp.where(scale > 1.5, 1 / scale, 1)[None, :]
         return theta + length * solve(slope), rms(slope) / jnp.maximum(num_rows, 1)
 
-    theta, size = lax.fori_loop(0, steps, step, (theta, state.gradient_norm))
+    unknown = jnp.full_like(state.gradient_norm, jnp.nan)
+    theta, size = lax.fori_loop(0, steps, step, (theta, unknown))
     return StreamState(
         factor=factor,
         gram=gram,

@@ -130,11 +130,28 @@ def whole_bins(duration: float, width: float, exact: bool = True) -> int:
 
 
 def covered(intervals, low, high):
-    """Whether one observed interval holds the whole window; yes if none are given."""
+    """Whether the observed intervals hold the whole window; yes if none are given."""
     if intervals is None or not len(intervals):
         return np.ones(low.shape, bool)
     slack = 1e-9 * max(1.0, float(np.abs(intervals).max()))
     a, b = intervals[np.argsort(intervals[:, 0])].T
-    # The latest end of all intervals that begin before the window does.
-    latest = np.append(-np.inf, np.maximum.accumulate(b + slack))
-    return high <= latest[np.searchsorted(a - slack, low, side="right")]
+    # Intervals that touch or overlap are one.
+    end = np.maximum.accumulate(b)
+    first = np.flatnonzero(np.append(True, a[1:] > end[:-1] + slack))
+    last = np.append(-np.inf, np.maximum.reduceat(b, first) + slack)
+    return high <= last[np.searchsorted(a[first] - slack, low, side="right")]
+
+
+def nearest_frames(stamps, events, dt):
+    """Number of the frame nearest to each event. Frames go on every `dt` beyond the
+    ends; where there is no event (NaN) it is far out."""
+    right = np.clip(np.searchsorted(stamps, events), 1, len(stamps) - 1)
+    early = events - stamps[right - 1] < stamps[right] - events
+    inside = right - early
+    # Whole numbers hold no NaN and nothing far out.
+    limit = lambda a: np.rint(np.fmin(np.fmax(a / dt, -1e15), 1e15)).astype(int)
+    before = limit(events - stamps[0])
+    after = len(stamps) - 1 + limit(events - stamps[-1])
+    return np.where(
+        events < stamps[0], before, np.where(events <= stamps[-1], inside, after)
+    )

@@ -10,6 +10,7 @@ from ._binning import (
     covered,
     frame_means,
     kernel_weights,
+    nearest_frames,
     smooth,
     spike_counts,
     whole_bins,
@@ -79,6 +80,12 @@ def read_spikes(file: Any, window: Window, units: Any) -> dict[str, Any]:
     columns |= {"id": ids, "num_spikes": np.diff(ends, prepend=0)}
     rows = _select(units, ids, columns, "units")
     trains = [np.asarray(table.spike_times_index[int(i)], float) for i in rows]
+    lost = [int(i) for i, t in zip(ids[rows], trains, strict=True) if np.isnan(t).any()]
+    if lost:
+        raise ValueError(
+            f"units {lost[:10]} hold spike times that are NaN, expected seconds. Leave "
+            "them out with `units`, or mend the file."
+        )
     observed = [None] * len(rows)
     if "obs_intervals" in table.colnames:
         observed = [np.asarray(table["obs_intervals"][int(i)], float) for i in rows]
@@ -269,11 +276,10 @@ def _by_frame(get, stamps, dt, window, start, stop, ids, unit, source):
     else:
         count = whole_bins(window.before + window.after, dt, exact=False)
         shift = round(window.before / dt)
-        # Whole numbers hold no NaN (a trial without the event) and nothing far out.
-        place = np.fmin(np.fmax((window.events - stamps[0]) / dt, -1e15), 1e15)
-        rows = np.rint(place).astype(int) - shift
+        rows = nearest_frames(stamps, window.events, dt) - shift
         times = (np.arange(count) - shift) * dt
-        caveats = [f"events were aligned to frames, to within {dt / 2:g} s"]
+        apart = np.diff(stamps).max() / 2
+        caveats = [f"events were aligned to frames, to within {apart:g} s"]
     if count < 2:
         raise ValueError(
             f"{count} frames between {start:g} and {stop:g} s, expected at least 2. "
