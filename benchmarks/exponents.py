@@ -2,13 +2,13 @@
 
 The published networks and cues without a period after the reaction, batch 8 (published:
 128; the trials of a cue differ in noise and start alone): ten learning rates from 0.316
-to 0.0014, all 21 delays, 20 networks a cell. The sweep is cut into shards of ten networks
-of one cell and worked on in the order of what a shard says for its cost, until the
-minutes are over; the same command goes on later, and several processes may share a
-folder. What is there is then fitted: the published procedure with
-seeds resampled, and maximum likelihood with censored cells. Fewer rates, delays or
-networks than planned bias both (20 networks a cell already lower the exponent of the
-published data by 0.2), so the JSON says what is missing and what it would cost.
+to 0.0014, all 21 delays, 20 networks a cell. The sweep is cut into shards of ten
+networks of one cell and worked on in the order of what a shard says for its cost, until
+the minutes are over; the same command goes on later, and several processes may share a
+folder. What is there is then fitted: the published procedure with seeds resampled, and
+maximum likelihood with censored cells. Fewer rates, delays or networks than planned
+bias both (20 networks a cell already lower the exponent of the published data by 0.2),
+so the JSON says what is missing and what it would cost.
 
     python benchmarks/exponents.py run --minutes 60 --store FOLDER
     python benchmarks/exponents.py summary --store FOLDER
@@ -68,7 +68,7 @@ def order(sweep):
 
 def run(store, minutes):
     sweep, began = config(), time.time()
-    spent = store.with_name(store.name + "-cpu") / f"{os.getpid()}-{began:.0f}.txt"
+    spent = _spent(store) / f"{os.getpid()}-{began:.0f}.txt"
     spent.parent.mkdir(parents=True, exist_ok=True)
     for shard in order(sweep):
         if time.time() - began > 60 * minutes:
@@ -77,17 +77,27 @@ def run(store, minutes):
         spent.write_text(f"{time.process_time():.1f}")
 
 
+def _spent(store):
+    return store.with_name(store.name + "-cpu")
+
+
 def summary(store):
     found, state = rd.sweeps.load(store), rd.sweeps.status(store)
     cells = summarise("nopost", found)
     epochs = found.config.members().epochs
     steps = np.asarray(found.arrays["steps"])
+    # What every process has used so far, compilation included.
+    spent = [float(p.read_text()) for p in _spent(store).glob("*.txt")]
+    done = sum(w for w, s in zip(state.work, state.state, strict=True) if s == "done")
     out = {
         **origin(__doc__),
         "networks": {"planned": len(epochs), "trained": len(steps)},
         "network_epochs": {"planned": int(epochs.sum()), "trained": int(steps.sum())},
-        "hours_of_training": round(float(np.nansum(state.seconds)) / 3600, 2),
-        "hours_missing_at_this_pace": round(state.remaining / 3600, 1),
+        "batch": BATCH,
+        "cpu_hours": round(sum(spent) / 3600, 2),
+        "cpu_hours_missing": round(
+            sum(spent) / 3600 * (float(np.sum(state.work)) / done - 1), 1
+        ),
         "rates": cells.rates.tolist(),
         "delays_ms": cells.x.tolist(),
         "networks_a_cell": cells.n.tolist(),
