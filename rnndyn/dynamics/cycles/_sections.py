@@ -193,7 +193,7 @@ def return_map(
     ```python
     P = rd.dynamics.return_map(van_der_pol, jnp.array([0.0, 1.0]), dt=0.05,
                                max_time=10.0)
-    points = rd.dynamics.fixed_points(P, jnp.array([[-2.0, 0.0]]), mu)
+    points = rd.dynamics.fixed_points(P, jnp.array([[-2.0, 0.0]]), mu, slow=False)
     period = P.F.time(points.x[0], mu)
     ```
 
@@ -208,6 +208,9 @@ def return_map(
     to NaN, so that no search takes it for a fixed point: where the flow is tangent to
     the section, orbits return at once to where they began. Raises `ValueError` as
     `poincare_section` does, and where it is called for a flow that changes with time.
+
+    A search for its fixed points compiles for the better part of a minute, and for
+    minutes with slow points (`slow=True`), of which a return map has none to speak of.
 
     Not guaranteed: continuity, for the map jumps where an orbit grazes the section; nor
     that a fixed point is a cycle, for an equilibrium on the section (f = 0) is one too.
