@@ -288,6 +288,14 @@ def test_driven_flows_are_refused(verb):
         verb(silent)
 
 
+def test_a_drive_counts_beside_a_first_state_far_out():
+    def duffing(t, x, args):
+        return jnp.stack([x[1], x[0] - x[0] ** 3 + 0.3 * jnp.cos(t)])
+
+    with pytest.raises(ValueError, match="changes with time"):
+        rdd.limit_cycle(duffing, jnp.array([10.0, 0.0]), 3.0)
+
+
 def test_time_that_makes_no_difference_is_no_drive():
     nothing = lambda t, x, args: jax.lax.cond(x[0] > 0, lambda t: -x, lambda t: -x, t)
     run = lambda x: rdd.lyapunov_spectrum(

@@ -246,6 +246,14 @@ def test_collapsed_vectors_are_not_exponents():
     assert np.isnan(lam[1])
 
 
+def test_exponents_that_were_lost_have_no_drift_either():
+    f = lambda t, x, a: jnp.stack([-x[0], -500 * x[1]])
+    lost = lyapunov_spectrum(
+        f, jnp.ones(2), t_transient=0.0, t_total=40.0, dt=0.002, qr_every=500
+    )
+    assert np.isnan(lost.exponents[1]) and np.isnan(lost.drift[1])
+
+
 def test_drift_shows_a_short_transient():
     f = lambda t, x, args: -0.02 * x**3
     run = lambda t_transient: lyapunov_spectrum(

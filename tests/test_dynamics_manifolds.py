@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import van_der_pol
 
 import rnndyn as rd
 from rnndyn import Verdict
@@ -143,8 +144,25 @@ def test_a_curve_that_the_flow_leaves_is_nothing_of_its_own():
     focus = lambda t, x, a: jnp.stack([-0.01 * x[0] - x[1], x[0] - 0.01 * x[1]])
     found = ring_flow(focus, dense[::16], PLANE)
     assert found.verdict == Verdict.undetermined and found.invariance_error > 0.9
+    for size in (2, 5):  # nothing moves, and nothing would bring it back
+        basis = np.linalg.qr(np.random.default_rng(0).normal(size=(size, 2)))[0]
+        plane = lambda t, x, basis: -x + basis @ (basis.T @ x)
+        found = ring_flow(plane, dense[::16] @ basis.T, basis.T, basis)
+        assert found.verdict == Verdict.continuum and found.invariance_error == 0
+    # Around a stable circle of radius .9 with two roots on it.
+    inside = lambda t, x, a: jnp.stack([0.81 - x[0] ** 2, -x[0] * x[1]])
+    assert ring_flow(inside, 0.95 * dense[::16], PLANE).verdict == Verdict.root
+    assert ring_flow(inside, 2.0 * dense[::16], PLANE).verdict == Verdict.undetermined
     centre = ring_flow(lambda t, x, a: jnp.stack([-x[1], x[0]]), dense[::16], PLANE)
     assert centre.verdict == Verdict.limit_cycle and centre.invariance_error < 1e-9
+
+
+@pytest.mark.parametrize("mu", [1.0, 3.0])
+def test_a_cycle_that_draws_in_here_and_pushes_out_there_is_one(mu):
+    cycle = rd.limit_cycle(van_der_pol, jnp.array([2.0, 0.0]), 3 + 2 * mu, mu)
+    points = np.asarray(jax.vmap(cycle.at)(jnp.linspace(0, cycle.period, 2000)))
+    found = ring_flow(van_der_pol, points, PLANE, mu, num_knots=256, max_hole=1.5)
+    assert found.verdict == Verdict.limit_cycle and found.invariance_error < 0.05
 
 
 @pytest.mark.parametrize("a", [1 - 4e-6, 1 - 1e-7, 1 + 1e-6])

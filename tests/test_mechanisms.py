@@ -218,7 +218,6 @@ def test_a_flow_that_still_moves_is_not_at_rest():
     turn = rotation(1.001, 0.6) / np.cos(0.6)
     report = label(beside_a_toggle(turn, size=100))
     assert float(report.features.flow_late_rms.max()) < 0.02
-    print(report.flow_code.tolist())
     assert report.flow_code.tolist() == [[Mechanism.undetermined] * 2]
     # Just past a saddle-node of x' = -x + tanh(1.5 x + b) it creeps, near no root.
     x = (1 - 1 / 1.5) ** 0.5

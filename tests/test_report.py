@@ -116,10 +116,25 @@ def test_a_ring_whose_symmetry_is_broken_is_a_slow_manifold():
     assert "still creep" in told and "one slow direction" in told
     assert "rnndyn.dynamics.ring_flow" in told
     # Nothing of the kind is said of runs that are lost for another reason.
-    lost = report.attractors.start_verdict != rd.Verdict.undetermined
-    gone = np.where(lost, report.attractors.start_verdict, rd.Verdict.diverged)
-    ends = eqx.tree_at(lambda a: a.start_verdict, report.attractors, gone)
-    assert creeping(report.model, ends, 1.0) is None
+    ends, starts = report.attractors, np.random.default_rng(1).normal(size=(9, 48))
+    assert "still creep" in creeping(report.model, ends, 1.0, starts)
+    gone = np.where(ends.label < 0, rd.Verdict.diverged, ends.start_verdict)
+    away = eqx.tree_at(lambda a: a.start_verdict, ends, gone)
+    assert creeping(report.model, away, 1.0, starts) is None
+    # Nor of runs at two places, or all but at one.
+    two = np.where(
+        np.arange(len(ends.label))[:, None] % 2, ends.final[:1], -ends.final[:1]
+    )
+    for final in (two, 1e-3 * ends.final):
+        near = eqx.tree_at(lambda a: a.final, ends, final)
+        assert creeping(report.model, near, 1.0, starts) is None
+
+
+def test_a_state_that_rests_by_a_power_of_time_is_no_manifold():
+    model = rd.models.RateRNN.from_arrays(np.ones((1, 1)), tau=0.1)  # x' = -x + tanh x
+    report = rd.analyse(model, starts=12, key=jax.random.key(0))
+    told = " ".join(report.evidence)
+    assert report.mechanism == "undetermined" and "creep" not in told
 
 
 def test_cycle_of_the_map_beside_rest_of_the_flow():

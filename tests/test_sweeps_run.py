@@ -293,6 +293,25 @@ def test_labels_and_merged_store(done, tmp_path):
     assert np.isnan(sweeps.load(out).arrays["evidence_late_peak"][there]).all()
     assert store.write_labels(shard, _labels.blank(len(shard.rows), 2), 1.0)
     assert store.is_labelled(0)
+    # Others may be added meanwhile: they stay, and count as of the other version.
+    folder, shard = out / "labels" / "00001", sweep.store.shards[1]
+    old = folder / "labels.zarr" / "cue_evidence" / "zarr.json"
+    old.write_text(old.read_text().replace("late_peak", "late_mean"))
+    about = json.loads((folder / "manifest.json").read_text()) | {"labels": ["primary"]}
+    (folder / "manifest.json").write_text(json.dumps(about))
+    assert sweep.store.write_labels(shard, _labels.blank(len(shard.rows), 2), 1.0)
+    assert sweep.store.is_labelled(1) and not store.is_labelled(1)
+    there = np.isin(sweeps.load(out).rows, shard.rows)
+    assert set(sweeps.load(out).arrays["mechanism"][there].tolist()) == {2}
+    (folder / "labels.zarr" / "cue_evidence" / "zarr.json").unlink()
+    assert not store.is_labelled(1)
+    with pytest.raises(ValueError, match="lacks"):
+        sweeps.load(out)
+    shutil.rmtree(folder)
+    assert store.write_labels(shard, _labels.blank(len(shard.rows), 2), 1.0)
+    for shard in sweep.store.shards:
+        if not sweep.store.is_labelled(shard.index):
+            sweep.store.write_labels(shard, _labels.blank(len(shard.rows), 2), 1.0)
     fractions = sweep.fractions("compat")
     assert fractions.dims == ("learning_rate", "delay")
     assert fractions.counts.shape == (2, 2, 3) and np.all(fractions.n == 3)

@@ -182,11 +182,15 @@ def slow_directions(eigenvalues: np.ndarray, unit: float) -> tuple[int, float, f
     return int(last.max()) + 1, float(leading.max()), float(gap.min())
 
 
-def creeping(model: AbstractRNN, ends: Attractors, step: float) -> str | None:
+def creeping(
+    model: AbstractRNN, ends: Attractors, step: float, starts: np.ndarray
+) -> str | None:
     """What speaks for a slow manifold in the runs that reached nothing; `None` unless
-    all of them still creep, each in slow directions alone, and at different places.
+    all of them still creep, each in slow directions alone, and at three places or more.
 
-    **Arguments:** `step`: of the time of `ends`, in seconds.
+    **Arguments:** `step`: of the time of `ends`, in seconds; `starts`: states `(starts,
+    state)`, against whose spread that of the places is judged: what comes to rest by a
+    power of time ends in different places, too.
     """
     lost = (ends.label < 0) & np.isin(ends.start_verdict, _OPEN)
     x = ends.final[lost]
@@ -200,19 +204,31 @@ def creeping(model: AbstractRNN, ends: Attractors, step: float) -> str | None:
         jacobians = np.asarray(jax.vmap(jax.jacfwd(field))(jnp.asarray(x)))
     distance = np.linalg.norm(x[:, None] - x[None], axis=2)
     spread = distance.max()
-    apart = distance[np.triu_indices(len(x), 1)] > 0.01 * spread
+    wide = spread > 0.05 * np.linalg.norm(np.std(starts, axis=0))
     speed = unit * np.linalg.norm(velocity, axis=1).max()
+    if not (wide and _places(distance, 0.01 * spread) >= 3 and speed < 1e-2 * spread):
+        return None
     count, leading, gap = slow_directions(np.linalg.eigvals(jacobians), unit)
-    if not (speed < 1e-2 * spread and leading < 0.1 and gap >= 5 and apart.sum() >= 3):
+    if not (leading < 0.1 and gap >= 5):
         return None
     which = "one slow direction" if count == 1 else f"{count} slow directions"
+    rest = f", the next one at least {gap:.1f} times as fast" if gap < 1e9 else ""
     time = step * ends.time[lost].min() / unit
     return (
         f"{len(x)} runs still creep after {time:.0f} tau, at {speed / spread:.1e} of "
         f"the distance between them a tau and with {which} (|eigenvalue| up to "
-        f"{leading:.3f}/tau, the next one at least {gap:.1f} times as fast): a slow "
-        "manifold; where its drift ends see rnndyn.dynamics.ring_flow and slow_manifold"
+        f"{leading:.3f}/tau{rest}): a slow manifold; where its drift ends see "
+        "rnndyn.dynamics.ring_flow and slow_manifold"
     )
+
+
+def _places(distance: np.ndarray, near: float) -> int:
+    """How many rows are further than `near` from all that were counted before."""
+    counted: list[int] = []
+    for i in range(len(distance)):
+        if np.all(distance[i, counted] > near):
+            counted.append(i)
+    return len(counted)
 
 
 _OPEN = (Verdict.undetermined, Verdict.slow_point)

@@ -228,9 +228,10 @@ def analyse(
         one = jax.tree.map(lambda a: a[None] if eqx.is_array(a) else a, model)
         task_report = classify(one, task, dt=dt, key=keys[3])
     of_label = found_ends if map_attractors is None else map_attractors
+    creep = creeping(model, of_label, 1.0 if dt is None else dt, np.asarray(x0s))
     name, evidence = _decide(
         unit, points, len(slow["x"]), found_ends, map_attractors, radius, pulses,
-        latent_roots, mismatch, creeping(model, of_label, 1.0 if dt is None else dt),
+        latent_roots, mismatch, creep,
     )  # fmt: skip
     if task_report is not None:
         name = task_report.names[0]

@@ -98,20 +98,29 @@ def pack(features: Any) -> dict[str, np.ndarray]:
     }
 
 
-def unpack(
-    arrays: dict[str, np.ndarray], columns: dict[str, tuple[str, ...]] = EVIDENCE
+def aligned(
+    arrays: dict[str, np.ndarray], columns: dict[str, tuple[str, ...]]
 ) -> dict[str, np.ndarray]:
-    """The numbers of `pack` by name again, as `evidence_*`. `columns` are the names
-    that were packed: what another version did not keep is NaN."""
-    arrays = dict(arrays)
-    for name, wanted in EVIDENCE.items():
-        if name not in arrays:
-            continue
-        values, have = arrays.pop(name), columns[name]
+    """The two arrays of `pack` with the columns of this version: what another version,
+    with these `columns`, did not keep is NaN."""
+    found = {}
+    for name in EVIDENCE.keys() & arrays.keys():
+        values, have = arrays[name], columns[name]
         lost = np.full(values.shape[:-1], np.nan, values.dtype)
-        for k in wanted:
-            found = values[..., have.index(k)] if k in have else lost
-            arrays[f"evidence_{k}"] = found
+        parts = [
+            values[..., have.index(k)] if k in have else lost for k in EVIDENCE[name]
+        ]
+        found[name] = np.stack(parts, axis=-1)
+    return found
+
+
+def unpack(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The numbers of `pack` by name again, as `evidence_*`."""
+    arrays = dict(arrays)
+    for name, parts in EVIDENCE.items():
+        if name in arrays:
+            values = arrays.pop(name)
+            arrays |= {f"evidence_{k}": values[..., i] for i, k in enumerate(parts)}
     return arrays
 
 

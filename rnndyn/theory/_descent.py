@@ -8,7 +8,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from .._core._checks import check_count, check_positive
+from .._core._checks import check_count, check_positive, is_concrete
 from ._toy import AbstractToy, _floats
 
 
@@ -184,8 +184,9 @@ def measure_critical_rate(
     **Raises:** a `ValueError` unless times and rates are positive, the bracket rises
     and there are two `rates`, a round, a start and a step.
     """
-    check_positive("bracket", np.asarray(bracket))
-    if not bracket[0] < bracket[1]:
+    for bound in bracket:
+        check_positive("bracket", bound)
+    if all(map(is_concrete, bracket)) and not np.all(bracket[0] < bracket[1]):
         raise ValueError(f"bracket = {bracket}, expected the lower rate first.")
     check_count("rates", rates, least=2)
     for name, value in (("rounds", rounds), ("starts", starts), ("steps", steps)):

@@ -244,7 +244,7 @@ def _section(f, x0, g, args, crossings, direction, dt, max_time, flow):
     found = find_crossings(freeze(fns), freeze(x0), crossings, direction, dt, num_steps)
     index, mask, sign, times, points, finite = found
     # The last step may reach beyond.
-    mask = mask & (times <= max_time * (1 + 1e-9))
+    mask = mask & (times <= max_time * (1 + 4 * jnp.finfo(x0.dtype).eps))
     times, points = attach_crossings(fns, x0, index, mask, times, points, dt, num_steps)
     # Diagnostics carry no derivative: at empty slots it need not exist.
     velocity, height, _ = freeze(fns)

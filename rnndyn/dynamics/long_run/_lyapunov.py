@@ -87,8 +87,9 @@ def lyapunov_spectrum(
     args = jax.tree.map(
         lambda a: jnp.asarray(a) if isinstance(a, np.ndarray) else a, args
     )
-    plain = lambda a: a.item() if np.ndim(a) == 0 and hasattr(a, "item") else a
-    t_transient, t_total, dt = map(plain, (t_transient, t_total, dt))
+    # Numbers of NumPy would be traced.
+    t_transient, t_total = float(t_transient), float(t_total)
+    dt = None if dt is None else float(dt)
     options = (k, t_transient, t_total, dt, method, qr_every, project, key)
     axes = [("state",), ("trajectories", "state")]
     args = as_arrays(args, x0)
@@ -198,9 +199,9 @@ def _spectrum(system, x0, args, *options):
     halves = [_smooth_mean(h, _WINDOWS // 2) for h in jnp.split(rates, 2, axis=1)]
     (first, before), (second, later) = halves
     variance = before**2 + later**2
-    known = variance > 0
-    noise = jnp.sqrt(jnp.where(known, variance, 1))
-    drift = jnp.where(known, (second - first) / noise, 0)
+    tiny = jnp.finfo(x0.dtype).tiny
+    noise = jnp.sqrt(jnp.where(variance == 0, tiny, variance))
+    drift = jnp.where(second == first, 0, (second - first) / noise)
     probes = error.reshape(-1, every, width)[:, -1]
     spread_error = _std(probes) / len(probes) ** 0.5
     step_error = jnp.abs(jnp.mean(probes, axis=0)) + 2 * spread_error
@@ -366,11 +367,10 @@ def _warn_of_chaos(rates, duration):
 @_warn_of_chaos.defjvp
 def _(primals, tangents):
     rates, duration = primals
-    leading = jnp.max(jnp.mean(rates, axis=(0, 1)))
+    means, errors = _smooth_mean(rates, _WINDOWS)
+    which = jnp.argmax(means)
+    leading, stderr = means[which], errors[which]
     growth = leading * duration * rates.shape[1]
-    stretches = rates.reshape(len(rates) * _STRETCHES, -1, rates.shape[-1])
-    means = jnp.max(jnp.mean(stretches, axis=1), axis=-1)
-    stderr = jnp.std(means) / len(means) ** 0.5
     exploded = (leading > 2 * stderr) & (growth > _GROWTH)
     jax.debug.callback(_warn, exploded, leading, stderr)
     return rates, tangents[0]

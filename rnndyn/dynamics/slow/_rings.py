@@ -33,9 +33,10 @@ class RingFlow(Result):
     - `fixed_x`: the certified roots there, off the curve by `offset`; a point of the
         curve where there is none, with an infinite `offset`.
     - `uniform_norm`: largest speed along the curve, in state units.
-    - `invariance_error`: by how much a Newton step moves the curve to where the flow
-        does not cross it, over its radius: the largest of 64 places. NaN without a
-        curve. Near 1 the curve is nothing of the flow's.
+    - `invariance_error`: by how much a Newton step at one place moves the curve to
+        where the flow does not cross it, over its radius: the median of 64 places
+        between the knots. NaN without a curve, or if the flow is not finite on it.
+        Near 1 the curve is nothing of the flow's.
     - `verdict`: `root` if there are such angles and each has its root; `continuum` if
         the flow stands still all round (within `tol`); `limit_cycle`
         (`invariant_circle` of a map) if it goes round; `undetermined` if the
@@ -148,10 +149,9 @@ def ring_flow(
     norm = np.abs(omega * np.linalg.norm(slope, axis=1)).max()
     if not np.all(np.isfinite(omega)):
         return _ring(theta, x, omega, Verdict.undetermined)
-    places = slice(None, None, max(1, grid // 64))
-    error = _invariance_error(system, args, unit, x[places], slope[places])
+    error = _invariance_error(system, args, unit, spline, tol)
     measured = norm, error
-    leaves = error > 0.1
+    leaves = not error <= 0.1
     angles, values = theta, omega
     if np.abs(omega).max() > tol:
         angles, values = _with_dips(theta, omega, lambda a: velocity(a)[1])
@@ -180,7 +180,8 @@ def ring_flow(
     code = np.where(sign[index] > 0, -1, 1).astype(np.int32)
     on_curve = spline(found)[0]
     roots, offset = _nearest_roots(system, args, on_curve)
-    sure = Verdict.root if np.all(np.isfinite(offset)) else Verdict.undetermined
+    certain = np.all(np.isfinite(offset)) and not leaves
+    sure = Verdict.root if certain else Verdict.undetermined
     return _ring(theta, x, omega, sure, measured, found, roots, offset, code)
 
 
@@ -206,21 +207,30 @@ def _with_dips(theta, omega, rate):
     return angles[order], np.concatenate([omega, least])[order]
 
 
-def _invariance_error(system, args, unit, x, slope):
-    """The largest Newton step across the curve, over its radius."""
+def _invariance_error(system, args, unit, spline, tol):
+    """The median Newton step across the curve, over its radius. At single places of a
+    true cycle the step is long: where the flow turns from drawing in to pushing out."""
+    x, slope = spline((np.arange(_PLACES) + 0.5) * 2 * np.pi / _PLACES)
     with in_double():
         rows = jnp.asarray(x)
         values = np.array(residuals(system, args, unit, rows))
         slopes = np.array(jacobians(system, args, unit, rows))
     radius = np.linalg.norm(x - x.mean(axis=0), axis=1).max()
-    error = 0.0
+    steps = []
     for f, jacobian, tangent in zip(values, slopes, slope, strict=True):
         tangent = tangent / np.linalg.norm(tangent)
         across = np.eye(len(f)) - np.outer(tangent, tangent)
         inner = across @ jacobian @ across + np.outer(tangent, tangent)
-        move = np.linalg.lstsq(inner, across @ f, rcond=None)[0]
-        error = max(error, float(np.linalg.norm(move)))
-    return error / radius
+        speed = across @ f
+        # Rounding over rounding where nothing crosses, and nothing brings back.
+        still = np.linalg.norm(speed) <= tol * radius
+        move = 0 * f if still else np.linalg.lstsq(inner, speed, rcond=None)[0]
+        known = still or (np.all(np.isfinite(f)) and np.any(jacobian))
+        steps.append(np.linalg.norm(move) if known else np.inf)
+    return float(np.median(steps)) / radius
+
+
+_PLACES = 64
 
 
 def _nearest_roots(system, args, points):

@@ -193,9 +193,10 @@ def _first_weights(start, given):
 
 
 def mean_of_good(values: Any, good: Any) -> Array:
-    """Mean over everything of neurons that are fitted; the others have no loss."""
+    """Mean over everything of neurons that are fitted; the others have no loss. NaN if
+    there are none."""
     good = jnp.broadcast_to(good, values.shape)
-    return jnp.sum(jnp.where(good, values, 0)) / jnp.maximum(jnp.sum(good), 1)
+    return jnp.sum(jnp.where(good, values, 0)) / jnp.sum(good)
 
 
 def linked(given: Problem) -> Bool[Array, "predictor neuron"]:

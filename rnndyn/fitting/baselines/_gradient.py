@@ -208,8 +208,8 @@ def adam(
     - `start`: `FixedPointStart(1e4 weight_decay)` by default, as published.
     - `num_steps`: number of updates, all of them made.
     - `tol_gradient`: root mean square gradient, of the mean over rows and with the
-      decay's part, times the number of neurons, at which a neuron counts as converged;
-      nothing stops there.
+      decay's part, times the number of neurons fitted, at which a neuron counts as
+      converged; nothing stops there.
 
     **Returns:** a `BaselineFit`. Not guaranteed: convergence, or even a loss that
     falls.

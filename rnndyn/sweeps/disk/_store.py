@@ -21,7 +21,7 @@ import numpy as np
 from ..._core._store import named_leaves, read_arrays, write_arrays
 from .._config import SCHEMA, SweepConfig, differences
 from .._grid import Members
-from .._labels import CODES, DIMS, EVIDENCE, unpack
+from .._labels import CODES, DIMS, EVIDENCE, aligned, unpack
 from .._shard import Shard, Trained, plan, untrained
 from ._files import (
     REMEDY,
@@ -108,10 +108,16 @@ class Store:
         return wanted <= set(have) and current
 
     def _evidence(self, index: int) -> dict[str, tuple[str, ...]]:
-        """Names of the columns of evidence in a shard's labels."""
+        """Names of the columns of evidence in a shard's labels; none if these cannot be
+        read."""
         path = self.folder("labels", index) / "labels.zarr"
-        about = {k: read_json(path / k / "zarr.json")["attributes"] for k in EVIDENCE}
-        return {k: tuple(v["names"].split(", ")) for k, v in about.items()}
+        try:
+            about = {k: read_json(path / k / "zarr.json") for k in EVIDENCE}
+            return {
+                k: tuple(v["attributes"]["names"].split(", ")) for k, v in about.items()
+            }
+        except (OSError, KeyError, ValueError):
+            return dict.fromkeys(EVIDENCE, ())
 
     def header(self, index: int) -> dict[str, Any]:
         """What a file of a shard says about itself."""
@@ -146,11 +152,12 @@ class Store:
         if is_published(folder) and not self.is_labelled(shard.index):
             have = read_json(folder / "manifest.json").get("labels", [])
             others = [k for k in have if k not in kinds]
-            if self._evidence(shard.index) != EVIDENCE:  # of another version
-                others = [k for k in others if k != "primary"]
-            kinds += others
+            columns = self._evidence(shard.index)
+            # Of another version they are kept, and made anew when asked for.
+            kinds += [k for k in others if k != "primary" or columns == EVIDENCE]
             kind = lambda name: "compat" if name.startswith("compat") else "primary"
             old = self._read("labels", shard.index, "labels.zarr")
+            old |= aligned(old, columns)
             labels = {k: old[k] if kind(k) in others else v for k, v in labels.items()}
             discard(folder)
         return publish(folder, fill)
@@ -176,7 +183,7 @@ class Store:
         arrays = self._read("shards", index, "curves.zarr", skip)
         if is_published(self.folder("labels", index)):
             labels = self._read("labels", index, "labels.zarr")
-            arrays |= unpack(labels, self._evidence(index))
+            arrays |= unpack(labels | aligned(labels, self._evidence(index)))
         rows = self.members.rows(arrays["row"])
         return {**rows.values, **arrays}
 
