@@ -364,7 +364,7 @@ def test_a_driven_flow_has_sections_but_no_return_map():
     P = return_map(driven, X, **options)
     with pytest.raises(ValueError, match="changes with time"):
         P(start, None)
-    with pytest.raises(ValueError, match="takes its time into account"):
+    with pytest.raises(ValueError, match="written with its time"):
         jax.jit(lambda x: P(x, None))(start)
 
 
