@@ -16,12 +16,12 @@ from .._core._export import Result
 from .._core._verdicts import Verdict, names
 from ..dynamics import settle, verdict_of
 from ..dynamics.long_run._attractors import _check_linear
+from ..dynamics.long_run._late_verdict import UNDECIDED
 from ..models import AbstractRNN, member, num_members
 from ..tasks import AbstractTask, per_member
 from ._run import check_counts, check_memory, step_of
 
 
-_OPEN = (Verdict.undetermined, Verdict.slow_point)
 _KEPT = ("final", "jacobian", "period", "rates", "extent", "speed", "distance")
 
 
@@ -63,7 +63,7 @@ class CueAttractors(Result):
     def mixed(self) -> np.ndarray:
         """Networks whose cues end on attractors of different kinds: rest and motion, or
         different motions; false where one is not decided."""
-        known = ~np.isin(self.verdict, _OPEN)
+        known = ~np.isin(self.verdict, UNDECIDED)
         kind = np.where(self.verdict == Verdict.k_cycle, 6, self.verdict)
         return np.all(known, axis=1) & np.any(kind != kind[:, :1], axis=1)
 
@@ -128,7 +128,7 @@ def cue_attractors(
             _check_linear(found, ends, True, np.arange(len(found)))
             verdict[todo], x[todo] = found, ends["final"]
             time[todo] += 5 * length
-            todo = todo[np.isin(found, _OPEN)]
+            todo = todo[np.isin(found, UNDECIDED)]
             if not len(todo):
                 break
     fold = lambda a: a.reshape(members, cues, *a.shape[1:])

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._core._verdicts import Verdict
-from ..dynamics import Attractors, attractors
+from ..dynamics import Attractors, attractors, jacobian
 from ..flows import iterate
 from ..models import AbstractRNN, LowRankRNN
 from ._run import flow_map
@@ -182,6 +182,11 @@ def slow_directions(eigenvalues: np.ndarray, unit: float) -> tuple[int, float, f
     return int(last.max()) + 1, float(leading.max()), float(gap.min())
 
 
+def ways(count: int) -> str:
+    """So many slow directions, in words."""
+    return "one slow direction" if count == 1 else f"{count} slow directions"
+
+
 def creeping(
     model: AbstractRNN, ends: Attractors, step: float, starts: np.ndarray
 ) -> str | None:
@@ -192,31 +197,29 @@ def creeping(
     state)`, against whose spread that of the places is judged: what comes to rest by a
     power of time ends in different places, too.
     """
-    lost = (ends.label < 0) & np.isin(ends.start_verdict, _OPEN)
+    lost = ends.label < 0
     x = ends.final[lost]
-    if len(x) < 3 or np.any((ends.label < 0) & ~lost):
+    if len(x) < 3 or ends.undecided < len(x):  # others diverged
         return None
-    unit = float(model.time_scale)
-    with jax.enable_x64(True):
-        u = jnp.zeros(model.input_size, model.x0.dtype)
-        field = lambda x: model(0.0, x, u)
-        velocity = np.asarray(jax.vmap(field)(jnp.asarray(x)))
-        jacobians = np.asarray(jax.vmap(jax.jacfwd(field))(jnp.asarray(x)))
     distance = np.linalg.norm(x[:, None] - x[None], axis=2)
     spread = distance.max()
     wide = spread > 0.05 * np.linalg.norm(np.std(starts, axis=0))
+    if not (wide and _places(distance, 0.01 * spread) >= 3):
+        return None
+    unit = float(model.time_scale)
+    with jax.enable_x64(True):
+        rows, u = jnp.asarray(x), jnp.zeros(model.input_size, model.x0.dtype)
+        velocity = np.asarray(jax.vmap(lambda x: model(0.0, x, u))(rows))
+        jacobians = np.asarray(jax.vmap(lambda x: jacobian(model, x, u))(rows))
     speed = unit * np.linalg.norm(velocity, axis=1).max()
-    if not (wide and _places(distance, 0.01 * spread) >= 3 and speed < 1e-2 * spread):
-        return None
     count, leading, gap = slow_directions(np.linalg.eigvals(jacobians), unit)
-    if not (leading < 0.1 and gap >= 5):
+    if not (speed < 1e-2 * spread and leading < 0.1 and gap >= 5):
         return None
-    which = "one slow direction" if count == 1 else f"{count} slow directions"
     rest = f", the next one at least {gap:.1f} times as fast" if gap < 1e9 else ""
     time = step * ends.time[lost].min() / unit
     return (
         f"{len(x)} runs still creep after {time:.0f} tau, at {speed / spread:.1e} of "
-        f"the distance between them a tau and with {which} (|eigenvalue| up to "
+        f"the distance between them a tau and with {ways(count)} (|eigenvalue| up to "
         f"{leading:.3f}/tau{rest}): a slow manifold; where its drift ends see "
         "rnndyn.dynamics.ring_flow and slow_manifold"
     )
@@ -229,6 +232,3 @@ def _places(distance: np.ndarray, near: float) -> int:
         if np.all(distance[i, counted] > near):
             counted.append(i)
     return len(counted)
-
-
-_OPEN = (Verdict.undetermined, Verdict.slow_point)

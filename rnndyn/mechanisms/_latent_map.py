@@ -11,6 +11,7 @@ from .._core._batch import take
 from .._core._system import Map
 from .._core._verdicts import Verdict
 from ..dynamics import invariant_circle, settle, verdict_of
+from ..dynamics.long_run._late_verdict import UNDECIDED
 from ..models import LowRankRNN
 
 
@@ -68,7 +69,6 @@ def in_chunks(fn, models, rows, start, *args):
     return [np.concatenate(a) for a in zip(*pieces, strict=True)]
 
 
-_OPEN = (Verdict.undetermined, Verdict.slow_point)
 _SAMPLES = (2048, 16384)
 """States a circle is drawn through: close to a resonance few of them leave gaps."""
 
@@ -95,7 +95,7 @@ def latent_attractors(models, start, dt, steps, rounds):
             if name == "verdict":
                 out["residual"][todo] = speed
                 out["period"][todo] = np.where(code == Verdict.k_cycle, period, np.nan)
-            todo = todo[np.isin(code, _OPEN)]
+            todo = todo[np.isin(code, UNDECIDED)]
             if not todo.size:
                 break
     circles = np.flatnonzero(out["verdict"] == Verdict.invariant_circle)

@@ -35,6 +35,7 @@ from ._free_runs import (
     kinds_of,
     probe,
     slow_directions,
+    ways,
     with_ends,
 )
 from ._mechanism import MECHANISMS, Mechanism, MechanismReport
@@ -349,8 +350,7 @@ def _decide(
     is_slow = count > 0 and leading < 0.1 and gap >= 5
     ghost = single and num_slow > 0
     if (is_slow or ghost) and graded:
-        ways = "one slow direction" if count == 1 else f"{count} slow directions"
-        where = f"{ways} at every point that does not repel fast"
+        where = f"{ways(count)} at every point that does not repel fast"
         where = where if is_slow else f"{num_slow} slow points that are no roots"
         evidence.append(
             f"slow manifold: {where}, graded while the memory is needed, "

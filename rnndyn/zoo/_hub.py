@@ -8,7 +8,6 @@ from ._store import validate
 from ._zoo import Zoo
 
 
-_NAME = re.compile(r"\w[\w.-]*/[\w.-]+")
 _ADDRESS = re.compile(r"(?:hf://)?(?:datasets/)?(\w[\w.-]*/[\w.-]+?)(?:@([\w./-]+))?")
 
 
@@ -80,7 +79,8 @@ def push(
     **Raises:** a `ValueError` if the data set is not valid, or `repo` no such name;
     nothing is sent then.
     """
-    if not _NAME.fullmatch(repo):
+    found = _ADDRESS.fullmatch(repo)
+    if found is None or found[1] != repo:
         raise ValueError(f'repo = {repo!r}, expected "owner/name".')
     zoo = validate(path)
     api = _api() if api is None else api

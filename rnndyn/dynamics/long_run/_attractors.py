@@ -20,7 +20,7 @@ from ..points._points import Frozen
 from ..points._starts import AbstractSampler
 from ._approach import approach, shared_steps
 from ._basins import group, wilson
-from ._late_verdict import verdict_of
+from ._late_verdict import UNDECIDED, verdict_of
 from ._recurrence import settle
 
 
@@ -241,7 +241,7 @@ class _Runs:
         # Chaos may be a transient, and its averages converge slowly: look twice.
         once = (self.verdict == Verdict.chaotic) & ~self.seen_chaotic
         self.seen_chaotic = self.verdict == Verdict.chaotic
-        self.open &= np.isin(self.verdict, _OPEN) | once
+        self.open &= np.isin(self.verdict, UNDECIDED) | once
 
     def approach(self, todo, attempts):
         """Take the runs `todo` through a transient and choose their steps; which of
@@ -306,7 +306,6 @@ class _Runs:
         self.verdict[index] = verdict
 
 
-_OPEN = (Verdict.undetermined, Verdict.slow_point)
 _SAME_PERIOD = 1e-7
 
 

@@ -9,6 +9,10 @@ from ..points._search import Tolerances
 from ._recurrence import LateRun
 
 
+UNDECIDED = (Verdict.undetermined, Verdict.slow_point)
+"""Verdicts after which a run is worth going on with."""
+
+
 def verdict_of(
     run: LateRun,
     *,

@@ -330,8 +330,8 @@ def _smooth_mean(rates, windows):
     frequency 0 (Welch 1967, doi:10.1109/TAU.1967.1161901).
 
     The logarithm of growth is the logarithm of a bounded factor, which begins and ends
-    every stretch, beside what accumulates. Means over stretches keep these ends, and
-    err by three to six times (Lorenz, logistic map); smooth windows lose them.
+    every stretch, beside what accumulates. Means over stretches keep these ends and say
+    too much, for the logistic map several times; smooth windows lose them.
     """
     length = rates.shape[1] // windows
     weight = np.sin(np.pi * (np.arange(length) + 0.5) / length) ** 2

@@ -91,11 +91,9 @@ def force(
         ridge = jnp.asarray(ridge, dtype)
         start = FixedPointStart(ridge / rows.num_rows**2) if start is None else start
         first = jnp.asarray(np.diff(rows.trial, prepend=-1) > 0)
-        # Rates are told apart as they came: targets are only clipped for currents.
-        r, r_next, a = (jnp.asarray(v) for v in (rows.r, rows.r_next, rows.alpha))
-        raw = (r_next - (1 - a[None]) * r) / a[None]
+        # The clipping of targets concerns currents only.
         currents = isinstance(error, CurrentError)
-        wanted = jnp.arctanh(given.d) if currents else raw
+        wanted = jnp.arctanh(given.d) if currents else jnp.asarray(rows.r_next)
         theta, losses, change, kept = _force(
             given,
             jnp.where(given.good[None], wanted, 0),
@@ -124,14 +122,14 @@ def force(
 
 @eqx.filter_jit
 def _force(given, wanted, first, theta, ridge, input_ridge, currents, epochs, every):
-    x, d, alpha = given.x, given.d, given.alpha
-    n, p = d.shape[1], x.shape[1]
+    x, alpha = given.x, given.alpha
+    n, p = wanted.shape[1], x.shape[1]
     P0 = jnp.eye(n, dtype=x.dtype) / ridge
     Q0 = jnp.eye(p - n, dtype=x.dtype) / input_ridge
 
     def frame(carry, row):
         r, W, V, P, Q = carry
-        x, r_true, target, new = row
+        x, target, new = row
         # A trial starts at its true first frame.
         r = jnp.where(new, x[:n], r)
         z = r @ W + x[n:] @ V
@@ -139,7 +137,7 @@ def _force(given, wanted, first, theta, ridge, input_ridge, currents, epochs, ev
             e = z - target
         else:
             # Of rates it is the prediction from the model's own rate that counts.
-            e = jnp.tanh(z) - target + (1 - alpha) / alpha * (r - r_true)
+            e = ((1 - alpha) * r + alpha * jnp.tanh(z) - target) / alpha
         k = P @ r
         P = P - k[:, None] * (k / (1 + r @ k))[None, :]
         W = W - (k / (1 + r @ k))[:, None] * e[None, :]
@@ -154,7 +152,7 @@ def _force(given, wanted, first, theta, ridge, input_ridge, currents, epochs, ev
     def epoch(state):
         theta, _ = state
         carry = (x[0, :n], theta[:n], theta[n:], P0, Q0)
-        items = (x, x[:, :n], wanted, first)
+        items = (x, wanted, first)
         (_, W, V, _, _), errors = jax.lax.scan(frame, carry, items)
         new = jnp.concatenate([W, V])
         size = jnp.sqrt(jnp.sum(new**2, axis=0))
