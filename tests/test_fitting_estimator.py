@@ -109,6 +109,32 @@ def test_a_neuron_left_out_spoils_no_prediction():
     alone = CORNN(alpha=0.5).fit(rates[:, good]).predict(rates[:, good])
     np.testing.assert_allclose(model.predict(bad)[:, good], alone, rtol=1e-9)
 
+    scaled = dict(alpha=0.5, scale_limit=0.9)
+    for options in (dict(alpha=0.5), scaled):
+        with pytest.warns(UserWarning, match="left out"):
+            model = CORNN(**options).fit(bad)
+        alone = CORNN(**options).fit(rates[:, good])
+        assert model.score(bad) == pytest.approx(alone.score(rates[:, good]), rel=1e-9)
+        run = model.simulate(bad, 5, noisy=True)
+        assert np.all(run[1:, good] != 0) and np.all(run[:, 2] == 0)
+        np.testing.assert_allclose(
+            model.simulate(bad, 5)[:, good],
+            alone.simulate(rates[:, good], 5),
+            rtol=1e-9,
+        )
+    with pytest.raises(ValueError, match="non-finite"):
+        CORNN(**scaled).fit(np.full((60, 4), np.nan))
+
+
+def test_the_input_of_the_last_frame_does_not_matter():
+    rng = np.random.default_rng(4)
+    rates, inputs = rng.uniform(-0.5, 0.5, (2, 40, 3)), rng.normal(size=(2, 40, 1))
+    lost = inputs.copy()
+    lost[:, -1] = np.nan
+    model, other = (CORNN(alpha=0.5).fit(rates, inputs=u) for u in (inputs, lost))
+    np.testing.assert_array_equal(model.fit_.theta, other.fit_.theta)
+    assert model.score(rates, inputs=lost) == model.score(rates, inputs=inputs[:, :-1])
+
 
 def test_before_fit_and_wrong_shapes():
     model = CORNN(alpha=ALPHA)

@@ -7,8 +7,9 @@ import jax
 import numpy as np
 
 from .._core._types import KeyLike
-from ._evaluation import free_run, held_out, one_step_residuals
-from ._problem import doubles
+from ._evaluation import free_run, one_step_residuals
+from ._metrics import one_step_r2
+from ._problem import doubles, regression_rows
 from .convex._cornn import cornn
 from .convex._cornn_fit import CornnFit, NeuronFlag
 from .convex._outliers import AbstractOutliers, Reject
@@ -91,7 +92,15 @@ class CORNN:
         X = doubles("X", X)
         scaling = None
         if self.scale_limit is not None:
-            scaling = z_scale(X, limit=self.scale_limit, quantile=self.scale_quantile)
+            # A neuron with NaN keeps scale 1: `cornn` leaves it out and flags it.
+            whole = np.isfinite(X).all(axis=tuple(range(X.ndim - 1)))
+            if not whole.any():
+                whole = np.ones_like(whole)
+            scaling = z_scale(
+                np.where(whole, X, 0),
+                limit=self.scale_limit,
+                quantile=self.scale_quantile,
+            )
         fit = cornn(
             X if scaling is None else scaling(X),
             inputs,
@@ -117,8 +126,7 @@ class CORNN:
         missing last one is taken to be as the one before."""
         theta = np.asarray(self._fitted().theta)
         r = self._scale(X)
-        # A neuron left out has no weights, but NaN times zero is NaN.
-        x = np.where(self.fit_.flag == NeuronFlag.not_finite, 0, r)
+        x = self._without_lost(r)
         if inputs is not None:
             x = np.concatenate([x, _row_a_frame(inputs, r)], axis=-1)
         if x.shape[-1] != theta.shape[0]:
@@ -132,10 +140,11 @@ class CORNN:
 
     def score(self, X: Any, y: Any = None, *, inputs: Any = None) -> float:
         """One-step R2 of the targets d on `X`, all neurons pooled: the share of what is
-        new in a frame that the network predicts. At most 1; `y` is not used."""
+        new in a frame that the network predicts. At most 1; neurons with NaN in `X`
+        are left out, `y` is not used."""
         fit = self._fitted()
-        found = held_out(fit.theta, self._scale(X), inputs, alpha=fit.alpha)
-        return float(found.r2_d[0])
+        rows = regression_rows(self._scale(X), inputs, alpha=fit.alpha)
+        return float(one_step_r2(fit.theta, rows).d)
 
     def simulate(
         self,
@@ -150,11 +159,12 @@ class CORNN:
         the units of `X`.
 
         With `noisy=True` the one-step errors on `X` are drawn as noise, with `key`.
+        Neurons that were left out of the fit for their NaN rest at 0.
         `inputs`: a row for each of the `steps`; noise is for networks without inputs.
 
         **Raises:** a `ValueError` for `noisy=True` on a network with inputs.
         """
-        fit, r = self._fitted(), self._scale(X)
+        fit, r = self._fitted(), self._without_lost(self._scale(X))
         errors = None
         if noisy and np.shape(fit.theta)[0] > self.n_features_in_:
             raise ValueError(
@@ -223,6 +233,11 @@ class CORNN:
         if not hasattr(self, "fit_"):
             raise ValueError("this CORNN is not fitted yet. Call fit(X) first.")
         return self.fit_
+
+    def _without_lost(self, r: np.ndarray) -> np.ndarray:
+        """Rates with 0 for neurons left out of the fit because they held NaN: they have
+        no weights, but NaN times zero is NaN."""
+        return np.where(self.fit_.flag == NeuronFlag.not_finite, 0, r)
 
     def _scale(self, X: Any) -> np.ndarray:
         self._fitted()

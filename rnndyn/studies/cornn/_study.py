@@ -3,13 +3,13 @@
 import dataclasses
 import importlib
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from ... import __version__
 from . import _random as random, _tasks as tasks
 from ._lines import LINES
 from ._table import Line, render
@@ -117,8 +117,8 @@ class CornnStudy:
         return render(self.lines)
 
     def save(self, out: str | Path) -> Path:
-        """Write `table.txt`, `table.json` and one netCDF file an experiment (NumPy's
-        npz where netCDF cannot be written) to a folder.
+        """Write `table.txt`, `table.json` and one netCDF file an experiment to a
+        folder.
 
         **Returns:** the folder.
         """
@@ -129,11 +129,10 @@ class CornnStudy:
         report |= {"lines": [line.to_dict() for line in self.lines]}
         (out / "table.json").write_text(json.dumps(report, indent=1) + "\n")
         for name, data in self.results.items():
-            try:
-                data.to_netcdf(out / f"experiment_{name}.nc")
-            except (ValueError, ImportError):  # no engine that knows strings
-                arrays = {k: v.values for k, v in data.variables.items()}
-                np.savez(out / f"experiment_{name}.npz", **arrays)
+            file = _file(out, name)
+            partial = file.with_name(file.name + ".tmp")
+            data.to_netcdf(partial, engine="scipy")
+            os.replace(partial, file)
         return out
 
 
@@ -158,7 +157,8 @@ def cornn_study(
 
     - `scale`: "tiny" (a minute), "small" (ten minutes on two cores) or "full" (the
       published sizes).
-    - `out`: folder to save to, after every experiment.
+    - `out`: folder to save to, after every experiment. Those that lie there already,
+        of this version and with the same settings, are read and not run again.
     - `only`: names of experiments, keys of `EXPERIMENTS`; all by default.
     - `seed`: of networks, noise and training.
     - `progress`: show a bar over experiments.
@@ -186,22 +186,41 @@ def cornn_study(
     results, seconds, lines, trained = {}, {}, [], {}
     for name in steps:
         run, options = EXPERIMENTS[name]
-        sizes = {**options, **SIZES[scale][name], "seed": seed, "say": say}
-        if name in ("4", "6"):
-            # Both look at the same networks.
-            wanted = {k: sizes[k] for k in ("neurons", "updates") if k in sizes}
-            wanted = {"neurons": 500} | wanted
-            count = sizes.get("networks", 1)
-            at = (count, *wanted.values())
-            if at not in trained:
-                say(f"training {count} networks for experiments 4 and 6")
-                trained[at] = tasks.timed_networks(count, seed=seed, **wanted)
-            sizes["trained"] = trained[at]
-        say(f"experiment {name}")
-        start = time.perf_counter()
-        results[name] = run(**sizes)
-        seconds[name] = time.perf_counter() - start
-        lines += LINES[name](name, results[name])
+        sizes = {**options, **SIZES[scale][name], "seed": seed}
+        settings = json.dumps({"version": __version__, **sizes}, sort_keys=True)
+        data = None if out is None else _saved(_file(Path(out), name), settings)
+        if data is not None:
+            say(f"experiment {name} is there")
+        else:
+            if name in ("4", "6"):
+                # Both look at the same networks.
+                wanted = {k: sizes[k] for k in ("neurons", "updates") if k in sizes}
+                wanted = {"neurons": 500} | wanted
+                count = sizes.get("networks", 1)
+                at = (count, *wanted.values())
+                if at not in trained:
+                    say(f"training {count} networks for experiments 4 and 6")
+                    trained[at] = tasks.timed_networks(count, seed=seed, **wanted)
+                sizes["trained"] = trained[at]
+            say(f"experiment {name}")
+            start = time.perf_counter()
+            data = run(**sizes, say=say)
+            data.attrs["settings"] = settings
+            data.attrs["seconds"] = time.perf_counter() - start
+        results[name], seconds[name] = data, float(data.attrs["seconds"])
+        lines += LINES[name](name, data)
         if out is not None:
             CornnStudy(scale, results, tuple(lines), seconds).save(out)
     return CornnStudy(scale, results, tuple(lines), seconds)
+
+
+def _file(out: Path, name: str) -> Path:
+    return out / f"experiment_{name}.nc"
+
+
+def _saved(file: Path, settings: str) -> Any | None:
+    """The dataset of a file that was made with these settings, or `None`."""
+    if not file.is_file():
+        return None
+    data = importlib.import_module("xarray").load_dataset(file, engine="scipy")
+    return data if data.attrs.get("settings") == settings else None

@@ -17,7 +17,8 @@ class Line:
 
     `verdict` is "agrees" or "differs" for a number measured at the published size,
     "other size" for one that was not, and "holds" or "fails" for a claim; "not at this
-    size" for a claim that fails at another size than the published one.
+    size" for a claim that fails at another size than the published one, "no test" for
+    any of networks that have not all learned their task.
     """
 
     experiment: str
