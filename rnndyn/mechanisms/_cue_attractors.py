@@ -15,8 +15,7 @@ from .._core._checks import check_step_ratio
 from .._core._export import Result
 from .._core._verdicts import Verdict, names
 from ..dynamics import settle, verdict_of
-from ..dynamics.long_run._attractors import _check_linear
-from ..dynamics.long_run._late_verdict import UNDECIDED
+from ..dynamics.long_run._late_verdict import UNDECIDED, confirm_roots
 from ..models import AbstractRNN, member, num_members
 from ..tasks import AbstractTask, per_member
 from ._run import check_counts, check_memory, step_of
@@ -125,7 +124,7 @@ def cue_attractors(
             for name, value in ends.items():
                 kept.setdefault(name, np.zeros((len(x), *value.shape[1:])))
                 kept[name][todo] = value
-            _check_linear(found, ends, True, np.arange(len(found)))
+            confirm_roots(found, ends, True, np.arange(len(found)))
             verdict[todo], x[todo] = found, ends["final"]
             time[todo] += 5 * length
             todo = todo[np.isin(found, UNDECIDED)]

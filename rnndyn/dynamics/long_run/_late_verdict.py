@@ -1,6 +1,7 @@
 """What a long run amounts to: rest, cycle, circle, torus, chaos, or nothing certain."""
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Int
 
 from ..._core._masks import norm
@@ -106,3 +107,16 @@ def verdict_of(
         Verdict.undetermined,
     )
     return verdict.astype(jnp.int32)
+
+
+def confirm_roots(verdict, ends, is_map, rows) -> None:
+    """Let eigenvalues confirm what the growth of perturbations said of roots."""
+    for i in rows[np.isin(verdict[rows], (Verdict.root, Verdict.continuum))]:
+        values = np.linalg.eigvals(ends["jacobian"][i])
+        margin = np.abs(1 + values) - 1 if is_map else values.real
+        size = max(np.abs(values).max(), 1e-300)
+        stable = margin.max() < -1e-9 * size
+        neutral = not stable and margin.max() < 1e-7 * size
+        wanted = stable if verdict[i] == Verdict.root else neutral
+        if not wanted:
+            verdict[i] = Verdict.undetermined

@@ -15,10 +15,8 @@ from ..._core._system import Map, residual_fn
 from ...flows import RK4, AbstractMethod
 from .._linear import newton_length
 from .._states import as_states
+from ._returns import SAMPLES, apart, find_returns, orbit_after, period_average
 
-
-SAMPLES = 256
-"""States kept of the motion found."""
 
 BLOCKS = 8
 """Stretches of each half of the window, whose means say how much means fluctuate."""
@@ -209,15 +207,15 @@ def settle(
         neutral = neutral - (now[-1] - last)
 
     before = x
-    found = _returns(advance, displacement, x, h, 2 * half, unit, closed, is_map)
+    found = find_returns(advance, displacement, x, h, 2 * half, unit, closed, is_map)
     x, returns, period, uneven, closure, nearest = found
     if is_map:
-        apart = _apart(advance, before, h, jnp.where(returns > 0, period, 0))
-        closure = jnp.maximum(closure, apart / unit)
-    orbit = _orbit(advance, x, h, 2 * half, returns, period, is_map)
+        gap = apart(advance, before, h, jnp.where(returns > 0, period, 0))
+        closure = jnp.maximum(closure, gap / unit)
+    orbit = orbit_after(advance, x, h, 2 * half, returns, period, is_map)
     # A window of a few periods is no average; its halves may agree on the wrong one.
     whole = (returns > 0) & ((period <= SAMPLES) if is_map else jnp.isfinite(period))
-    average = _average(advance, x, h, jnp.where(whole, period, 0), is_map)
+    average = period_average(advance, x, h, jnp.where(whole, period, 0), is_map)
     mean = jnp.where(whole, average, reference + jnp.mean(first, axis=0))
     step_error = jnp.zeros((), dtype)
     if not is_map:
@@ -283,107 +281,6 @@ def orthonormal(pushed, before):
         rows.append(jnp.where(alive, v / jnp.where(alive, length, 1), before[i]))
         logs.append(jnp.log(jnp.where(alive, length, jnp.finfo(v.dtype).tiny)))
     return jnp.stack(rows), jnp.stack(logs)
-
-
-def _returns(advance, displacement, p, h, steps, unit, closed, is_map, most=16):
-    """Follow the orbit from `p` until it has come back `most` times: for a flow,
-    crossings of the plane through `p` across the velocity, interpolated."""
-    along = displacement(p)
-    infinite = jnp.asarray(jnp.inf, p.dtype)
-
-    def derivatives(x):
-        velocity = displacement(x)
-        return velocity, jax.jvp(displacement, (x,), (velocity,))[1]
-
-    def crossing(x, new):
-        if is_map:
-            return jnp.ones((), bool), jnp.ones((), p.dtype), norm(new - p) / unit
-        ends = [x - p, new - p, *derivatives(x), *derivatives(new)]
-        heights = [jnp.vdot(along, a) for a in ends]
-        s0, s1 = heights[:2]
-        hit = (s0 < 0) & (s1 >= 0)
-        u = jnp.where(hit, -s0 / jnp.where(s1 > s0, s1 - s0, 1), 0)
-        for _ in range(3):
-            slope = jax.grad(_quintic)(u, *heights)
-            u = u - _quintic(u, *heights) / jnp.where(slope > 0, slope, infinite)
-            u = jnp.clip(u, 0, 1)
-        return hit, u, norm(_quintic(u, *ends)) / unit
-
-    def body(carry):
-        i, x, count, last, shortest, longest, closure, nearest, total = carry
-        new = advance(x, h)
-        hit, part, distance = crossing(x, new)
-        time = i + part
-        near = hit & (distance <= closed)
-        gap = time - last
-        return (
-            i + 1,
-            new,
-            count + near,
-            jnp.where(near, time, last),
-            jnp.where(near, jnp.minimum(shortest, gap), shortest),
-            jnp.where(near, jnp.maximum(longest, gap), longest),
-            jnp.where(near, jnp.maximum(closure, distance), closure),
-            jnp.where(hit, jnp.minimum(nearest, distance), nearest),
-            jnp.where(near, time, total),
-        )
-
-    zero = jnp.zeros((), p.dtype)
-    count = jnp.zeros((), jnp.int32)
-    start = (count, p, count, zero, infinite, zero, zero, infinite, zero)
-    going = lambda c: (c[0] < steps) & (c[2] < most)
-    _, x, count, _, shortest, longest, closure, nearest, total = lax.while_loop(
-        going, body, start
-    )
-    period = total / jnp.maximum(count, 1)
-    uneven = jnp.where(count > 0, (longest - shortest) / jnp.maximum(period, 1e-30), 0)
-    return x, count, period, uneven, closure, nearest
-
-
-def _apart(advance, x, h, period):
-    """Largest distance between states of a cycle and the same a period later: near a
-    critical point all but the first may still be far from closing."""
-
-    def body(_, carry):
-        x, y, largest = carry
-        x, y = advance(x, h), advance(y, h)
-        return x, y, jnp.maximum(largest, norm(x - y))
-
-    steps = jnp.round(period).astype(jnp.int32)
-    y = lax.fori_loop(0, steps, lambda _, x: advance(x, h), x)
-    return lax.fori_loop(0, steps, body, (x, y, norm(x - y)))[2]
-
-
-def _quintic(u, x0, x1, v0, a0, v1, a1):
-    """States, velocities and accelerations at both ends of a step, interpolated."""
-    w = 1 - u
-    return w**3 * (
-        (1 + 3 * u + 6 * u**2) * x0 + u * (1 + 3 * u) * v0 + u**2 / 2 * a0
-    ) + u**3 * ((1 + 3 * w + 6 * w**2) * x1 - w * (1 + 3 * w) * v1 + w**2 / 2 * a1)
-
-
-def _orbit(advance, x, h, steps, returns, period, is_map):
-    """Equally spaced states after `x`."""
-    if is_map:
-        return lax.scan(lambda x, _: (advance(x, h), x), x, None, length=SAMPLES)[1]
-    periodic = returns > 0
-    inner = jnp.where(periodic, jnp.ceil(period / SAMPLES), steps // SAMPLES)
-    inner = jnp.maximum(inner, 1).astype(jnp.int32)
-    small = jnp.where(periodic, h * period / (SAMPLES * inner), h)
-    hop = lambda x: lax.fori_loop(0, inner, lambda _, x: advance(x, small), x)
-    return lax.scan(lambda x, _: (hop(x), x), x, None, length=SAMPLES)[1]
-
-
-def _average(advance, x, h, period, is_map):
-    """The average over one period, in steps nearly as long as those that led to `x`:
-    much shorter ones have an orbit of their own, and leave this one."""
-    steps = jnp.round(period) if is_map else jnp.ceil(period)
-    number = jnp.maximum(steps, 1)
-    fitting = h if is_map else h * period / number
-    one = lambda _, c: (advance(c[0], fitting), c[1] + (c[0] - x))
-    start = (x, jnp.zeros_like(x))
-    _, total = lax.fori_loop(0, steps.astype(jnp.int32), one, start)
-    return x + total / number
 
 
 def _nearby_root(residual, x):

@@ -6,10 +6,10 @@ import json
 import os
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ... import __version__
 from . import _random as random, _tasks as tasks
 from ._lines import LINES
 from ._table import Line, render
@@ -187,7 +187,7 @@ def cornn_study(
     for name in steps:
         run, options = EXPERIMENTS[name]
         sizes = {**options, **SIZES[scale][name], "seed": seed}
-        settings = json.dumps({"version": __version__, **sizes}, sort_keys=True)
+        settings = json.dumps({"version": version("rnndyn"), **sizes}, sort_keys=True)
         data = None if out is None else _saved(_file(Path(out), name), settings)
         if data is not None:
             say(f"experiment {name} is there")

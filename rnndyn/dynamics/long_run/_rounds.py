@@ -1,0 +1,165 @@
+"""Many runs in rounds: each goes on four times as long until it is decided."""
+
+import equinox as eqx
+import jax
+import numpy as np
+
+from ..._core._batch import in_double
+from ..._core._system import Map
+from ..._core._verdicts import Verdict
+from ...flows import Dop853
+from ._approach import approach, shared_steps
+from ._late_verdict import UNDECIDED, confirm_roots, verdict_of
+from ._recurrence import settle
+
+
+_KEPT = ("returns", "final", "point", "jacobian", "extent", "growth", "period", "orbit")
+_KEPT += ("window", "step_error", "rates", "mean", "spread", "drift", "closure")
+_KEPT += ("blocks",)
+
+
+class Runs:
+    """All starts, continued in rounds; only the open ones, in padded chunks."""
+
+    def __init__(self, problem, x0s, dt, method, chunk):
+        self.problem = problem
+        self.method = Dop853() if method is None else method
+        self.is_map = isinstance(problem.thaw()[0], Map)
+        # Powers of two: few different programs, and no lanes for nothing.
+        self.chunk = min(chunk, 1 << (len(x0s) - 1).bit_length())
+        self.adaptive = dt is None
+        count = len(x0s)
+        self.x = x0s.copy()
+        self.dt = np.full(count, np.nan if dt is None else dt)
+        self.verdict = np.zeros(count, np.int64)
+        self.time = np.zeros(count)
+        self.open = np.ones(count, bool)
+        self.coarse = np.zeros(count, bool)
+        self.gone = np.zeros(count, bool)
+        self.seen_chaotic = np.zeros(count, bool)
+        self.ends: dict[str, np.ndarray] = {}
+
+    def advance(self, steps):
+        open_ = todo = np.flatnonzero(self.open)
+        away = np.zeros(len(todo), bool)
+        if self.adaptive:
+            away = self.approach(todo, steps // 2)
+        for finer in (1, 8, 64) if self.adaptive else (1,):
+            dt = self.dt[todo] / finer
+            verdict, ends = self.run(self.x[todo], dt, steps * finer)
+            self.keep(todo, verdict, ends, dt)
+            # A step that is too long makes things up, divergence above all.
+            poor = _too_long(verdict, ends)
+            self.coarse[todo] = poor
+            if finer == 1:
+                poor |= verdict == Verdict.diverged
+            todo = todo[poor]
+            if not len(todo):
+                break
+        stays = open_[~away]
+        self.time[stays] += 3 * steps * self.dt[stays]
+        whole = open_[self.verdict[open_] != Verdict.diverged]
+        self.x[whole] = self.ends["final"][whole]
+        if self.adaptive:
+            self.verdict[self.verdict == Verdict.diverged] = Verdict.undetermined
+            self.gone[open_[away]] = True
+        self.verdict[self.coarse] = Verdict.undetermined
+        self.verdict[self.gone] = Verdict.diverged
+        confirm_roots(self.verdict, self.ends, self.is_map, open_)
+        # Chaos may be a transient, and its averages converge slowly: look twice.
+        once = (self.verdict == Verdict.chaotic) & ~self.seen_chaotic
+        self.seen_chaotic = self.verdict == Verdict.chaotic
+        self.open &= np.isin(self.verdict, UNDECIDED) | once
+
+    def approach(self, todo, attempts):
+        """Take the runs `todo` through a transient and choose their steps; which of
+        them diverged. Only here is divergence believed: errors are controlled."""
+        part = lambda x: _approach(self.problem, x, np.int32(attempts))
+        x, time, rate, away = self.in_chunks(part, self.x[todo])
+        rate[away] = np.median(rate[~away]) if not away.all() else 1.0
+        used = np.unique(self.dt[np.isfinite(self.dt)])
+        self.x[todo], self.dt[todo] = x, shared_steps(rate, used)
+        self.time[todo] += time
+        return away
+
+    def run(self, x, dt, steps):
+        steps = np.int32(steps)
+        part = lambda x, dt: _label(self.problem, x, dt, steps, self.method)
+        return self.in_chunks(part, x, dt)
+
+    def in_chunks(self, part, *rows):
+        count = len(rows[0])
+        pad = lambda a: np.concatenate([a, np.repeat(a[-1:], -count % self.chunk, 0)])
+        rows = [pad(a) for a in rows]
+        pieces = []
+        for i in range(0, len(rows[0]), self.chunk):
+            out = part(*(a[i : i + self.chunk] for a in rows))
+            pieces.append(jax.tree.map(np.asarray, out))
+        return jax.tree.map(lambda *a: np.concatenate(a)[:count], *pieces)
+
+    def shorten_steps(self, index):
+        """Follow these limit cycles again with half the step, up to six times, until
+        their periods stay the same; the last relative changes.
+
+        One step may be accurate and the period not, where the cycle passes a saddle.
+        """
+        dt = self.ends["step"][index]
+        period, start = self.ends["period"][index], self.ends["final"][index]
+        error = np.full(len(index), np.inf)
+        for _ in range(6):
+            dt = dt / 2
+            with in_double():
+                steps = int(np.ceil(6 * (period / dt).max()))
+                _, ends = self.run(start, dt, steps)
+            new = np.where(ends["returns"] > 0, ends["period"] * dt, np.inf)
+            error = np.where(np.isfinite(new), np.abs(new / period - 1), np.inf)
+            if not np.all(np.isfinite(error)):
+                break
+            for name in ("final", "orbit", "extent"):
+                self.ends[name][index] = ends[name]
+            self.ends["period"][index] = period = new
+            start = ends["final"]
+            if error.max() <= _SAME_PERIOD:
+                break
+        return error
+
+    def keep(self, index, verdict, ends, dt):
+        units = {"period": dt, "window": dt, "rates": 1 / dt[:, None]}
+        ends = {k: v * units.get(k, 1) for k, v in ends.items()} | {"step": dt}
+        if not self.ends:
+            shape = lambda a: (len(self.x), *a.shape[1:])
+            self.ends = {k: np.zeros(shape(a)) for k, a in ends.items()}
+        for name, value in ends.items():
+            self.ends[name][index] = value
+        self.verdict[index] = verdict
+
+
+_SAME_PERIOD = 1e-7
+
+
+def _too_long(verdict, ends):
+    """Whether steps were too long: by their own errors, or, on cycles, by what these
+    add up to before the attraction has them forgotten."""
+    error = ends["step_error"]
+    forgotten = -ends["growth"].sum(axis=1)[:, min(1, ends["growth"].shape[2] - 1)]
+    moved = error * ends["window"] > 1e-2 * np.maximum(forgotten, 0)
+    return (error > 1e-4) | ((verdict == Verdict.limit_cycle) & moved)
+
+
+@eqx.filter_jit
+def _approach(problem, x0s, attempts):
+    system, args = problem.thaw()
+    return jax.vmap(lambda x: approach(system, x, args, attempts))(x0s)
+
+
+@eqx.filter_jit
+def _label(problem, x0s, dts, steps, method):
+    system, args = problem.thaw()
+
+    def one(x0, dt):
+        run = settle(
+            system, x0, args, dt=dt, transient=steps, window=steps, method=method
+        )
+        return verdict_of(run), {k: getattr(run, k) for k in _KEPT}
+
+    return jax.vmap(one)(x0s, dts)
