@@ -15,6 +15,7 @@ so the JSON says what is missing and what it would cost.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -66,19 +67,24 @@ def order(sweep):
     return [index for _, index in sorted(ranked)]
 
 
+class TimeIsUp(Exception):
+    pass
+
+
 def run(store, minutes):
     sweep, began = config(), time.time()
-    spent = _spent(store) / f"{os.getpid()}-{began:.0f}.txt"
+    spent = store.with_name(store.name + "-cpu") / f"{os.getpid()}-{began:.0f}.txt"
     spent.parent.mkdir(parents=True, exist_ok=True)
-    for shard in order(sweep):
-        if time.time() - began > 60 * minutes:
-            break
-        rd.sweeps.run(sweep, store, shards=[shard], checkpoint_seconds=120)
+
+    def after_each(line):
+        print(line, flush=True)
         spent.write_text(f"{time.process_time():.1f}")
+        if time.time() - began > 60 * minutes:
+            raise TimeIsUp
 
-
-def _spent(store):
-    return store.with_name(store.name + "-cpu")
+    options = dict(shards=order(sweep), wait=False, say=after_each)
+    with contextlib.suppress(TimeIsUp):
+        rd.sweeps.run(sweep, store, checkpoint_seconds=120, **options)
 
 
 def summary(store):

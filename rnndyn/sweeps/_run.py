@@ -16,7 +16,7 @@ from ._config import SweepConfig
 from ._labels import label as label_shard
 from ._progress import Meter
 from ._shard import Trained, train_shard
-from ._sweep import Sweep
+from ._sweep import Sweep, load
 from .disk._claim import Claim
 from .disk._files import read_checkpoint, write_checkpoint
 from .disk._store import Store, need
@@ -77,7 +77,8 @@ def run(
         an executor starts, 1 by default.
     - `wait`: whether to wait for shards that other processes work on.
 
-    **Returns:** a `Sweep` of all that is finished in the folder.
+    **Returns:** a `Sweep` of all that is finished in the folder; after `shards` alone
+    its arrays are not read before they are asked for.
 
     **Raises:** a `ValueError` if the folder holds a sweep of another configuration,
     with the differences; an `ImportError` without xarray and zarr; what a worker
@@ -133,7 +134,7 @@ def run(
             if len(left) == len(busy) and left:
                 time.sleep(pause)
                 pause = min(2 * pause, 10.0)
-    return Sweep(store)
+    return load(out) if shards is None else Sweep(store)
 
 
 def resume(out: str | Path, **options: Any) -> Sweep:

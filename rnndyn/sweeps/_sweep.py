@@ -1,8 +1,9 @@
 """What is finished of a sweep, as arrays: a row a network."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -14,6 +15,16 @@ from ._config import SweepConfig
 from ._grid import Grid, positions
 from ._labels import CODES, blank, unpack
 from .disk._store import Store, need
+
+
+class _Read(NamedTuple):
+    """Arrays of the finished networks, and where each lies: the position among the
+    finished shards, and in the shard."""
+
+    rows: np.ndarray
+    arrays: dict[str, np.ndarray]
+    part: np.ndarray
+    place: np.ndarray
 
 
 class Sweep:
@@ -35,18 +46,35 @@ class Sweep:
         self.config: SweepConfig = store.config
         self.grid: Grid = store.config.grid
         self.finished = [s.index for s in store.shards if store.is_trained(s.index)]
-        parts = [store.read_shard(i) for i in self.finished]
+
+    @cached_property
+    def _read(self) -> "_Read":
+        # When first asked for: many sweeps are run shard by shard and never looked at.
+        parts = [self.store.read_shard(i) for i in self.finished]
         cues = self.config.rules.conditions
         parts = [unpack(blank(len(p["id"]), cues)) | p for p in parts]
         where = [np.full(len(p["id"]), i) for i, p in enumerate(parts)]
+        place = [np.arange(len(p["id"])) for p in parts]
         joined = _join(parts)
         order = np.argsort(joined["row"]) if parts else np.zeros(0, int)
-        self.arrays = {k: v[order] for k, v in joined.items()}
-        self.rows = self.arrays.pop("row", np.zeros(0, np.int64))
-        place = [np.arange(len(p["id"])) for p in parts]
+        arrays = {k: v[order] for k, v in joined.items()}
         none = np.zeros(0, int)
-        self._part = np.concatenate([none, *where])[order]
-        self._place = np.concatenate([none, *place])[order]
+        return _Read(
+            rows=arrays.pop("row", np.zeros(0, np.int64)),
+            arrays=arrays,
+            part=np.concatenate([none, *where])[order],
+            place=np.concatenate([none, *place])[order],
+        )
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All that is known of every network, by name."""
+        return self._read.arrays
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Positions in the grid of the networks that are there."""
+        return self._read.rows
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -88,7 +116,7 @@ class Sweep:
                 before = name.startswith("last_")
                 pad = (short, 0) if before else (0, short)
                 part[name] = np.pad(part[name], ((0, 0), pad), constant_values=np.nan)
-        order = np.lexsort((self._place, self._part)).argsort()
+        order = np.lexsort((self._read.place, self._read.part)).argsort()
         return {k: v[order] for k, v in _join(parts).items()}
 
     def networks(self, rows: Any) -> tuple[Any, Any]:
@@ -116,15 +144,15 @@ class Sweep:
         rows = positions(rows, len(self))
         shapes: dict[Any, list[int]] = {}
         for row in rows:
-            shard = self.store.shards[self.finished[self._part[row]]]
+            shard = self.store.shards[self.finished[self._read.part[row]]]
             shapes.setdefault(shard.shape, []).append(int(row))
         found = []
         for chosen in map(np.asarray, shapes.values()):
             pieces = []
-            for part in np.unique(self._part[chosen]):
-                mine = chosen[self._part[chosen] == part]
+            for part in np.unique(self._read.part[chosen]):
+                mine = chosen[self._read.part[chosen] == part]
                 whole = self.store.read_networks(self.finished[part])
-                pieces.append((mine, member(whole, self._place[mine])))
+                pieces.append((mine, member(whole, self._read.place[mine])))
             back = np.argsort(np.concatenate([m for m, _ in pieces]))
             order = np.argsort(chosen).argsort()
             nets = _stack([p for _, p in pieces])
@@ -224,9 +252,11 @@ class Fractions:
 def load(out: str | Path) -> Sweep:
     """What is finished of the sweep in a folder.
 
-    **Raises:** a `ValueError` if there is no sweep.
+    **Raises:** a `ValueError` if there is no sweep, or if files of it are broken.
     """
-    return Sweep(Store.open(out))
+    sweep = Sweep(Store.open(out))
+    len(sweep)  # read now, so that what is broken is said here
+    return sweep
 
 
 def _join(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
