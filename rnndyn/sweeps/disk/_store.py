@@ -307,9 +307,8 @@ def write_zarr(
 
 def read_zarr(path: Path, skip: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
     """Arrays of a zarr store, without those whose name starts with one of `skip`."""
-    group = need("zarr", "xarray").open_group(path, mode="r")
-    names = [k for k in sorted(group.array_keys()) if not k.startswith(skip or "?")]
-    return {k: np.asarray(group[k][...]) for k in names}
+    arrays = sorted(need("zarr", "xarray").open_group(path, mode="r").arrays())
+    return {k: np.asarray(a[...]) for k, a in arrays if not k.startswith(skip or "?")}
 
 
 def need(*packages: str) -> Any:
