@@ -190,6 +190,33 @@ def test_a_pair_of_cycles_that_has_vanished_is_not_found(gap):
         assert cycle.verdict == Verdict.limit_cycle and cycle.stability == stability
 
 
+@pytest.mark.parametrize(
+    "radius, steep, gap",
+    [(1.0, 100.0, 0.0), (1.0, 1e3, 1e-14), (100.0, 1.0, 5e-11), (1e3, 1.0, 1e-9)],
+)
+def test_sharp_folds_of_cycles_are_seen_at_any_scale(radius, steep, gap):
+    def field(t, x, p):
+        r = jnp.sqrt(x @ x)
+        growth = -p[0] * ((r - radius) ** 2 + p[1])
+        return growth * x / r + jnp.stack([-x[1], x[0]])
+
+    def search(gap):
+        start = jnp.array([radius * 1.003, 0.0])
+        return rdd.limit_cycle(field, start, 6.3, jnp.array([steep, gap]))
+
+    none = search(gap)
+    assert none.verdict == Verdict.undetermined
+    assert rdd.certify(none).verdict == Verdict.undetermined
+    # Of a pair of cycles that is there, however close, both are found as before.
+    near = 1e-12 * radius**2 / steep
+    cycle = rdd.certify(search(-near))
+    assert cycle.verdict == Verdict.limit_cycle and cycle.stability == -1
+    r = np.linalg.norm(cycle.x0)
+    logs = -4 * np.pi * steep * near**0.5
+    np.testing.assert_allclose(r - radius, near**0.5, rtol=1e-2)
+    np.testing.assert_allclose(np.min(cycle.log_multipliers.real), logs, rtol=1e-2)
+
+
 def test_bounds_and_guesses_of_periods_are_checked():
     start = jnp.array([1.0, 0.0])
     search = lambda period, bounds=None: rdd.limit_cycle(

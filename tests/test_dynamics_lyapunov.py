@@ -145,6 +145,14 @@ def test_leading_exponents_of_a_network_equal_the_full_spectrums(getkey):
     np.testing.assert_allclose(part.exponents, full.exponents[:3], atol=0.05)
 
 
+def test_dimension_of_a_cycle_is_one():
+    hopf = lambda t, x, a: x * (1 - x @ x) + jnp.stack([-x[1], x[0]])
+    for seed in range(3):
+        x0 = jax.random.normal(jax.random.key(seed), (2,))
+        lam = lyapunov_spectrum(hopf, x0, t_transient=20.0, t_total=100.0, dt=0.05)
+        np.testing.assert_allclose(lam.kaplan_yorke, 1, atol=1e-2)
+
+
 def test_kaplan_yorke_in_closed_form():
     assert np.isnan(kaplan_yorke(jnp.array([jnp.nan, jnp.nan])))
     spectrum = jnp.array([0.9057, 0.0, -14.5724])

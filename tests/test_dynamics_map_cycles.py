@@ -83,6 +83,17 @@ def test_four_cycle_and_all_cycles_of_full_chaos():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("steep", [1.0, 1e2, 1e4])
+def test_a_double_root_of_a_map_is_no_cycle(steep):
+    fold = Map(lambda x, p: x + p[0] * (x**2 + p[1]))
+    starts = jnp.linspace(-5e-3, 5e-3, 16)[:, None]
+    for gap in (0.0, 1e-17 / steep):
+        found = k_cycles(fold, starts, 1, jnp.array([steep, gap]))
+        assert int(found.mask.sum()) == 0
+    found = k_cycles(fold, starts, 1, jnp.array([steep, -1e-8 / steep]))
+    np.testing.assert_array_equal(jnp.sort(found.stability[found.mask]), [-1, 1])
+
+
 def test_long_search_reduces_to_the_minimal_period():
     """k = 20 uses the log-domain multipliers; the orbit has period 4."""
     many = jnp.linspace(0.001, 0.999, 60)[:, None]

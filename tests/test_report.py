@@ -178,6 +178,15 @@ def test_a_slow_memory_does_not_depend_on_the_readout():
     assert probed(0.0, W_out=v[None]) == (0.0, 0.0)  # forgotten within a few tau
 
 
+def test_runs_that_end_nowhere_speak_for_nothing():
+    """Exactly at the pitchfork all comes to rest, by a power of time."""
+    model = rd.models.RateRNN.from_arrays([[1.0]], [[1.0]], [[1.0]], tau=0.1)
+    report = rd.analyse(model, dt=0.02, starts=24, key=jax.random.key(0))
+    told = " ".join(report.evidence)
+    assert report.mechanism == "undetermined"
+    assert "slow manifold:" not in told and "differ in kind" not in told
+
+
 @pytest.mark.parametrize(
     "ends, lost, label",
     [

@@ -105,6 +105,12 @@ def test_publishing_is_all_or_nothing(tmp_path):
     assert not _files.publish(folder, lambda path: {"by": "second"})
     assert json.loads((folder / "manifest.json").read_text())["by"] == "first"
     assert [p.name for p in Path(folder.parent).iterdir()] == ["0"]
+    # What a killed process left is gone once it is old.
+    for name, age in ((".0.new", 0), (".0.old", 7200)):
+        (folder.parent / name).mkdir()
+        os.utime(folder.parent / name, (time.time() - age,) * 2)
+    assert not _files.publish(folder, fill)
+    assert sorted(p.name for p in folder.parent.iterdir()) == [".0.new", "0"]
     sweeps.verify(folder)
     (folder / "a.txt").write_text("changed")
     with pytest.raises(ValueError, match=r"a\.txt differ"):

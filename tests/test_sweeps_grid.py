@@ -243,6 +243,15 @@ def test_fields_of_another_type_without_a_type_checker(
         SweepConfig.from_dict({"grid": {"seed": 1}, field: value})
 
 
+def test_trials_without_a_delay_hold_nothing():
+    grid = sweeps.Grid(learning_rate=[0.1], reaction=[0.05, 0.1])
+    config = sweeps.SweepConfig(grid=grid, protocol="fixed_response")
+    assert config.labels == ("compat",)
+    assert sweeps.SweepConfig(grid=sweeps.Grid(seed=2)).labels == ("primary", "compat")
+    with pytest.raises(ValueError, match="no delay to hold anything over"):
+        sweeps.SweepConfig(grid=grid, protocol="fixed_response", labels=("primary",))
+
+
 def test_periods_must_be_whole_steps_before_anything_runs():
     with pytest.raises(ValueError, match="Nearest choices: 0.02 or 0.025"):
         sweeps.SweepConfig(grid=sweeps.Grid(delay=[0.02, 0.021]))

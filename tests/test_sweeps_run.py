@@ -443,6 +443,21 @@ def test_a_shard_that_lost_a_file_is_refused(done, tmp_path):
         for read in (sweeps.load, sweeps.merge, sweeps.resume):
             with pytest.raises(ValueError, match=r"00001.*run the sweep again"):
                 read(out)
+    # A bit of the weights, and a manifest that is none.
+    path = out / "shards" / "00000" / "weights.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    shutil.rmtree(out / "shards" / "00001")
+    with pytest.raises(ValueError, match=r"weights.*not what its manifest says"):
+        sweeps.load(out).groups()
+    about = path.with_name("manifest.json")
+    for text in ("[]", "{"):
+        was = about.read_text()
+        about.write_text(text)
+        for read in (sweeps.load, sweeps.status):
+            with pytest.raises(ValueError, match=r"manifest.*run the sweep again"):
+                read(out)
+        about.write_text(was)
     (out / "sweep.json").unlink()
     with pytest.raises(ValueError, match="00000 belongs to another configuration"):
         sweeps.run(small(noise=0.5), out)

@@ -176,6 +176,9 @@ def test_slopes_of_the_exact_formulas():
         central = -(lr(80.0 * (1 + h)) - lr(80.0 * (1 - h))) / (2 * h)
         got = theory.local_exponent(toy, jnp.array([80.0]), response)
         np.testing.assert_allclose(got[0], central, rtol=1e-6)
+    for never in (lambda T: 50.0 - T, lambda T: -1.0):
+        with pytest.raises(ValueError, match=r"T_r = .*expected > 0"):
+            theory.local_exponent(SP, jnp.array([10.0, 100.0]), never)
     for bad in ((0.0,), (1.0, np.nan)):
         with pytest.raises(ValueError, match="scale = "):
             theory.Response(*bad)

@@ -185,3 +185,12 @@ def test_a_task_of_your_own_is_scored_by_its_own_score():
     half = jnp.where(jnp.arange(8)[None, :, None] < 4, outputs, -outputs)
     some = scores(task, half, trials)
     assert some.accuracy == some.reliability == some.reliability_clean == 0.5
+
+    class Strict(tasks.DelayedCueDiscrimination):
+        def score(self, trial, outputs, *, lag=0):
+            return tasks.Score(accuracy=jnp.array(0.25), reliability=jnp.array(0.5))
+
+    task = Strict(delay=0.05)
+    trials = task.batch(8, key=jr.key(0))
+    own = scores(task, time_major(trials.targets), trials)
+    assert (own.accuracy, own.reliability_clean) == (0.25, 0.5)

@@ -15,6 +15,10 @@ from .._core._checks import is_concrete, is_in
 from .._core._system import AbstractVectorField, Map, is_map
 
 
+FLOATS = (jnp.float32, jnp.float64)
+"""What is computed in."""
+
+
 class Layout(eqx.Module):
     """How a state of several arrays is laid out in one vector. Hashable, no arrays."""
 
@@ -161,8 +165,10 @@ def check_starts(x0s: Array) -> Array:
             f"`x0s` has shape {x0s.shape}, expected (starts, state). Pass one start as "
             "x0[None]; batch over networks with `equinox.filter_vmap`."
         )
-    if not jnp.issubdtype(x0s.dtype, jnp.floating):
-        raise ValueError(f"`x0s` has dtype {x0s.dtype}, expected a floating-point one.")
+    if x0s.dtype not in FLOATS:
+        raise ValueError(
+            f"`x0s` has dtype {x0s.dtype}, expected floats of 32 or 64 bits."
+        )
     return x0s
 
 
@@ -188,11 +194,11 @@ def as_states(
     if (
         not any(array.ndim == len(a) for a in options)
         or 0 in array.shape
-        or not (jnp.issubdtype(array.dtype, jnp.floating))
+        or array.dtype not in FLOATS
     ):
         raise ValueError(
             f"`{name}` has shape {array.shape} and dtype {array.dtype}, expected "
-            f"floats of shape {wanted}. {remedy}"
+            f"floats of shape {wanted}, of 32 or 64 bits. {remedy}"
         )
     if system is not None:
         check_system(system, args, array.reshape(-1, array.shape[-1])[0])

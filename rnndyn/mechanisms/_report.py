@@ -320,7 +320,7 @@ def _decide(
         evidence.append(
             f"{len(map_ends.label)} free runs of the Euler map end in {words}"
         )
-        if kinds_of(ends) != of_flow:
+        if ends and of_flow and kinds_of(ends) != of_flow:
             evidence.append("flow and map differ in kind: the label is the map's")
     # What repels fast lies off a manifold that holds a memory.
     held = alone & ~np.any(unit * points["eigenvalues"].real > 0.1, axis=1)
@@ -349,7 +349,7 @@ def _decide(
         )
     is_slow = count > 0 and leading < 0.1 and gap >= 5
     ghost = single and num_slow > 0
-    if (is_slow or ghost) and graded:
+    if (is_slow or ghost) and graded and not lost:
         where = f"{ways(count)} at every point that does not repel fast"
         where = where if is_slow else f"{num_slow} slow points that are no roots"
         evidence.append(

@@ -187,6 +187,8 @@ def save_network(path: str | Path, model: AbstractRNN, **extra: Any) -> None:
     check_single(model)
     extra = {k: float(v) for k, v in extra.items() if v is not None}
     header: dict[str, Any] = {"class": type(model).__name__, **extra}
+    # Training may turn the sign of the noise, which means nothing.
+    model = eqx.tree_at(lambda m: m.noise, model, replace_fn=abs)
     if isinstance(model, LowRankRNN):
         if model.latent_readout:
             raise ValueError(

@@ -104,5 +104,6 @@ def loss_range(ax: Any, epochs: Any, low: Any, high: Any, **style: Any) -> Any:
     ax.fill_between(at, low[ok], high[ok], alpha=0.35, **style)
     ax.plot(at, high[ok], color=style["color"], lw=0.7)
     ax.set_xscale("log")
-    ax.set_yscale("log")
+    if np.any(ok):
+        ax.set_yscale("log")
     return tidy(ax, x="epoch", y="loss / loss at the start")

@@ -67,6 +67,8 @@ def latent_plane(model: Any) -> Plane:
 def trajectories(ax: Any, plane: Plane, paths: Any, **style: Any) -> Any:
     """Paths `(path, time, state)` in a plane; a dot where each begins."""
     check_shape("paths", paths, (None, None, None), "Pass one path as paths[None].")
+    if np.shape(paths)[1] == 0:
+        raise ValueError("`paths` have no steps, expected at least one.")
     style = {"lw": 0.9, "color": PATH, "alpha": 0.9} | style
     for path in np.asarray(paths):
         line = plane(path)

@@ -113,6 +113,8 @@ def local_exponent(
     check_positive("T_d", T_d)
     _check_response(response)
     (T_d,) = _floats(T_d)
+    # Looked at here: inside `grad` nothing can be said of values.
+    check_positive("T_r", jax.vmap(response)(T_d.ravel()))
 
     def log_rate(log_delay):
         delay = jnp.exp(log_delay)

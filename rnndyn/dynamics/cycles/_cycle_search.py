@@ -239,6 +239,7 @@ def _search(
             tol=cheap_tol,
             max_steps=max_steps,
             bounds=period_bounds,
+            look_around=False,
         )
         states = shot.orbit.states.reshape(mesh.size, size)
         states = jnp.where(direction > 0, states, jnp.roll(states[::-1], 1, axis=0))

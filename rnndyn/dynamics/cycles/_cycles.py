@@ -94,9 +94,7 @@ def limit_cycle(
             "maps are invariant circles or k-cycles: see k_cycles and invariant_circle."
         )
     axes = [("state",), ("segments", "state")]
-    x0 = as_states("x0", x0, axes, "One guess, in 32 or 64 bits.", f, args)
-    if x0.dtype not in (jnp.float32, jnp.float64):
-        raise ValueError(f"`x0` has dtype {x0.dtype}, expected 32 or 64 bits.")
+    x0 = as_states("x0", x0, axes, "One guess, or the starts of all segments.", f, args)
     if max_steps < 1:
         raise ValueError(f"`max_steps` = {max_steps}, expected at least 1.")
     if jnp.ndim(period) != 0:
@@ -279,9 +277,7 @@ def describe(mesh: Mesh, velocity: Callable, shot: Shot, tol: float) -> dict[str
     times = jnp.concatenate([jnp.zeros(1, dtype), times])
     finite = jnp.isfinite(shot.residual) & jnp.all(jnp.isfinite(orbit))
     solved = (shot.residual <= tol) & (shot.period > 0)
-    # Over the last Newton step the multipliers hardly change: no fold just vanished.
-    longest = jnp.minimum(1e-6 if double else 1e-2, 1e-2 * nearest)
-    resolved = shot.step <= longest
+    resolved = (shot.step <= (1e-6 if double else 1e-2)) & shot.isolated
     flat = extent < 1e-6 * jnp.maximum(1, norm(orbit[0]))
     known = (drift <= jnp.sqrt(tol)) & isolated
     verdict = jnp.select(

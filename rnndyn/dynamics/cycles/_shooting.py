@@ -1,13 +1,15 @@
 """Multiple shooting: closed orbits as zeros of a residual, and their derivatives."""
 
+import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from ..._core._masks import after, norm
 from ._mesh import Mesh, Orbit, gaps, trace_orbit
@@ -46,13 +48,14 @@ def newton_matrix(
 class Shot(eqx.Module):
     """Where a shooting search stands: nodes, period, their orbit, the largest relative
     gap, the Newton step from here (relative to the size of the orbit, or the period if
-    that is more), and how many orbits were integrated."""
+    that is more), whether it is `isolated`, and how many orbits were integrated."""
 
     nodes: Float[Array, "segment state"]
     period: Float[Array, ""]
     orbit: Orbit
     residual: Float[Array, ""]
     step: Float[Array, ""]
+    isolated: Bool[Array, ""]
     num_steps: Int[Array, ""]
 
 
@@ -68,6 +71,7 @@ def shoot(
     reduce_period: bool = True,
     shares: Any = None,
     adapt: int = 0,
+    look_around: bool = True,
 ) -> Shot:
     """Damped Newton on nodes and period.
 
@@ -79,24 +83,41 @@ def shoot(
     for its steps somewhere is run again, up to `adapt` times, on a mesh that shares
     out its stiffness equally. The search ends where rounding stops the descent below
     `tol`.
+
+    With `look_around` one more orbit is then run, from where the Newton step leads that
+    removes the gap left over, or one of rounding: if the step for the same gap is
+    another there, the orbit is not `isolated` as far as can be seen. Where two cycles
+    have merged or just vanished these steps differ by as much as they are long,
+    whatever the scales.
     """
     extent_floor = jnp.maximum(1, norm(nodes[0]))
     unknown = jnp.asarray(jnp.finfo(nodes.dtype).max, nodes.dtype)
     eps = jnp.finfo(nodes.dtype).eps
+    no = jnp.zeros((), bool)
+    wave = jnp.cos(1.0 + jnp.arange(nodes.size, dtype=nodes.dtype))
     splits = [k for k in (2, 3, 5) if mesh.size % k == 0 and reduce_period]
 
-    def newton(orbit, gap):
+    def newton(orbit, gap, left):
+        """The step that removes the gap, whether there is one, and what the period
+        counts; a gap a little larger, in the direction that takes the longest step, and
+        the step for it. Of another gap `left`, where that is not 0."""
         matrix = newton_matrix(velocity, orbit)
         # The shortest solution, by QR of the transposed matrix.
         unit = jnp.maximum(norm(matrix[:, -1]), jnp.finfo(gap.dtype).tiny)
         scale = jnp.ones(matrix.shape[1], gap.dtype).at[-1].set(1 / unit)
         q, r = jnp.linalg.qr((matrix * scale[None]).T)
-        right = after(jnp.abs(q[0, 0]), gap.ravel())
-        half = jax.scipy.linalg.solve_triangular(r, right, trans=1)
-        step = scale * (q @ half)
+        solve = partial(jax.scipy.linalg.solve_triangular, r)
+        # The softest direction, by a step of inverse iteration.
+        soft = solve(solve(after(jnp.abs(q[0, 0]), wave), trans=1))
+        soft = soft / jnp.maximum(norm(soft), jnp.finfo(gap.dtype).tiny)
+        gap, left = gap.ravel(), left.ravel()
+        rounding = 8 * eps * jnp.max(jnp.linalg.norm(orbit.states, axis=-1))
+        larger = gap + rounding * jnp.where(jnp.vdot(soft, gap) < 0, -soft, soft)
+        left = jnp.where(jnp.any(left != 0), left, larger)
+        half = solve(after(jnp.abs(soft[0]), jnp.stack([gap, left], axis=1)), trans=1)
+        step, other = (scale[:, None] * (q @ half)).T
         regular = jnp.all(jnp.isfinite(step))
-        step = jnp.where(regular, step, 0)
-        return step[:-1].reshape(gap.shape), step[-1], regular
+        return jnp.where(regular, step, 0), regular, unit, left, other
 
     def first_return(orbit):
         """The largest fraction 1/k of the period after which the orbit closes."""
@@ -118,27 +139,29 @@ def shoot(
         return (largest > STIFFNESS) & (largest > 2 * jnp.mean(stiffness))
 
     def body(carry):
-        shot, size, (step, dt), factor, rounds, _ = carry
-        nodes = shot.nodes - factor * step
-        period = shot.period - factor * dt
+        shot, size, step, factor, rounds, (looking, left, away), _ = carry
+        nodes = shot.nodes - factor * step[:-1].reshape(shot.nodes.shape)
+        period = shot.period - factor * step[-1]
         inside = (period >= bounds[0]) & (period <= bounds[1])
         trace = lambda: trace_orbit(mesh, velocity, nodes, period, shot.orbit.shares)
         if nodes.shape[1] < JACOBIANS_LATER:
             orbit = trace()
         else:
             gap = gaps(mesh, velocity, nodes, period, shot.orbit.shares)
-            promising = (norm(gap) < size) & inside
+            promising = ((norm(gap) < size) & inside) | looking
             nothing = eqx.tree_at(
                 lambda o: o.ends, shot.orbit, gap + jnp.roll(nodes, -1, 0)
             )
             orbit = lax.cond(promising, trace, lambda: nothing)
         gap = orbit.ends - jnp.roll(nodes, -1, axis=0)
         new = norm(gap)
-        better = (new < size) & inside
+        better = (new < size) & inside & ~looking
         residual = jnp.max(jnp.linalg.norm(gap, axis=1)) / jnp.maximum(
             1, norm(nodes[0])
         )
-        moved = Shot(nodes, period, orbit, residual, shot.step, shot.num_steps + 1)
+        moved = Shot(
+            nodes, period, orbit, residual, shot.step, shot.isolated, shot.num_steps + 1
+        )
         # A run that blows up before anything is known has diverged.
         blown = inside & jnp.any(jnp.isinf(gap)) & ~jnp.isfinite(size)
         stay = eqx.tree_at(
@@ -150,33 +173,39 @@ def shoot(
         size = jnp.where(better, new, size)
         small = shot.residual <= tol
         gap = shot.orbit.ends - jnp.roll(shot.nodes, -1, axis=0)
-        fresh_step, fresh_dt, regular = newton(shot.orbit, gap)
+        here = _where(looking, orbit, shot.orbit)
+        fresh, regular, unit, left, other = newton(here, gap, left)
+        # The same gap asks for the same step (the period counts with the distance).
+        weight = jnp.ones_like(other).at[-1].set(unit)
+        same = norm(weight * (other - away)) <= 0.3 * norm(weight * away)
+        isolated = jnp.where(looking, same, shot.isolated)
         # A period that would change by more than half is a step too far, and so is a
         # node that would move by more than the size of the orbit.
-        cap = 0.5 * shot.period / jnp.maximum(jnp.abs(fresh_dt), 1e-30)
+        cap = 0.5 * shot.period / jnp.maximum(jnp.abs(fresh[-1]), 1e-30)
         states = shot.orbit.states.reshape(mesh.size, -1)
         reach = jnp.max(jnp.linalg.norm(states - states[:1], axis=1))
-        length = jnp.max(jnp.linalg.norm(fresh_step, axis=1))
+        length = jnp.max(jnp.linalg.norm(fresh[:-1].reshape(gap.shape), axis=1))
         cap = jnp.minimum(cap, reach / jnp.maximum(length, 1e-30))
-        relative = jnp.maximum(length / reach, jnp.abs(fresh_dt) / shot.period)
+        relative = jnp.maximum(length / reach, jnp.abs(fresh[-1]) / shot.period)
         relative = jnp.where(regular & (reach > 0), relative, jnp.inf)
-        shot = eqx.tree_at(lambda s: s.step, shot, relative)
+        relative = jnp.where(looking, shot.step, relative)
+        shot = eqx.tree_at(lambda s: (s.step, s.isolated), shot, (relative, isolated))
         factor = jnp.where(better, jnp.minimum(1, cap), 0.4 * factor)
         over = ~better & (small | (factor < 1e-3))
         over = over | (shot.residual <= 8 * eps) | ~jnp.isfinite(size)
         done = over & small
         new_nodes, new_period = shot.nodes, shot.period
         new_shares = shot.orbit.shares
-        again = jnp.zeros((), bool)
+        again = no
         if splits:
             k, states = first_return(shot.orbit)
             # Only equal pieces can be compared after a fraction of the period.
-            again = done & (k > 1) & (rounds == adapt)
+            again = done & (k > 1) & (rounds == adapt) & ~looking
             index = (jnp.arange(mesh.segments) * mesh.pieces) // k
             new_nodes = jnp.where(again, states[index], new_nodes)
             new_period = jnp.where(again, shot.period / k, new_period)
         if adapt:
-            coarse = done & ~again & (rounds > 0) & too_long(shot)
+            coarse = done & ~again & ~looking & (rounds > 0) & too_long(shot)
             shares_, nodes_ = _share_out(mesh, velocity, shot)
             new_nodes = jnp.where(coarse, nodes_, new_nodes)
             new_shares = jnp.where(coarse, shares_, new_shares)
@@ -193,14 +222,16 @@ def shoot(
                 jnp.where(again, unknown, shot.residual),
             ),
         )
-        step = (jnp.where(again, 0, fresh_step), jnp.where(again, 0, fresh_dt))
+        look = done & ~again & ~looking & look_around
+        step = jnp.where(again, 0, jnp.where(look, other, fresh))
         size = jnp.where(again, jnp.inf, size)
-        factor = jnp.where(again, 1.0, factor).astype(nodes.dtype)
-        return shot, size, step, factor, rounds, over & ~again
+        factor = jnp.where(again | look, 1.0, factor).astype(nodes.dtype)
+        view = (look, jnp.where(look, left, 0), other)
+        return shot, size, step, factor, rounds, view, over & ~again & ~look
 
     def going(carry):
-        shot, *_, over = carry
-        return ~over & (shot.num_steps < max_steps)
+        shot, *_, (looking, _, _), over = carry
+        return ~over & (looking | (shot.num_steps < max_steps))
 
     shape = (mesh.segments, mesh.pieces, nodes.shape[1])
     nothing = Orbit(
@@ -211,11 +242,12 @@ def shoot(
     )
     infinite = jnp.asarray(jnp.inf, nodes.dtype)
     count = jnp.zeros((), jnp.int32)
-    shot = Shot(nodes, period, nothing, unknown, infinite, count)
-    no_step = (jnp.zeros_like(nodes), jnp.zeros_like(period))
+    shot = Shot(nodes, period, nothing, unknown, infinite, no, count)
+    still = jnp.zeros(nodes.size + 1, nodes.dtype)
     one = jnp.ones((), nodes.dtype)
     rounds = jnp.asarray(adapt, jnp.int32)
-    carry = (shot, infinite, no_step, one, rounds, jnp.zeros((), bool))
+    view = (no, jnp.zeros(nodes.size, nodes.dtype), still)
+    carry = (shot, infinite, still, one, rounds, view, no)
     return lax.while_loop(going, body, carry)[0]
 
 
@@ -225,7 +257,7 @@ def attach_orbit(mesh: Mesh, velocity: Callable, shot: Shot) -> Shot:
     normal to the flow through it."""
     nodes, period = _attach(velocity, shot.nodes, shot.period, shot.orbit, mesh)
     orbit = _recall(velocity, nodes, period, shot.orbit, mesh)
-    return Shot(nodes, period, orbit, shot.residual, shot.step, shot.num_steps)
+    return dataclasses.replace(shot, nodes=nodes, period=period, orbit=orbit)
 
 
 @eqx.filter_custom_jvp

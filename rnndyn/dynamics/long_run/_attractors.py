@@ -74,6 +74,7 @@ class Attractors(Result):
         kinds = zip(self.names, self.share, strict=True)
         found = ", ".join(f"{name} {share:.0%}" for name, share in list(kinds)[:8])
         more = ", ..." if len(self.share) > 8 else ""
+        found = found or "no attractor"
         return f"{found}{more} of {len(self.label)} starts, {self.undecided} undecided"
 
     @property

@@ -209,6 +209,9 @@ def _spectrum(system, x0, args, *options):
     history = jnp.cumsum(jnp.mean(rates, axis=0), axis=0) / counts[:, None]
     # QR orders the exponents but for fluctuations.
     order = jnp.argsort(-exponents)[:k]
+    # What is 0 within its error counts as 0: a cycle is a line, not a point.
+    error = 2 * stderr + step_error
+    counted = jnp.where((exponents < 0) & (exponents > -error), 0, exponents)
     return LyapunovSpectrum(
         exponents=exponents[order],
         stderr=stderr[order],
@@ -216,7 +219,7 @@ def _spectrum(system, x0, args, *options):
         step_error=step_error[order],
         history=history[:, order],
         times=counts * jnp.asarray(duration, x0.dtype),
-        kaplan_yorke=kaplan_yorke(exponents[order]),
+        kaplan_yorke=kaplan_yorke(counted[order]),
         finite=jnp.all(finite),
     )
 

@@ -30,8 +30,9 @@ class LyapunovSpectrum(Result):
         moves with the step; of the same size as the true error where that was known.
     - `history`: shape `(checkpoints, k)`, the estimate as it stood at `times`.
     - `times`: shape `(checkpoints,)`, since the end of the transient.
-    - `kaplan_yorke`: Kaplan-Yorke dimension; NaN if the `k` exponents computed do not
-        sum to a negative number.
+    - `kaplan_yorke`: Kaplan-Yorke dimension, with exponents as 0 that are within twice
+        `stderr` and `step_error` below it; NaN if the `k` exponents computed do not sum
+        to a negative number.
     - `finite`: whether every trajectory stayed finite; otherwise the numbers mean
         nothing.
     """

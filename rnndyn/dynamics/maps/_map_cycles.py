@@ -17,7 +17,7 @@ from ..._core._masks import after, norm
 from ..._core._system import Map
 from ..._core._verdicts import Verdict
 from .._implicit import attach
-from .._linear import newton_length
+from .._linear import distance_to_root
 from .._states import as_arrays, as_states, check_tolerances
 from ..cycles._floquet import floquet
 from ..points._search import Found, Tolerances, run_lanes
@@ -272,7 +272,7 @@ def _linear(system, args, fn, x, period, select, k):
 
     def work(x, period):
         point = lax.stop_gradient(x)
-        step = newton_length(fn, jax.jacfwd(fn)(point), fn(point), point)
+        step, _ = distance_to_root(fn, jax.jacfwd(fn)(point), fn(point), point)
         jacobian = jax.jacfwd(lambda x: system(x, args))
         # Beyond one minimal period the product goes on with identities. LAPACK calls
         # in turn, see `after`.

@@ -106,7 +106,9 @@ def exponent_checks(
         label = f"exponent, {text}"
         found = boundaries.get(name)
         if found is None:
-            checks.append(missing(label, said))
+            ran = sweep in sweeps
+            unfit = Check(label, said, "no boundary to fit", "too few cells")
+            checks.append(unfit if ran else missing(label, said))
             continue
         fit = found.published
         ours = f"{fit.exponent:.2f} [{found.low:.2f}, {found.high:.2f}]"
@@ -121,8 +123,10 @@ def exponent_checks(
         checks.append(Check(label, said, ours, verdict))
     first, second = boundaries.get("nopost"), boundaries.get("slow_point")
     label, said = "slow points fall more steeply than learning", "4.05 > 2.72"
-    if first is None or second is None:
+    if "nopost" not in sweeps:
         checks.append(missing(label, said))
+    elif first is None or second is None:
+        checks.append(Check(label, said, "no boundary to fit", "too few cells"))
     else:
         a, b = second.published.exponent, first.published.exponent
         verdict = "holds" if a > b else "fails"
@@ -169,7 +173,7 @@ def _no_memory_ratio(summary: Summary | None) -> Check:
     windows, rates = summary.x, half_learned_rates(summary)
     ends = [rates[np.isclose(windows, w)] for w in (20, 400)]
     if not all(len(e) and np.isfinite(e[0]) for e in ends):
-        return missing(label, said, "no critical rate at 20 or 400 ms")
+        return Check(label, said, "none at 20 or 400 ms", "too few cells")
     ratio = float(ends[0][0] / ends[1][0])
     verdict = "holds" if 2 <= ratio <= 4 else "fails"
     return Check(label, said, f"{ratio:.1f}", verdict)

@@ -1,10 +1,12 @@
 """Folders that are either there, whole, or not there; checksums; checkpoints."""
 
+import contextlib
 import hashlib
 import json
 import os
 import platform
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -49,6 +51,15 @@ def publish(folder: Path, fill: Callable[[Path], Mapping[str, Any]]) -> bool:
         return True
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        _forget_killed(folder)
+
+
+def _forget_killed(folder: Path) -> None:
+    """Remove what processes left that were killed while they published this folder."""
+    for old in folder.parent.glob(f".{folder.name}.*"):
+        with contextlib.suppress(OSError):
+            if time.time() - old.stat().st_mtime > 3600:
+                shutil.rmtree(old, ignore_errors=True)
 
 
 def is_published(folder: Path) -> bool:
@@ -99,6 +110,21 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except (OSError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} cannot be read as JSON ({error}).") from error
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a published folder.
+
+    **Raises:** a `ValueError` if it cannot be read.
+    """
+    path = folder / "manifest.json"
+    try:
+        about = read_json(path)
+    except ValueError as error:
+        raise ValueError(f"{error} {REMEDY}") from error
+    if not isinstance(about, dict) or not isinstance(about.get("files"), dict):
+        raise ValueError(f"{path} holds no list of files by name. {REMEDY}")
+    return about
 
 
 def write_checkpoint(path: Path, tree: Any, header: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from .._progress import clock, shard_work
 from .._sweep import Sweep
 from ._claim import holder, is_alive
-from ._files import REMEDY, checksums, discard, publish, read_json, versions
+from ._files import REMEDY, checksums, discard, publish, read_manifest, versions
 from ._store import Store, write_zarr
 
 
@@ -87,7 +87,7 @@ def status(out: str | Path) -> Status:
         alive = is_alive(store.claim(i))
         if store.is_trained(i):
             share[i] = 1.0
-            manifest = read_json(store.folder("shards", i) / "manifest.json")
+            manifest = read_manifest(store.folder("shards", i))
             seconds[i] = manifest["seconds"]
             labelled = not store.config.labels or store.is_labelled(i)
             states.append("done" if labelled else "running" if alive else "trained")
@@ -131,7 +131,7 @@ def merge(out: str | Path) -> Path:
                 parts[f"{kind}/{folder.name}"] = verify(folder)
     folder = Path(out) / "merged"
     if folder.exists():
-        if read_json(folder / "manifest.json").get("parts") == parts:
+        if read_manifest(folder).get("parts") == parts:
             return folder
         discard(folder)
 
@@ -154,7 +154,7 @@ def verify(folder: str | Path) -> dict[str, str]:
     **Raises:** a `ValueError` that names the files that are missing, new or changed.
     """
     folder = Path(folder)
-    wanted = read_json(folder / "manifest.json")["files"]
+    wanted = read_manifest(folder)["files"]
     have = checksums(folder)
     bad = sorted(k for k in {*wanted, *have} if wanted.get(k) != have.get(k))
     if bad:

@@ -30,6 +30,8 @@ from ._files import (
     machine,
     publish,
     read_json,
+    read_manifest,
+    sha256,
     versions,
     write_json,
 )
@@ -102,7 +104,7 @@ class Store:
         folder = self.folder("labels", index)
         if not is_published(folder):
             return False
-        have = read_json(folder / "manifest.json").get("labels", [])
+        have = read_manifest(folder).get("labels", [])
         wanted = set(self.config.labels)
         current = "primary" not in wanted or self._evidence(index) == EVIDENCE
         return wanted <= set(have) and current
@@ -150,7 +152,7 @@ class Store:
             return {**self._manifest(shard, seconds), "labels": kinds}
 
         if is_published(folder) and not self.is_labelled(shard.index):
-            have = read_json(folder / "manifest.json").get("labels", [])
+            have = read_manifest(folder).get("labels", [])
             others = [k for k in have if k not in kinds]
             columns = self._evidence(shard.index)
             # Of another version they are kept, and made anew when asked for.
@@ -196,7 +198,7 @@ class Store:
     def _read(self, kind, index, name, skip=()):
         """Arrays of a published folder, if it is whole and of this sweep."""
         folder = self.folder(kind, index)
-        manifest = read_json(folder / "manifest.json")
+        manifest = read_manifest(folder)
         if manifest.get("config_hash") != self._hash:
             raise ValueError(
                 f"{folder} belongs to another configuration than sweep.json. {REMEDY}"
@@ -211,10 +213,17 @@ class Store:
             raise ValueError(f"{folder} cannot be read ({error}). {REMEDY}") from error
 
     def read_networks(self, index: int) -> tuple[Any, Any]:
-        """Networks and tasks of a trained shard."""
+        """Networks and tasks of a trained shard.
+
+        **Raises:** a `ValueError` if its weights are not those that were written.
+        """
         shard = self.shards[index]
         networks, tasks = untrained(self.config, shard, self.members)
-        path = self.folder("shards", index) / "weights.safetensors"
+        folder = self.folder("shards", index)
+        path = folder / "weights.safetensors"
+        known = read_manifest(folder)["files"].get(path.name)
+        if not path.is_file() or sha256(path) != known:
+            raise ValueError(f"{path} is not what its manifest says. {REMEDY}")
         arrays, _ = read_arrays(path)
         return place(arrays, networks, path), tasks
 
