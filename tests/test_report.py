@@ -180,7 +180,7 @@ def test_a_slow_memory_does_not_depend_on_the_readout():
 
 def test_runs_that_end_nowhere_speak_for_nothing():
     """Exactly at the pitchfork all comes to rest, by a power of time."""
-    model = rd.models.RateRNN.from_arrays([[1.0]], [[1.0]], [[1.0]], tau=0.1)
+    model = rd.models.RateRNN.from_arrays([[1.0]], [[1.0]], W_out=[[1.0]], tau=0.1)
     report = rd.analyse(model, dt=0.02, starts=24, key=jax.random.key(0))
     told = " ".join(report.evidence)
     assert report.mechanism == "undetermined"
