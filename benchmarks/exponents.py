@@ -73,7 +73,7 @@ class TimeIsUp(Exception):
 
 def run(store, minutes):
     sweep, began = config(), time.time()
-    spent = store.with_name(store.name + "-cpu") / f"{os.getpid()}-{began:.0f}.txt"
+    spent = _spent(store) / f"{os.getpid()}-{began:.0f}.txt"
     spent.parent.mkdir(parents=True, exist_ok=True)
 
     def after_each(line):
@@ -85,6 +85,10 @@ def run(store, minutes):
     options = dict(shards=order(sweep), wait=False, say=after_each)
     with contextlib.suppress(TimeIsUp):
         rd.sweeps.run(sweep, store, checkpoint_seconds=120, **options)
+
+
+def _spent(store):
+    return store.with_name(store.name + "-cpu")
 
 
 def summary(store):

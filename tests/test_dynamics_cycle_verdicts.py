@@ -217,6 +217,11 @@ def test_sharp_folds_of_cycles_are_seen_at_any_scale(radius, steep, gap):
     np.testing.assert_allclose(np.min(cycle.log_multipliers.real), logs, rtol=1e-2)
 
 
+def test_a_search_that_has_just_arrived_looks_around_too():
+    few = rdd.limit_cycle(van_der_pol, jnp.array([2.0, 0.0]), 6.6, 1.0, max_steps=4)
+    assert few.residual < 1e-11 and few.verdict == Verdict.limit_cycle
+
+
 def test_bounds_and_guesses_of_periods_are_checked():
     start = jnp.array([1.0, 0.0])
     search = lambda period, bounds=None: rdd.limit_cycle(

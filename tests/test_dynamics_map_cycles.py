@@ -82,7 +82,6 @@ def test_four_cycle_and_all_cycles_of_full_chaos():
     assert float(jnp.max(jnp.minimum(miss(15), miss(17)))) < 1e-10
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("steep", [1.0, 1e2, 1e4])
 def test_a_double_root_of_a_map_is_no_cycle(steep):
     fold = Map(lambda x, p: x + p[0] * (x**2 + p[1]))
@@ -94,6 +93,7 @@ def test_a_double_root_of_a_map_is_no_cycle(steep):
     np.testing.assert_array_equal(jnp.sort(found.stability[found.mask]), [-1, 1])
 
 
+@pytest.mark.slow
 def test_long_search_reduces_to_the_minimal_period():
     """k = 20 uses the log-domain multipliers; the orbit has period 4."""
     many = jnp.linspace(0.001, 0.999, 60)[:, None]

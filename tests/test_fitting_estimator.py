@@ -114,7 +114,9 @@ def test_a_neuron_left_out_spoils_no_prediction():
         with pytest.warns(UserWarning, match="left out"):
             model = CORNN(**options).fit(bad)
         alone = CORNN(**options).fit(rates[:, good])
-        assert model.score(bad) == pytest.approx(alone.score(rates[:, good]), rel=1e-9)
+        for frames in (bad, rates):  # the neuron may be there again
+            score = alone.score(rates[:, good])
+            assert model.score(frames) == pytest.approx(score, rel=1e-9)
         run = model.simulate(bad, 5, noisy=True)
         assert np.all(run[1:, good] != 0) and np.all(run[:, 2] == 0)
         np.testing.assert_allclose(

@@ -140,10 +140,11 @@ class CORNN:
 
     def score(self, X: Any, y: Any = None, *, inputs: Any = None) -> float:
         """One-step R2 of the targets d on `X`, all neurons pooled: the share of what is
-        new in a frame that the network predicts. At most 1; neurons with NaN in `X`
-        are left out, `y` is not used."""
-        fit = self._fitted()
-        rows = regression_rows(self._scale(X), inputs, alpha=fit.alpha)
+        new in a frame that the network predicts. At most 1; neurons with NaN here or in
+        the fit are left out, `y` is not used."""
+        fit, r = self._fitted(), self._scale(X)
+        r = np.where(fit.flag == NeuronFlag.not_finite, np.nan, r)
+        rows = regression_rows(r, inputs, alpha=fit.alpha)
         return float(one_step_r2(fit.theta, rows).d)
 
     def simulate(

@@ -4,7 +4,7 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from ._published import PUBLISHED
 
 SCHEMA = "rnndyn.sweep/1"
 _LABELS = ("primary", "compat")
-_THOSE_THAT_APPLY: Any = None
 _UNHASHED = ("name", "labels")
 _COUNTS = ("min_epochs", "record_every", "last", "shard_size", "pad_steps")
 _WHOLE = (*WHOLE, *_COUNTS, "long_epochs", "root_seed")
@@ -56,8 +55,8 @@ class SweepConfig:
     - `shard_size`: networks a shard; `pad_steps`: trials are padded to multiples of
         this many steps, and members of equal padded length share a program.
     - `labels`: any of `"primary"` (`rnndyn.mechanisms.classify`, for all networks)
-        and `"compat"` (the published index, for learned networks); by default both, of
-        trials without a delay, over which nothing is held, the latter alone.
+        and `"compat"` (the published index, for learned networks). The former is left
+        out of protocols without a delay, over which nothing is held.
     - `seed`: the seed of all members if it is no axis; `root_seed`: of all
         randomness. The initial weights depend on these two and the sizes only, so that
         a seed starts from the same weights in every cell of the grid.
@@ -100,7 +99,7 @@ class SweepConfig:
     pad_steps: int = 16
     seed: int = 0
     root_seed: int = 0
-    labels: tuple[str, ...] = _THOSE_THAT_APPLY
+    labels: tuple[str, ...] = field(default=_LABELS)
 
     def __post_init__(self):
         if not isinstance(self.grid, Grid):
@@ -108,18 +107,13 @@ class SweepConfig:
                 f"grid = {self.grid!r}, expected a Grid. Pass rnndyn.sweeps.Grid(...)."
             )
         one_of("protocol", self.protocol, tuple(PROTOCOLS))
-        holds = "delay" in self.rules.periods
-        if self.labels is None:
-            object.__setattr__(self, "labels", _LABELS if holds else _LABELS[1:])
         if not isinstance(self.labels, tuple):
             raise ValueError(f"labels = {self.labels!r}, expected a tuple of names.")
         for name in self.labels:
             one_of("label", name, _LABELS)
-        if "primary" in self.labels and not holds:
-            raise ValueError(
-                f"labels = {self.labels} with {self.protocol!r}, whose trials have no "
-                'delay to hold anything over, expected ("compat",) or ().'
-            )
+        if "delay" not in self.rules.periods:
+            applying = tuple(name for name in self.labels if name != "primary")
+            object.__setattr__(self, "labels", applying)
         for name in self.grid.names:
             one_of("axis", name, MEMBER_FIELDS)
         # Plain numbers, so that equal configurations have equal hashes.

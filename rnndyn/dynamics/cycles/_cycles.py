@@ -72,7 +72,8 @@ def limit_cycle(
         stretches by more than about 1e6; `certify` raises them where states are few.
     - `tol`: largest residual; default 1e-11 in float64 and 1e-4 in float32, 1e-8 with
         an adaptive `flow` (whose tolerance should be 100 times smaller).
-    - `max_steps`: integrations of the orbit.
+    - `max_steps`: integrations of the orbit; there is one more in the end, to see
+        whether it is isolated.
     - `period_bounds`: the search stays between these; default a thousandth to a
         hundred times `period`.
     - `reduce_period`: look for a shorter period (1/2, 1/3, 1/5 and products of them)

@@ -12,6 +12,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from ..._core._masks import after, norm
+from ...flows import ScanFlow
 from ._mesh import Mesh, Orbit, gaps, trace_orbit
 
 
@@ -48,7 +49,8 @@ def newton_matrix(
 class Shot(eqx.Module):
     """Where a shooting search stands: nodes, period, their orbit, the largest relative
     gap, the Newton step from here (relative to the size of the orbit, or the period if
-    that is more), whether it is `isolated`, and how many orbits were integrated."""
+    that is more), whether it is `isolated` (false where nobody looked), and how many
+    orbits were integrated."""
 
     nodes: Float[Array, "segment state"]
     period: Float[Array, ""]
@@ -85,14 +87,15 @@ def shoot(
     `tol`.
 
     With `look_around` one more orbit is then run, from where the Newton step leads that
-    removes the gap left over, or one of rounding: if the step for the same gap is
-    another there, the orbit is not `isolated` as far as can be seen. Where two cycles
-    have merged or just vanished these steps differ by as much as they are long,
-    whatever the scales.
+    removes the gap left over and one of rounding (of an adaptive flow, of a hundredth
+    of `tol`): if the step for the same gap is another there, or is not short, the orbit
+    is not `isolated` as far as can be seen. Where two cycles have merged or just
+    vanished these steps differ by as much as they are long, whatever the scales.
     """
     extent_floor = jnp.maximum(1, norm(nodes[0]))
     unknown = jnp.asarray(jnp.finfo(nodes.dtype).max, nodes.dtype)
     eps = jnp.finfo(nodes.dtype).eps
+    noise = 8 * eps if isinstance(mesh.flow, ScanFlow) else 1e-2 * tol
     no = jnp.zeros((), bool)
     wave = jnp.cos(1.0 + jnp.arange(nodes.size, dtype=nodes.dtype))
     splits = [k for k in (2, 3, 5) if mesh.size % k == 0 and reduce_period]
@@ -111,7 +114,7 @@ def shoot(
         soft = solve(solve(after(jnp.abs(q[0, 0]), wave), trans=1))
         soft = soft / jnp.maximum(norm(soft), jnp.finfo(gap.dtype).tiny)
         gap, left = gap.ravel(), left.ravel()
-        rounding = 8 * eps * jnp.max(jnp.linalg.norm(orbit.states, axis=-1))
+        rounding = noise * jnp.max(jnp.linalg.norm(orbit.states, axis=-1))
         larger = gap + rounding * jnp.where(jnp.vdot(soft, gap) < 0, -soft, soft)
         left = jnp.where(jnp.any(left != 0), left, larger)
         half = solve(after(jnp.abs(soft[0]), jnp.stack([gap, left], axis=1)), trans=1)
@@ -176,15 +179,17 @@ def shoot(
         here = _where(looking, orbit, shot.orbit)
         fresh, regular, unit, left, other = newton(here, gap, left)
         # The same gap asks for the same step (the period counts with the distance).
-        weight = jnp.ones_like(other).at[-1].set(unit)
-        same = norm(weight * (other - away)) <= 0.3 * norm(weight * away)
+        size_of = lambda s: norm(s.at[-1].multiply(unit))
+        shorter = jnp.minimum(size_of(other), size_of(away))
+        same = size_of(other - away) <= 0.2 * shorter
         isolated = jnp.where(looking, same, shot.isolated)
         # A period that would change by more than half is a step too far, and so is a
         # node that would move by more than the size of the orbit.
         cap = 0.5 * shot.period / jnp.maximum(jnp.abs(fresh[-1]), 1e-30)
         states = shot.orbit.states.reshape(mesh.size, -1)
         reach = jnp.max(jnp.linalg.norm(states - states[:1], axis=1))
-        length = jnp.max(jnp.linalg.norm(fresh[:-1].reshape(gap.shape), axis=1))
+        farthest = lambda s: jnp.max(jnp.linalg.norm(s[:-1].reshape(gap.shape), axis=1))
+        length = farthest(fresh)
         cap = jnp.minimum(cap, reach / jnp.maximum(length, 1e-30))
         relative = jnp.maximum(length / reach, jnp.abs(fresh[-1]) / shot.period)
         relative = jnp.where(regular & (reach > 0), relative, jnp.inf)
@@ -222,7 +227,12 @@ def shoot(
                 jnp.where(again, unknown, shot.residual),
             ),
         )
-        look = done & ~again & ~looking & look_around
+        # A step to another place altogether tells nothing of this one.
+        near = (farthest(other) <= 1e-2 * reach) & (
+            jnp.abs(other[-1]) <= 1e-2 * shot.period
+        )
+        last = shot.num_steps >= max_steps
+        look = small & (over | last) & ~again & ~looking & near & look_around
         step = jnp.where(again, 0, jnp.where(look, other, fresh))
         size = jnp.where(again, jnp.inf, size)
         factor = jnp.where(again | look, 1.0, factor).astype(nodes.dtype)

@@ -219,7 +219,7 @@ def _spectrum(system, x0, args, *options):
         step_error=step_error[order],
         history=history[:, order],
         times=counts * jnp.asarray(duration, x0.dtype),
-        kaplan_yorke=kaplan_yorke(counted[order]),
+        kaplan_yorke=kaplan_yorke(-jnp.sort(-counted[order])),
         finite=jnp.all(finite),
     )
 

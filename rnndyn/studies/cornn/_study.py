@@ -6,10 +6,10 @@ import json
 import os
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from ...sweeps.disk._files import versions
 from . import _random as random, _tasks as tasks
 from ._lines import LINES
 from ._table import Line, render
@@ -187,7 +187,9 @@ def cornn_study(
     for name in steps:
         run, options = EXPERIMENTS[name]
         sizes = {**options, **SIZES[scale][name], "seed": seed}
-        settings = json.dumps({"version": version("rnndyn"), **sizes}, sort_keys=True)
+        settings = json.dumps(
+            {"version": versions().get("rnndyn"), **sizes}, sort_keys=True
+        )
         data = None if out is None else _saved(_file(Path(out), name), settings)
         if data is not None:
             say(f"experiment {name} is there")
@@ -222,5 +224,8 @@ def _saved(file: Path, settings: str) -> Any | None:
     """The dataset of a file that was made with these settings, or `None`."""
     if not file.is_file():
         return None
-    data = importlib.import_module("xarray").load_dataset(file, engine="scipy")
+    try:
+        data = importlib.import_module("xarray").load_dataset(file, engine="scipy")
+    except (OSError, TypeError, ValueError):  # cut, or of another format
+        return None
     return data if data.attrs.get("settings") == settings else None

@@ -58,7 +58,7 @@ def _forget_killed(folder: Path) -> None:
     """Remove what processes left that were killed while they published this folder."""
     for old in folder.parent.glob(f".{folder.name}.*"):
         with contextlib.suppress(OSError):
-            if time.time() - old.stat().st_mtime > 3600:
+            if time.time() - old.stat().st_mtime > 86400:
                 shutil.rmtree(old, ignore_errors=True)
 
 
