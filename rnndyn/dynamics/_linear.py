@@ -227,8 +227,9 @@ def _contracts(fn, f, x, rounding, solve):
     # Equation by equation: the stiffest one must not excuse the softest.
     rounded = lambda g: jnp.where(jnp.abs(g) <= rounding, 0, g)
     step = solve(rounded(f))
-    length = norm(step)
-    return length, norm(solve(rounded(fn(x - step)))) <= 0.2 * length
+    length, second = norm(step), norm(solve(rounded(fn(x - step))))
+    # Whatever comes after the length comes after both solves: see `after`.
+    return after(second, length), second <= 0.2 * length
 
 
 def _by_factors(fn, jac, f, x):

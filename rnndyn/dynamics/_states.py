@@ -167,7 +167,8 @@ def check_starts(x0s: Array) -> Array:
         )
     if x0s.dtype not in FLOATS:
         raise ValueError(
-            f"`x0s` has dtype {x0s.dtype}, expected floats of 32 or 64 bits."
+            f"`x0s` has dtype {x0s.dtype}, expected a floating-point one of 32 or "
+            "64 bits."
         )
     return x0s
 
