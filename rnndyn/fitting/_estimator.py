@@ -94,12 +94,9 @@ class CORNN:
         if self.scale_limit is not None:
             # A neuron with NaN keeps scale 1: `cornn` leaves it out and flags it.
             whole = np.isfinite(X).all(axis=tuple(range(X.ndim - 1)))
-            if not whole.any():
-                whole = np.ones_like(whole)
+            kept = np.where(whole | ~whole.any(), X, 0)
             scaling = z_scale(
-                np.where(whole, X, 0),
-                limit=self.scale_limit,
-                quantile=self.scale_quantile,
+                kept, limit=self.scale_limit, quantile=self.scale_quantile
             )
         fit = cornn(
             X if scaling is None else scaling(X),

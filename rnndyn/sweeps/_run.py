@@ -16,7 +16,7 @@ from ._config import SweepConfig
 from ._labels import label as label_shard
 from ._progress import Meter
 from ._shard import Trained, train_shard
-from ._sweep import Sweep
+from ._sweep import Sweep, read
 from .disk._claim import Claim
 from .disk._files import read_checkpoint, write_checkpoint
 from .disk._store import Store, need
@@ -134,10 +134,7 @@ def run(
             if len(left) == len(busy) and left:
                 time.sleep(pause)
                 pause = min(2 * pause, 10.0)
-    sweep = Sweep(store)
-    if shards is None:
-        len(sweep)  # what is broken is said here
-    return sweep
+    return read(store) if shards is None else Sweep(store)
 
 
 def resume(out: str | Path, **options: Any) -> Sweep:

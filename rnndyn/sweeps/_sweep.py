@@ -254,8 +254,13 @@ def load(out: str | Path) -> Sweep:
 
     **Raises:** a `ValueError` if there is no sweep, or if files of it are broken.
     """
-    sweep = Sweep(Store.open(out))
-    len(sweep)  # read now, so that what is broken is said here
+    return read(Store.open(out))
+
+
+def read(store: Store) -> Sweep:
+    """What is finished, read at once, so that what is broken is said here."""
+    sweep = Sweep(store)
+    len(sweep)
     return sweep
 
 

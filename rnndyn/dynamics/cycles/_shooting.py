@@ -100,10 +100,10 @@ def shoot(
     wave = jnp.cos(1.0 + jnp.arange(nodes.size, dtype=nodes.dtype))
     splits = [k for k in (2, 3, 5) if mesh.size % k == 0 and reduce_period]
 
-    def newton(orbit, gap, left):
+    def newton(orbit, gap, looking, left):
         """The step that removes the gap, whether there is one, and what the period
-        counts; a gap a little larger, in the direction that takes the longest step, and
-        the step for it. Of another gap `left`, where that is not 0."""
+        counts; a gap a little larger, in the direction that takes the longest step (the
+        gap `left` while `looking`), and the step for it."""
         matrix = newton_matrix(velocity, orbit)
         # The shortest solution, by QR of the transposed matrix.
         unit = jnp.maximum(norm(matrix[:, -1]), jnp.finfo(gap.dtype).tiny)
@@ -113,10 +113,10 @@ def shoot(
         # The softest direction, by a step of inverse iteration.
         soft = solve(solve(after(jnp.abs(q[0, 0]), wave), trans=1))
         soft = soft / jnp.maximum(norm(soft), jnp.finfo(gap.dtype).tiny)
-        gap, left = gap.ravel(), left.ravel()
+        gap = gap.ravel()
         rounding = noise * jnp.max(jnp.linalg.norm(orbit.states, axis=-1))
         larger = gap + rounding * jnp.where(jnp.vdot(soft, gap) < 0, -soft, soft)
-        left = jnp.where(jnp.any(left != 0), left, larger)
+        left = jnp.where(looking, left, larger)
         half = solve(after(jnp.abs(soft[0]), jnp.stack([gap, left], axis=1)), trans=1)
         step, other = (scale[:, None] * (q @ half)).T
         regular = jnp.all(jnp.isfinite(step))
@@ -177,7 +177,7 @@ def shoot(
         small = shot.residual <= tol
         gap = shot.orbit.ends - jnp.roll(shot.nodes, -1, axis=0)
         here = _where(looking, orbit, shot.orbit)
-        fresh, regular, unit, left, other = newton(here, gap, left)
+        fresh, regular, unit, left, other = newton(here, gap, looking, left)
         # The same gap asks for the same step (the period counts with the distance).
         size_of = lambda s: norm(s.at[-1].multiply(unit))
         shorter = jnp.minimum(size_of(other), size_of(away))
@@ -236,7 +236,7 @@ def shoot(
         step = jnp.where(again, 0, jnp.where(look, other, fresh))
         size = jnp.where(again, jnp.inf, size)
         factor = jnp.where(again | look, 1.0, factor).astype(nodes.dtype)
-        view = (look, jnp.where(look, left, 0), other)
+        view = (look, left, other)
         return shot, size, step, factor, rounds, view, over & ~again & ~look
 
     def going(carry):

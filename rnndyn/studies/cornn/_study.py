@@ -195,15 +195,7 @@ def cornn_study(
             say(f"experiment {name} is there")
         else:
             if name in ("4", "6"):
-                # Both look at the same networks.
-                wanted = {k: sizes[k] for k in ("neurons", "updates") if k in sizes}
-                wanted = {"neurons": 500} | wanted
-                count = sizes.get("networks", 1)
-                at = (count, *wanted.values())
-                if at not in trained:
-                    say(f"training {count} networks for experiments 4 and 6")
-                    trained[at] = tasks.timed_networks(count, seed=seed, **wanted)
-                sizes["trained"] = trained[at]
+                sizes["trained"] = _timed_networks(trained, sizes, say)
             say(f"experiment {name}")
             start = time.perf_counter()
             data = run(**sizes, say=say)
@@ -214,6 +206,18 @@ def cornn_study(
         if out is not None:
             CornnStudy(scale, results, tuple(lines), seconds).save(out)
     return CornnStudy(scale, results, tuple(lines), seconds)
+
+
+def _timed_networks(trained: dict, sizes: dict[str, Any], say: Callable) -> Any:
+    """The networks that experiments 4 and 6 both look at, trained once."""
+    wanted = {k: sizes[k] for k in ("neurons", "updates") if k in sizes}
+    wanted = {"neurons": 500} | wanted
+    count = sizes.get("networks", 1)
+    at = (count, *wanted.values())
+    if at not in trained:
+        say(f"training {count} networks for experiments 4 and 6")
+        trained[at] = tasks.timed_networks(count, seed=sizes["seed"], **wanted)
+    return trained[at]
 
 
 def _file(out: Path, name: str) -> Path:

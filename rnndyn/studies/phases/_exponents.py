@@ -106,9 +106,7 @@ def exponent_checks(
         label = f"exponent, {text}"
         found = boundaries.get(name)
         if found is None:
-            ran = sweep in sweeps
-            unfit = Check(label, said, "no boundary to fit", "too few cells")
-            checks.append(unfit if ran else missing(label, said))
+            checks.append(_unfit(label, said, sweeps.get(sweep)))
             continue
         fit = found.published
         ours = f"{fit.exponent:.2f} [{found.low:.2f}, {found.high:.2f}]"
@@ -123,10 +121,8 @@ def exponent_checks(
         checks.append(Check(label, said, ours, verdict))
     first, second = boundaries.get("nopost"), boundaries.get("slow_point")
     label, said = "slow points fall more steeply than learning", "4.05 > 2.72"
-    if "nopost" not in sweeps:
-        checks.append(missing(label, said))
-    elif first is None or second is None:
-        checks.append(Check(label, said, "no boundary to fit", "too few cells"))
+    if first is None or second is None:
+        checks.append(_unfit(label, said, sweeps.get("nopost")))
     else:
         a, b = second.published.exponent, first.published.exponent
         verdict = "holds" if a > b else "fails"
@@ -142,6 +138,13 @@ _LINES = {
     "post": ("post", "not learned, post"),
     "nomemory": ("nomemory", "without memory"),
 }
+
+
+def _unfit(label: str, said: str, sweep: Summary | None) -> Check:
+    """The line of a sweep that did not run, or has no boundary to fit."""
+    if sweep is None:
+        return missing(label, said)
+    return Check(label, said, "no boundary to fit", "too few cells")
 
 
 def _large(summary: Summary) -> bool:
