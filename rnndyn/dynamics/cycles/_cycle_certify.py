@@ -11,6 +11,7 @@ import numpy as np
 from jax import lax
 
 from ..._core._batch import in_double
+from ..._core._closures import program
 from ..._core._jacobian import jacobian
 from ..._core._verdicts import Verdict
 from ...flows import DiffraxFlow, ScanFlow
@@ -216,7 +217,7 @@ def _solve(problem, mesh, nodes, period, shares) -> dict[str, Any]:
         return {k: np.array(v) for k, v in out.items()}
 
 
-@eqx.filter_jit
+@program
 def _program(problem, mesh, nodes, period, shares):
     f, args = problem.thaw()
     velocity = velocity_of(f, args, nodes[0])

@@ -1,6 +1,7 @@
 """Lyapunov spectra of flows and maps."""
 
 import warnings
+from functools import partial
 from typing import Any
 
 import jax
@@ -98,7 +99,7 @@ def lyapunov_spectrum(
 
 
 # One program, cached: an eager call compiles once for each system and shape.
-@program
+@partial(program, quick=False)  # a long run
 def _spectrum(system, x0, args, *options):
     k, t_transient, t_total, dt, method, qr_every, project, key = options
     size = x0.shape[-1]

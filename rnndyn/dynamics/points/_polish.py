@@ -9,6 +9,7 @@ import numpy as np
 from jax import lax
 
 from ..._core._batch import in_double
+from ..._core._closures import program
 from ..._core._jacobian import jacobian
 from ..._core._masks import norm
 from ..._core._system import residual_fn
@@ -91,7 +92,7 @@ class Polish:
             minimum[flat] = around(flat, 0.3) > new["speed"][flat] * (1 + 1e-6)
         return minimum
 
-    def _chunks(self, program, net, x, max_steps=None):
+    def _chunks(self, polish, net, x, max_steps=None):
         max_steps = self.max_steps if max_steps is None else max_steps
         # Also with nothing to do: one padded chunk gives the shapes of the result.
         size = max(4, min(CHUNK, 2048 // x.shape[1]))
@@ -105,7 +106,7 @@ class Polish:
             arrays = [a[nets[i : i + size]] for a in self.problem.arrays]
             chunk = eqx.tree_at(lambda p: p.arrays, self.problem, arrays)
             with in_double(), _no_leaks():
-                out = program(
+                out = polish(
                     chunk,
                     self.scale[nets[i : i + size]],
                     rows[i : i + size],
@@ -164,7 +165,7 @@ def _nothing(size):
     }
 
 
-@eqx.filter_jit
+@program
 def _polish_roots(problem, scale, x, tol, tol_unique, max_steps):
     solver = LevenbergMarquardt()
     tols = Tolerances(x.dtype, x.shape[1], tol, tol_unique)
@@ -187,7 +188,7 @@ def _polish_roots(problem, scale, x, tol, tol_unique, max_steps):
     return found | _look_at(problem, scale, found["x"], max_steps >= 0)
 
 
-@eqx.filter_jit
+@program
 def _polish_minima(problem, scale, x, tol, tol_unique, max_steps):
     """Newton's method for a zero of the gradient of q, with the exact Hessian."""
 

@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Array, Complex, Float, Int, PyTree
 
 from ..._core._batch import in_double
-from ..._core._closures import capture, freeze
+from ..._core._closures import capture, freeze, program
 from ..._core._export import Result
 from ..._core._masks import after, norm
 from ..._core._system import is_map, residual_fn, time_scale_of
@@ -160,13 +160,13 @@ def ghosts(points: FixedPoints) -> Ghost:
     return eqx.tree_at(lambda g: g.verdict, out, code)
 
 
-@eqx.filter_jit
+@program
 def _rows(problem, scale, rows):
     system, args = problem.thaw(rows.dtype)
     return lax.map(lambda x: _ghost_passage(system, x, args, scale), rows)
 
 
-@eqx.filter_jit
+@program
 def _ghost_passage(system, x, args, time_scale):
     residual = residual_fn(system, args, time_scale)
     fn = capture(residual, x)
