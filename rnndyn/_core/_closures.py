@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import equinox as eqx
@@ -11,7 +12,10 @@ from jax import lax
 from jax.extend.core import get_opaque_trace_state
 
 
-_OUTSIDE = get_opaque_trace_state()
+# In a thread of its own nothing is traced, wherever this module is imported.
+with ThreadPoolExecutor(1) as pool:
+    _OUTSIDE = pool.submit(get_opaque_trace_state).result()
+_QUICK = {"xla_cpu_use_fusion_emitters": False}
 
 
 class Captured(eqx.Module):
@@ -66,12 +70,12 @@ def program(fn: Callable, *, quick: bool = True) -> Any:
 
 
 @functools.cache
-def _quickly() -> dict[str, Any] | None:
+def _quickly() -> Any:
     """Options of `jax.jit` with which programs of hundreds of small operations, as
     searches are, compile in two thirds of the time and run as fast; training, and
     Lyapunov exponents of networks, would run a tenth to a quarter slower. None where
     XLA does not have the choice: from jax 0.11 on it compiles as fast by itself."""
-    options = {"compiler_options": {"xla_cpu_use_fusion_emitters": False}}
+    options: Any = {"compiler_options": _QUICK}
     if jax.default_backend() != "cpu":
         return None
     try:
