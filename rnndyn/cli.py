@@ -303,6 +303,8 @@ class Study:
             raise ValueError(
                 f"no study {self.name!r}, expected one of {', '.join(sorted(known))}."
             )
+        if self.out is not None and self.out.exists() and not self.out.is_dir():
+            raise ValueError(f"--out {self.out} is a file, expected a folder.")
         study = getattr(studies, f"{self.name}_study")
         result = study(
             self.scale, out=self.out, progress=sys.stderr.isatty(), say=print

@@ -76,6 +76,8 @@ def test_refusals(rnndyn, tmp_path):
             rnndyn("sweep", "run", "tiny.toml", f"--shard={shard}")
     with pytest.raises(SystemExit, match=r"no study 'mice'"):
         rnndyn("study", "mice")
+    with pytest.raises(SystemExit, match="tiny.toml is a file, expected a folder"):
+        rnndyn("study", "rank2", "--out", "tiny.toml")
 
 
 def test_a_study_is_looked_up_and_saved(rnndyn, monkeypatch, tmp_path):

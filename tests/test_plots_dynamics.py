@@ -152,6 +152,12 @@ def test_latent_and_other_planes_refuse_what_does_not_lie_in_them(ax):
         plots.latent_flow(ax, rank(2), np.zeros((5, 2)), 3)
     with pytest.raises(ValueError, match="path has shape"):
         plots.latent_flow(ax, rank(3, latent_readout=True), np.zeros((5, 3)), 3)
+    latent, path = rank(2, latent_readout=True), np.full((5, 2), np.nan)
+    with pytest.raises(ValueError, match="no finite state"):
+        plots.latent_flow(ax, latent, path, 3)
+    path[:3] = np.eye(3, 2)  # it diverged later
+    plots.latent_flow(ax, latent, path, 3)
+    assert np.isfinite(ax.get_xlim()).all()
     with pytest.raises(ValueError, match=r"paths\[None\]"):
         plots.trajectories(ax, plots.pca_plane(np.eye(2)), np.zeros((5, 2)))
     with pytest.raises(ValueError, match="rates has shape"):

@@ -384,12 +384,15 @@ def test_phase_diagram_and_curves_draw():
     pytest.importorskip("matplotlib")
     labels = np.array([[["limit_cycle", "mixed"]], [["not_learned", "slow_manifold"]]])
     losses = np.abs(np.asarray(jax.random.normal(jax.random.key(0), (4, 5)))) + 0.1
+    losses = np.array(losses)
     fig, axes = rd.plots.figure(1, 3)
     rd.plots.phase_diagram(axes[0, 0], labels, [0.1, 0.3], [20])
     with pytest.raises(ValueError, match="labels has shape"):
         rd.plots.phase_diagram(axes[0, 0], labels[0], [0.1, 0.3], [20])
     with pytest.raises(ValueError, match=r"labels \['cycle'\], expected names among"):
         rd.plots.loss_curves(axes[0, 1], np.arange(5), losses[:1], ["cycle"])
+    losses[3] = np.nan  # diverged: nothing to show, and nothing to warn of
+    losses[2, 4:] = np.nan
     rd.plots.loss_curves(axes[0, 1], np.arange(5), losses, labels.ravel())
     rd.plots.spectrum(axes[0, 2], jnp.array([[0.5 + 0.1j, 0.5 - 0.1j]]), kind="map")
     fig.canvas.draw()

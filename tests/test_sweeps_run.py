@@ -329,6 +329,10 @@ def test_labels_and_merged_store(done, tmp_path):
     stamp = (folder / "manifest.json").stat().st_mtime_ns
     assert sweeps.merge(out) == folder
     assert (folder / "manifest.json").stat().st_mtime_ns == stamp
+    # What is broken there is made again.
+    for broken in ("manifest.json", "sweep.zarr/zarr.json"):
+        (folder / broken).write_text("{}")
+        sweeps.verify(sweeps.merge(out))
     (out / "labels" / "00000" / "labels.zarr" / "zarr.json").write_text("{}")
     with pytest.raises(ValueError, match=r"labels\.zarr/zarr\.json differ"):
         sweeps.merge(out)

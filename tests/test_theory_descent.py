@@ -179,6 +179,9 @@ def test_slopes_of_the_exact_formulas():
     for never in (lambda T: 50.0 - T, lambda T: -1.0):
         with pytest.raises(ValueError, match=r"T_r = .*expected > 0"):
             theory.local_exponent(SP, jnp.array([10.0, 100.0]), never)
+    for of_values in (np.sqrt, lambda T: 5.0 if T > 20 else 1.0):
+        with pytest.raises(ValueError, match="jax.numpy for numpy"):
+            theory.local_exponent(SP, 80.0, of_values)
     for bad in ((0.0,), (1.0, np.nan)):
         with pytest.raises(ValueError, match="scale = "):
             theory.Response(*bad)

@@ -97,6 +97,8 @@ def test_mean_exponent_of_lists_and_of_bad_numbers():
         theory.mean_exponent([1.0, 2.0], [0.0, 1.0])
     with pytest.raises(ValueError, match=r"delays has shape \(1,\)"):
         theory.mean_exponent([2.0], [1.0])
+    with pytest.raises(ValueError, match="3 delays and 2 rates"):
+        theory.mean_exponent([1.0, 2.0, 4.0], [8.0, 2.0])
 
 
 @pytest.mark.parametrize("toy", [*TOYS, theory.SlowPoint(6)], ids=ids)

@@ -50,8 +50,16 @@ def loss_curves(ax: Any, epochs: Any, losses: Any, labels: Any) -> Any:
         ax.plot(epochs, curve, lw=0.3, alpha=0.35, color=COLOURS[name])
     for name, colour in COLOURS.items():
         if np.any(labels == name):
-            median = np.nanmedian(losses[labels == name], axis=0)
-            ax.plot(epochs, median, lw=1.8, color=colour, label=name.replace("_", " "))
+            own = losses[labels == name]
+            shown = np.isfinite(own).any(axis=0)  # of networks that diverged none
+            median = np.nanmedian(own[:, shown], axis=0)
+            ax.plot(
+                np.asarray(epochs)[shown],
+                median,
+                lw=1.8,
+                color=colour,
+                label=name.replace("_", " "),
+            )
     ax.set_yscale("log")
     return tidy(ax, title="loss", x="epoch", y="weighted MSE")
 

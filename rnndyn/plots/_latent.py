@@ -46,7 +46,12 @@ def latent_flow(
     remedy = "Its read-out must be latent: LowRankRNN(..., latent_readout=True)."
     check_shape("model.W_out[:1]", model.W_out[:1], (1, 2), remedy)
     path = np.asarray(path, float)
-    low, high = path.min(axis=0), path.max(axis=0)
+    if not np.isfinite(path).any(axis=0).all():
+        raise ValueError(
+            "path has no finite state, expected some to show: did training diverge?"
+        )
+    path = np.where(np.isfinite(path), path, np.nan)
+    low, high = np.nanmin(path, axis=0), np.nanmax(path, axis=0)
     pad = 0.35 * np.maximum(high - low, 0.1 * np.max(high - low) + 1e-6)
     low, high = low - pad, high + pad
     x, y = (np.linspace(low[i], high[i], num) for i in range(2))

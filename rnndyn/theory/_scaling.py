@@ -145,6 +145,11 @@ def mean_exponent(delays: Any, rates: Any) -> Float[Array, ""]:
             raise ValueError(
                 f"{name} has shape {np.shape(value)}, expected (delays,), at least 2."
             )
+    if np.shape(delays) != np.shape(rates):
+        raise ValueError(
+            f"{np.shape(delays)[0]} delays and {np.shape(rates)[0]} rates, expected "
+            "one rate a delay."
+        )
     if is_concrete(delays) and np.ptp(np.asarray(delays)) == 0:
         raise ValueError(
             f"delays = {delays} are all the same, expected different ones."
@@ -204,3 +209,13 @@ def _check_response(response):
             f"response = {response!r}, expected a callable T_d -> T_r such as "
             "Response(5.0)."
         )
+    try:
+        jax.eval_shape(
+            lambda T: response(T), jax.ShapeDtypeStruct((), jnp.result_type(float))
+        )
+    except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError):
+        raise ValueError(
+            "response needs the values of its delays, expected a function of JAX, "
+            "which is differentiated. Write it with jax.numpy for numpy, and "
+            "jnp.where for conditions."
+        ) from None

@@ -114,7 +114,8 @@ def merge(out: str | Path) -> Path:
     in the order of the grid; weights stay in the shards.
 
     **Returns:** the folder `OUT/merged`, with a `manifest.json` that lists checksums
-    and the shards it was made from. Made again if shards were added since.
+    and the shards it was made from. Made again if shards were added since, or if its
+    files do not have the checksums of its manifest.
 
     **Raises:** a `ValueError` if there is no sweep or nothing finished in it, or if a
     shard's files do not have the checksums of its manifest.
@@ -131,8 +132,12 @@ def merge(out: str | Path) -> Path:
                 parts[f"{kind}/{folder.name}"] = verify(folder)
     folder = Path(out) / "merged"
     if folder.exists():
-        if read_manifest(folder).get("parts") == parts:
-            return folder
+        try:
+            verify(folder)
+            if read_manifest(folder).get("parts") == parts:
+                return folder
+        except ValueError:
+            pass  # what is broken can be made again
         discard(folder)
 
     def fill(path: Path) -> dict[str, Any]:
