@@ -67,6 +67,22 @@ def test_batch_in_three_programs_whatever_the_values():
     assert speed[pts.mask].max() < 1e-11
 
 
+def test_long_and_short_polishes_are_one_program():
+    names = []
+    listen = lambda event, _, **about: names.append((event, about.get("fun_name")))
+    net = Net(jnp.asarray(networks(1, 7)[0]))
+    pts = rdd.fixed_points(net, jnp.ones((4, 7)), strategy=NONE)
+    # One is followed at length and one, which the search gave up, for a few steps.
+    x, verdict = pts.x.at[:2].add(0.05), pts.verdict.at[1].set(Verdict.undetermined)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        rdd.certify(eqx.tree_at(lambda p: (p.x, p.verdict), pts, (x, verdict)))
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    compiled = [f for e, f in names if e.endswith("backend_compile_duration")]
+    assert compiled.count("jit(_polish_roots)") == 1
+
+
 def test_rejects_what_the_polish_moves():
     net = Net(jnp.asarray(networks(1, 6)[0]))
     pts = rdd.fixed_points(net, jnp.ones((4, 6)), strategy=NONE)

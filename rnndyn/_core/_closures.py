@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from typing import Any
 
 import equinox as eqx
@@ -15,7 +16,6 @@ from jax.extend.core import get_opaque_trace_state
 # In a thread of its own nothing is traced, wherever this module is imported.
 with ThreadPoolExecutor(1) as pool:
     _OUTSIDE = pool.submit(get_opaque_trace_state).result()
-_QUICK = {"xla_cpu_use_fusion_emitters": False}
 
 
 class Captured(eqx.Module):
@@ -74,12 +74,7 @@ def _quickly() -> Any:
     """Options of `jax.jit` with which programs of hundreds of small operations, as
     searches are, compile in two thirds of the time and run as fast; training, and
     Lyapunov exponents of networks, would run a tenth to a quarter slower. None where
-    XLA does not have the choice: from jax 0.11 on it compiles as fast by itself."""
-    options: Any = {"compiler_options": _QUICK}
-    if jax.default_backend() != "cpu":
+    XLA knows no such option: jaxlib 0.12 does not, and compiles as fast by itself."""
+    if jax.default_backend() != "cpu" or not version("jaxlib").startswith("0.10."):
         return None
-    try:
-        jax.jit(lambda: 0, **options)()
-    except jax.errors.JaxRuntimeError:
-        return None
-    return options
+    return {"compiler_options": {"xla_cpu_use_fusion_emitters": False}}

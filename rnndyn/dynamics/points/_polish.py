@@ -32,13 +32,14 @@ class Polish:
     def roots(self, net, x, short=False):
         """Where Levenberg-Marquardt leads from `x`; a point that no step would move by
         more than rounding stays as it is. Where `short`, at most 8 steps."""
+        # Arrays: a program would be compiled for every number of Python or NumPy.
         new = self._chunks(_polish_roots, net, x, np.asarray(0, np.int32))
         eps = np.finfo(np.float64).eps
         exact = self.is_root(new) & (new["newton"] <= 64 * eps * size_of(x))
         short = np.broadcast_to(short, exact.shape)
         for steps, wanted in (
             (self.max_steps, ~exact & ~short),
-            (np.minimum(self.max_steps, 8), ~exact & short),
+            (np.asarray(min(self.max_steps, 8), np.int32), ~exact & short),
         ):
             (rest,) = np.nonzero(wanted)
             if len(rest):
