@@ -223,7 +223,8 @@ class Sweep:
     config: Path
     """Configuration (TOML), or the folder of a sweep that has been started."""
     out: Path | None = None
-    """Folder for the sweep of a configuration; by default its name, here."""
+    """Folder for the sweep of a configuration; by default the name of
+    that file, here."""
     shard: str | None = None
     """`i/n`, with i from 0 to n-1: work on every n-th shard, from the i-th on. For an
     array job."""
@@ -247,6 +248,9 @@ class Sweep:
                 f"--out {self.out} goes with a configuration, and {self.config} is a "
                 "folder: its results stay there. Leave --out away."
             )
+        for name, value in (("workers", self.workers), ("checkpoint", self.checkpoint)):
+            if value < 0:
+                raise ValueError(f"--{name} {value}, expected 0 or more.")
         folder = self.out or Path(self.config.stem)
         if self.config.is_dir():
             folder = self.config
@@ -263,7 +267,8 @@ class Sweep:
         sweep = self._train(sweeps, config, folder)
         for label in [k for k in ("compat", "primary") if k in config.labels]:
             label = "mechanism" if label == "primary" else label
-            print(f"\n{sweep.fractions(label).table()}")
+            if self.label:
+                print(f"\n{sweep.fractions(label).table()}")
         print(f"\n{len(sweep)} of {sweep.grid.size} networks are in {folder}/")
 
     def _train(self, sweeps, config, folder):
@@ -272,7 +277,10 @@ class Sweep:
 
         shards = None
         if self.shard is not None:
-            shards = _every(self.shard, len(sweeps.plan(config)))
+            count = len(sweeps.plan(config))
+            shards = _every(self.shard, count)
+            if not shards:
+                print(f"no shard for --shard {self.shard}: the sweep has {count}")
         options = dict(shards=shards, label=self.label, say=print)
         options |= dict(checkpoint_seconds=self.checkpoint)
         if self.workers < 1:

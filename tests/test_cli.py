@@ -1,6 +1,7 @@
 """The command line: what it says, and what it refuses."""
 
 import sys
+import tomllib
 
 import numpy as np
 import pytest
@@ -74,6 +75,15 @@ def test_refusals(rnndyn, tmp_path):
     for shard in ("2/2", "x", "1", "-1/2"):
         with pytest.raises(SystemExit):
             rnndyn("sweep", "run", "tiny.toml", f"--shard={shard}")
+    for name in ("workers", "checkpoint"):
+        with pytest.raises(SystemExit, match=f"--{name} -1.*expected 0 or more"):
+            rnndyn("sweep", "run", "tiny.toml", f"--{name}=-1")
+    (tmp_path / "tiny" / "sweep.json").write_text("[]")
+    with pytest.raises(SystemExit, match="holds no configuration of a sweep"):
+        rnndyn("sweep", "status", "tiny")
+    text = CONFIG.replace("delay = [0.0]", "delay = [20.0]")
+    with pytest.warns(UserWarning, match="are all durations in seconds"):
+        sweeps.SweepConfig.from_dict(tomllib.loads(text))
     with pytest.raises(SystemExit, match=r"no study 'mice'"):
         rnndyn("study", "mice")
     with pytest.raises(SystemExit, match="tiny.toml is a file, expected a folder"):

@@ -8,7 +8,14 @@ import pytest
 from helpers import lorenz, van_der_pol
 
 from rnndyn import Map, Verdict
-from rnndyn.dynamics import Box, attractors, settle, verdict_of, wilson
+from rnndyn.dynamics import (
+    Box,
+    attractors,
+    invariant_circle,
+    settle,
+    verdict_of,
+    wilson,
+)
 
 
 def normal(shape, scale=1.0, seed=0):
@@ -194,13 +201,79 @@ def test_long_cycles_of_a_cascade_are_found_or_left_open():
     # 1e-6 extents after 2048 steps; the cycles have periods of 16384 and 65536.
     logistic = Map(lambda x, r: r * x * (1 - x))
     x0s = jax.random.uniform(jax.random.key(0), (8, 1))
-    for r in (3.569945671, 3.5699456718):
-        assert attractors(logistic, x0s, r).undecided == 8
+    for r, period in ((3.569945671, 16384), (3.5699456718, 65536)):
+        ends = attractors(logistic, x0s, r)
+        assert set(ends.names) <= {"k_cycle"} and set(ends.period) <= {period}
     ends = attractors(logistic, x0s, 3.5699456)
     assert ends.names == ["k_cycle"] and ends.period[0] == 2048
     # No circle lies on a line, and this one of the plane is a cascade as well.
     henon = Map(lambda x, a: jnp.stack([1 - a * x[0] ** 2 + x[1], 0.3 * x[0]]))
     assert attractors(henon, 0.1 * jnp.ones((1, 2)), 1.0580459).undecided == 1
+
+
+def test_cycles_that_have_just_vanished_are_none():
+    # At 1 + 8^.5 a stable 3-cycle is born in a fold; before, orbits pass the place so
+    # slowly that they seem to converge.
+    x0s = jax.random.uniform(jax.random.key(1), (16, 1), minval=0.05, maxval=0.95)
+    one = lambda x, r: invariant_circle(logistic, x, r).verdict
+    circles = eqx.filter_jit(lambda r: jax.vmap(lambda x: one(x, r))(x0s))
+    for before in (1e-13, 1e-12, 1e-10, 1e-8):
+        r = 1 + 8**0.5 - before
+        assert "k_cycle" not in attractors(logistic, x0s, r).names
+        assert not np.any(circles(jnp.asarray(r)) == Verdict.k_cycle)
+    for after in (1e-12, 1e-8, 1e-5):  # approached as slowly, from many sides
+        ends = attractors(logistic, x0s, 1 + 8**0.5 + after)
+        assert ends.names == ["k_cycle"] and ends.period[0] == 3
+
+
+def test_a_cycle_of_many_units_is_one():
+    # Exactly two-dimensional: x tends to the plane of Q, and turns there.
+    size, gain = 30, 1.5
+    rng = np.random.default_rng(0)
+    Q = np.linalg.qr(rng.standard_normal((size, 2)))[0]
+    W = jnp.asarray(gain * Q @ np.array([[1.5, -1.5], [1.5, 1.5]]) @ Q.T)
+    f = lambda t, x, W: (-x + jnp.tanh(W @ x)) / 0.1
+    ends = attractors(f, normal((16, size)), W)
+    assert ends.names == ["limit_cycle"] and ends.count.tolist() == [16]
+    np.testing.assert_allclose(ends.period, 0.63040203, rtol=1e-7)  # in the plane
+
+
+def test_a_cycle_of_many_loops_is_one():
+    rossler = lambda t, x, c: jnp.stack(
+        [-x[1] - x[2], x[0] + 0.2 * x[1], 0.2 + x[2] * (x[0] - c)]
+    )
+    ends = attractors(rossler, 3 * normal((8, 3)), 4.15)
+    assert ends.names == ["limit_cycle"] and ends.count.tolist() == [8]
+    # DOP853 of SciPy at 1e-11: 8 loops.
+    np.testing.assert_allclose(ends.period, 46.4161249, rtol=1e-8)
+
+
+@pytest.mark.slow
+def test_a_near_return_is_no_period():
+    # Of 256 maxima; after a part of them the orbit comes as near as 1e-4 extents.
+    starts = 10 * normal((16, 3)) + jnp.array([0.0, 0.0, 100.0])
+    field = lambda t, x, r: jnp.stack(
+        [10 * (x[1] - x[0]), x[0] * (r - x[2]) - x[1], x[0] * x[1] - 8 / 3 * x[2]]
+    )
+    ends = attractors(field, starts, 215.364)
+    cycles = ends.verdict == Verdict.limit_cycle
+    assert cycles.any() and cycles.sum() <= 2
+    np.testing.assert_allclose(ends.period[cycles], 63.671120792, rtol=1e-9)
+
+
+def test_a_strange_attractor_of_small_amplitude_is_no_circle():
+    # Grebogi, Ott, Pelikan & Yorke 1984: forced by the golden rotation.
+    turn = 2 * np.pi * (5**0.5 - 1) / 2
+    c, s = np.cos(turn), np.sin(turn)
+
+    def forced(z, e):
+        pushed = 3 * e * jnp.tanh(z[2] / e) * z[0]
+        return jnp.stack([c * z[0] - s * z[1], s * z[0] + c * z[1], pushed])
+
+    for e in (1.0, 1e-2):
+        x0 = jnp.array([1.0, 0.0, 0.5 * e])
+        circle = invariant_circle(Map(forced), x0, e, window=16384)
+        assert not bool(circle.mask)
 
 
 @pytest.mark.slow

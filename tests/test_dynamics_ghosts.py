@@ -185,6 +185,16 @@ def test_forward_and_reverse_derivatives_agree_in_several_dimensions():
     np.testing.assert_allclose(jax.grad(time)(mu), exact, rtol=1e-9)
 
 
+@pytest.mark.parametrize("mu", [1e-3, 1e-6])
+def test_a_ghost_where_nothing_but_the_curvature_is_left(mu):
+    # In one dimension the Jacobian is 0 at the minimum of |mu + x^2|.
+    starts = jnp.linspace(-0.9, 0.9, 7)[:, None]
+    points = rdd.slow_points(lambda t, x, m: m + x**2, starts, jnp.asarray(mu))
+    found = certify(points)
+    assert np.any(found.verdict == Verdict.ghost)
+    np.testing.assert_allclose(ghosts(found).passage_time, np.pi / mu**0.5, rtol=1e-8)
+
+
 def test_a_trajectory_that_does_not_arrive_says_so():
     one = jnp.ones(1)
     for f in (lambda t, x, a: -x, lambda t, x, a: 0 * x):

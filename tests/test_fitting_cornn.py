@@ -494,6 +494,21 @@ def test_without_a_ridge_the_same_cell_twice_is_no_solution(seed):
     assert fit.regular and np.all(fit.verdict == Verdict.root)
 
 
+def test_steps_that_are_too_long_are_said_to_be():
+    rng = np.random.default_rng(1)
+    W, r = rng.standard_normal((4, 4)), np.zeros((60, 4))
+    r[0] = 0.1
+    for i in range(59):
+        drive = W @ r[i] + 2 * rng.standard_normal(4)
+        r[i + 1] = 0.7 * r[i] + 0.3 * np.tanh(drive)
+    options = {"alpha": 0.3, "ridge": 0.01, "outliers": fi.Keep(), "max_steps": 2000}
+    with pytest.warns(UserWarning, match=r"far from a minimum.*damping=Backtrack"):
+        fit = fi.cornn(r, **options)
+    assert not np.any(fit.verdict == Verdict.root)
+    fit = fi.cornn(r, damping=fi.Backtrack(), **options)
+    assert np.all(fit.verdict == Verdict.root)
+
+
 def test_an_input_that_is_never_used_spoils_nothing():
     _, r = record(0, 6, 300, (0.3, 0.0), alpha=0.5)
     u = np.random.default_rng(0).normal(size=(300, 1))

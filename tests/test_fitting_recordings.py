@@ -233,6 +233,16 @@ def test_events_go_to_the_nearest_stamp_of_a_clock_that_drifts():
     assert abs(nearest_frames(stamps, np.array([np.nan]), 0.1)[0]) > 1e14
 
 
+def test_files_that_are_no_recordings_are_refused(tmp_path):
+    pytest.importorskip("pynwb")
+    (tmp_path / "text.nwb").write_text("no HDF5")
+    with pytest.raises(ValueError, match="cannot be opened as NWB"):
+        read_nwb(tmp_path / "text.nwb")
+    for path in (tmp_path / "none.nwb", tmp_path):
+        with pytest.raises(ValueError, match="no file"):
+            read_nwb(path)
+
+
 def test_spike_times_that_are_no_times_are_refused(tmp_path):
     pynwb = pytest.importorskip("pynwb")
     file = new_file(pynwb)

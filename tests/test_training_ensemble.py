@@ -135,6 +135,16 @@ def test_a_diverged_network_disturbs_nobody():
     assert np.flatnonzero(wild.diverged).tolist() == [3]
     assert wild.steps[3] < 20 and not bool(jnp.all(wild.history.finite[3]))
     assert bool(jnp.all(jnp.isfinite(wild.models.W)))
+    # Also where the epochs before it broke off scored well.
+    log = wild.log
+    good = jnp.ones_like(log.good), 0 * log.low, jnp.ones_like(log.high)
+    scored = jnp.ones_like(log.accuracy), jnp.ones_like(log.reliability)
+    log = eqx.tree_at(
+        lambda t: (t.good, t.low, t.high, t.accuracy, t.reliability), log, good + scored
+    )
+    lucky = eqx.tree_at(lambda r: r.log, wild, log)
+    assert log.outcome.tolist() == [1] * 7
+    assert lucky.outcome.tolist() == [1, 1, 1, 0, 1, 1, 1]
     others = np.asarray([0, 1, 2, 4, 5, 6])
     for a, b in zip(
         jax.tree.leaves((calm.models, calm.history)),

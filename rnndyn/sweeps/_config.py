@@ -3,6 +3,7 @@
 import hashlib
 import json
 import tomllib
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -25,6 +26,7 @@ _LEAST = dict.fromkeys((*_COUNTS, "units", "batch"), 1) | dict.fromkeys(
     ("noise", "rate_epochs", "long_epochs", "long_delay", "momentum", "weight_decay"), 0
 )
 _SEEDS = 2**32  # keys take 32 bits of a seed
+_LONG = 200  # time constants of a period that may be in other units; published: 60
 PRESETS = tuple(PUBLISHED)
 """Names of the published sweeps."""
 
@@ -139,6 +141,13 @@ class SweepConfig:
         if max(values["momentum"]) >= 1:
             raise ValueError(f"momentum = {max(values['momentum'])}, expected below 1.")
         self._check_periods(values)
+        longest = max(max(values[name]) for name in self.rules.periods)
+        if longest > _LONG * max(values["tau"]):
+            warnings.warn(
+                f"a period of {longest:g} s is {longest / max(values['tau']):.0f} time "
+                "constants: are all durations in seconds?",
+                stacklevel=3,
+            )
 
     def _check_periods(self, values):
         periods = self.rules.periods

@@ -96,7 +96,7 @@ class AbstractProtocol(abc.ABC):
 
     def outcome(self, state: TrainState, log: TrainLog) -> np.ndarray:
         """Codes of `rnndyn.training.OUTCOMES`."""
-        return log.outcome
+        return log.outcome_of(state.diverged)
 
     def shape_of(self, values: Mapping[str, Any], pad_steps: int) -> Shape:
         """What the program of one member depends on."""

@@ -116,7 +116,7 @@ class AbstractToy(eqx.Module):
         return jnp.where(r < 0, 2 - value, value) if self.reversible else value
 
     def gradient(self, r: Any, T_d: Any, T_r: Any) -> Float[Array, "..."]:
-        """`L'(r)`; from the right at the kinks, zero in the dead zone.
+        """`L'(r)`; at the kinks from where |r| is larger, zero in the dead zone.
 
         As a closed form rather than by `jax.grad(loss)`, with which it agrees
         everywhere else."""

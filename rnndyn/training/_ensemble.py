@@ -124,9 +124,10 @@ class TrainResult(Result):
     @property
     def outcome(self) -> Int[np.ndarray, " members"]:
         """The paper's verdict of every network, codes of `rnndyn.training.OUTCOMES`,
-        from every epoch whatever `record_every` is. After resuming without the
-        earlier `log` it knows the later epochs only."""
-        return self.log.outcome
+        from every epoch whatever `record_every` is; a network that diverged has not
+        learned. After resuming without the earlier `log` it knows the later epochs
+        only."""
+        return self.log.outcome_of(self.state.diverged)
 
 
 def train(

@@ -47,6 +47,11 @@ class TrainLog(eqx.Module):
                 codes[i] = LEARNED
         return codes
 
+    def outcome_of(self, diverged: Any) -> np.ndarray:
+        """`outcome`, but for networks that diverged, which have not learned."""
+        codes, lost = self.outcome, np.asarray(diverged)
+        return np.where(lost & (codes == LEARNED), NOT_LEARNED, codes)
+
     @property
     def ends_well(self) -> np.ndarray:
         """Whether the means of accuracy and reliability over the last tenth of the

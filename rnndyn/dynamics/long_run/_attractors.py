@@ -18,7 +18,7 @@ from ...flows import AbstractMethod
 from .._states import as_arrays, as_states, check_system
 from ..points._points import Frozen
 from ..points._starts import AbstractSampler
-from ._basins import group, wilson
+from ._basins import group, regroup, wilson
 from ._rounds import Runs
 
 
@@ -106,10 +106,11 @@ def attractors(
     Every start is run in float64 by one compiled program: a transient, with steps of
     controlled error; then, with a fixed step that suits what is there, a window in
     which rest and the three leading Lyapunov exponents are measured, and the search for
-    a return (`settle`, `verdict_of`). A start that is not decided is continued four
-    times as long, up to `rounds` times; chaos is looked at twice. What slowly passes a
-    bottleneck, or cycles ever more slowly between saddles, is not an attractor: such
-    starts end as `slow_point` or `undetermined`. Host level.
+    a return (`settle`, `verdict_of`); Newton's method must confirm k-cycles, and cycles
+    of flows must be there with shorter steps. A start that is not decided is continued
+    four times as long, up to `rounds` times; chaos is looked at twice. What slowly
+    passes a bottleneck, or cycles ever more slowly between saddles, is not an
+    attractor: such starts end as `slow_point` or `undetermined`. Host level.
 
     ```python
     found = rd.dynamics.attractors(f, jax.random.normal(key, (200, 3)))
@@ -124,7 +125,7 @@ def attractors(
         stays there and is not decided.
     - `dt`: step of the integration of a flow, transients included. By default half
         of the fastest time constant at the end of each transient; runs that diverge or
-        are too inaccurate with it are repeated with an eighth of that.
+        are too inaccurate with it are repeated with 1/2, 1/8 and 1/64 of that.
     - `method`: of integration with fixed steps, `Dop853()` by default: the damping of
         methods of low order ends cycles that attract little.
     - `steps`: length of the transient and of the window in the first round.
@@ -175,12 +176,18 @@ def attractors(
                 break
     verdict, ends = run.verdict, run.ends
     groups = group(verdict, ends, tol_point)
-    first = np.array([g[0] for g in groups], int)
-    errors = np.full(len(groups), np.nan)
-    errors[verdict[first] == Verdict.k_cycle] = 0
-    cycles = np.flatnonzero(verdict[first] == Verdict.limit_cycle)
-    if cycles.size:
-        errors[cycles] = run.shorten_steps(first[cycles])
+    error = np.where(verdict == Verdict.k_cycle, 0, np.nan)
+    cycles = [g for g in groups if verdict[g[0]] == Verdict.limit_cycle]
+    if cycles:
+        first = np.array([g[0] for g in cycles])
+        error[first] = run.shorten_steps(first)
+        for members in cycles:
+            # Another motion with shorter steps.
+            if not error[members[0]] <= 0.01:
+                verdict[members] = Verdict.undetermined
+        kept = [g for g in groups if verdict[g[0]] != Verdict.undetermined]
+        groups = regroup(kept, verdict, ends, tol_point)
+    errors = error[[g[0] for g in groups]]
     return _collect(run, verdict, ends, groups, errors, is_map)
 
 

@@ -81,8 +81,12 @@ def _same_cycle(a, b, tol) -> bool:
     error = 2 * (a["closure"] + b["closure"]) + 4 * (a["step_error"] + b["step_error"])
     if not _same_mean(a, b, error, tol):
         return False
-    # The median, since chords cut corners where the motion is fast.
-    gaps = np.sort(_to_curve(a["orbit"], b["orbit"])) / extent
+    # Chords cut corners: where the motion is fast, and of cycles with many loops.
+    gaps, sag = (v / extent for v in _to_curve(a["orbit"], b["orbit"]))
+    if np.median(sag) > 0.03:
+        # So many loops that no curve can be seen: averages have to do.
+        return bool(np.linalg.norm(a["mean"] - b["mean"]) <= 1e-4 * extent)
+    gaps = np.sort(np.maximum(gaps - sag, 0))
     return bool(gaps[len(gaps) // 2] < 1e-3 and gaps[int(0.9 * len(gaps))] < 2e-2)
 
 
@@ -135,8 +139,19 @@ _SAME: dict[int, Callable[..., bool]] = {
 }
 
 
-def _to_curve(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Distance of every row of `a` to the closed polygon through the rows of `b`."""
+def regroup(
+    groups: list[np.ndarray], verdict: np.ndarray, ends: dict, tol_point: float
+) -> list[np.ndarray]:
+    """Groups whose first members have turned out to be on the same attractor."""
+    first = np.array([g[0] for g in groups], int)
+    joined = group(verdict[first], {k: v[first] for k, v in ends.items()}, tol_point)
+    merged = [np.concatenate([groups[i] for i in sorted(rows)]) for rows in joined]
+    return sorted(merged, key=len, reverse=True)
+
+
+def _to_curve(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distance of every row of `a` to the closed polygon through the rows of `b`, and
+    how far a smooth curve through these may bulge from that side."""
     centre = b.mean(axis=0)
     a, b = a - centre, b - centre
     side = np.roll(b, -1, axis=0) - b
@@ -145,4 +160,9 @@ def _to_curve(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     along = a @ side.T - (b * side).sum(1)[None]
     part = np.clip(along / length[None], 0, 1)
     squares = from_corner - 2 * part * along + part**2 * length[None]
-    return np.sqrt(np.maximum(squares.min(axis=1), 0))
+    nearest = squares.argmin(axis=1)
+    # A curve bulges from a chord by an eighth of its second differences; twice that.
+    bend = np.linalg.norm(np.roll(side, 1, axis=0) - side, axis=1) / 4
+    bulge = np.maximum(bend, np.roll(bend, -1))
+    distance = squares[np.arange(len(a)), nearest]
+    return np.sqrt(np.maximum(distance, 0)), bulge[nearest]

@@ -31,8 +31,9 @@ def verdict_of(
     exp(-`decay`) over the window.
 
     - `root`: at rest within `near` max(1, |x|) of a root, which attracts.
-    - `limit_cycle` (flows): at least 3 evenly spaced returns; one neutral direction
-        (growth within `neutral`), all others attract.
+    - `limit_cycle` (flows): at least 3 evenly spaced returns, of all states of the
+        cycle to within 100 `closed` extents; one neutral direction (growth within
+        `neutral`), all others attract.
     - `k_cycle` (maps): at least 3 evenly spaced returns, of all states of the cycle to
         within `closed` extents; all directions attract.
     - `invariant_circle` (maps): no return, one neutral direction (averaged growth
@@ -77,6 +78,7 @@ def verdict_of(
         one, code = one & (run.final.size > 1), Verdict.k_cycle
     else:
         cycle = back & attracts[1] & (jnp.abs(run.neutral) < neutral)
+        cycle = cycle & (run.closure <= 100 * closed)
         code = Verdict.limit_cycle
         one = jnp.zeros((), bool)
     still = run.speed <= 64 * jnp.finfo(run.final.dtype).eps * size

@@ -15,7 +15,7 @@ from ..._core._system import Map, residual_fn
 from ...flows import RK4, AbstractMethod
 from .._linear import newton_length
 from .._states import as_states
-from ._returns import SAMPLES, apart, find_returns, orbit_after, period_average
+from ._returns import SAMPLES, find_returns, orbit_after, period_average
 
 
 BLOCKS = 8
@@ -43,14 +43,15 @@ class LateRun(Result):
     - `mean`, `spread`: smoothly weighted average and variance of the state; where there
         are returns the average is that over one period (of a map, of up to 256 steps).
     - `drift`: change of smoothly weighted averages of x and x^2 from one half of the
-        window to the other, relative to the extent: tiny for periodic and
+        window to the other, of the variable for which it is largest next to its
+        extent: tiny for periodic and
         quasi-periodic motion, about the inverse root of the window for chaos.
     - `blocks`: plain averages of x and x^2 over 16 equal stretches of the window, shape
         `(16, 2, state)`.
-    - `returns`: how often the orbit came back to where it was, to `closed` extents;
-        `period`: mean time between these; `uneven`: spread of these times, relative;
-        `closure`: largest distance at a return, in extents (of a map, of all states of
-        the cycle).
+    - `returns`: how often the orbit came back to where it was, to `closed` extents or
+        less, and went on as before; `period`: mean time between these; `uneven`: spread
+        of these times, relative; `closure`: largest distance at a return, and between
+        states of the orbit a period apart, in extents.
     - `nearest`: closest return of all, in extents.
     - `window`: its length; `orbit`: states after it, shape `(256, state)`, equally
         spaced: over one period if there is one, else over the window; of a map,
@@ -199,19 +200,20 @@ def settle(
     extents = jnp.linalg.norm(high - low, axis=1) / 2
     extent = norm(jnp.max(high, axis=0) - jnp.min(low, axis=0)) / 2
     unit = jnp.where(extent > 0, extent, 1)
-    drift = jnp.maximum(
-        norm(first[1] - first[0]) / unit, norm(second[1] - second[0]) / unit**2
-    )
+    # Each variable in its own extent, unless that is rounding; in units in which
+    # variables that move alike have the drift of the state.
+    own = (jnp.max(high, axis=0) - jnp.min(low, axis=0)) / 2
+    scale = jnp.maximum(jnp.max(jnp.abs(high), axis=0), jnp.max(jnp.abs(low), axis=0))
+    own = jnp.maximum(own, 1e-9 * jnp.maximum(scale, extent))
+    own = jnp.where(own > 0, own, 1) * size**0.5
+    shift = jnp.abs(first[1] - first[0]) / own
+    drift = jnp.max(jnp.maximum(shift, jnp.abs(second[1] - second[0]) / own**2))
     neutral = jnp.sum(growth[:, 0])
     if not is_map:
         neutral = neutral - (now[-1] - last)
 
-    before = x
     found = find_returns(advance, displacement, x, h, 2 * half, unit, closed, is_map)
     x, returns, period, uneven, closure, nearest = found
-    if is_map:
-        gap = apart(advance, before, h, jnp.where(returns > 0, period, 0))
-        closure = jnp.maximum(closure, gap / unit)
     orbit = orbit_after(advance, x, h, 2 * half, returns, period, is_map)
     # A window of a few periods is no average; its halves may agree on the wrong one.
     whole = (returns > 0) & ((period <= SAMPLES) if is_map else jnp.isfinite(period))

@@ -11,9 +11,38 @@ SAMPLES = 256
 """States kept of the motion found."""
 
 
-def find_returns(advance, displacement, p, h, steps, unit, closed, is_map, most=16):
+ATTEMPTS = 4
+"""How often a return is looked for, each time ten times nearer."""
+
+
+def find_returns(advance, displacement, p, h, steps, unit, closed, is_map):
+    """Returns of the orbit from `p` after which it goes on as before: the end, how
+    many, the period, how uneven, the largest and the least distance.
+
+    An orbit may come near to where it was long before it closes. Where states a period
+    apart (`apart`) differ by more than `closed` units, nearer returns are looked for;
+    of a flow also where returns come unevenly."""
+
+    def attempt(carry):
+        k, nearest, _ = carry
+        found = _returns(advance, displacement, p, h, steps, unit, nearest, is_map)
+        x, count, period, uneven, closure, least = found
+        even = (count >= 3) & (uneven < 1e-3)
+        gap = apart(advance, p, h, jnp.where(even, period, 0), is_map) / unit
+        found = (x, count, period, uneven, jnp.maximum(closure, gap), least)
+        again = (even & (gap > closed)) | (~even & (count >= 3) & (not is_map))
+        k = jnp.where(again, k + 1, ATTEMPTS)
+        return k, jnp.minimum(0.1 * nearest, 0.5 * closure), found
+
+    zero, count = jnp.zeros((), p.dtype), jnp.zeros((), jnp.int32)
+    nothing = (p, count, zero, zero, zero, zero)
+    start = (count, jnp.asarray(closed, p.dtype), nothing)
+    return lax.while_loop(lambda c: c[0] < ATTEMPTS, attempt, start)[2]
+
+
+def _returns(advance, displacement, p, h, steps, unit, closed, is_map, most=16):
     """Follow the orbit from `p` until it has come back `most` times: for a flow,
-    crossings of the plane through `p` across the velocity, interpolated."""
+    crossings of the plane through `p` across the velocity."""
     along = displacement(p)
     infinite = jnp.asarray(jnp.inf, p.dtype)
 
@@ -33,7 +62,12 @@ def find_returns(advance, displacement, p, h, steps, unit, closed, is_map, most=
             slope = jax.grad(_quintic)(u, *heights)
             u = u - _quintic(u, *heights) / jnp.where(slope > 0, slope, infinite)
             u = jnp.clip(u, 0, 1)
-        return hit, u, norm(_quintic(u, *ends)) / unit
+        # What is interpolated tells where to integrate to, and no more.
+        y = advance(x, u * h)
+        velocity = displacement(y)
+        slope = jnp.vdot(along, velocity)
+        part = -jnp.vdot(along, y - p) / jnp.where(slope > 0, slope, infinite)
+        return hit, u + part, norm(y + part * velocity - p) / unit
 
     def body(carry):
         i, x, count, last, shortest, longest, closure, nearest, total = carry
@@ -66,16 +100,18 @@ def find_returns(advance, displacement, p, h, steps, unit, closed, is_map, most=
     return x, count, period, uneven, closure, nearest
 
 
-def apart(advance, x, h, period):
+def apart(advance, x, h, period, is_map):
     """Largest distance between states of a cycle and the same a period later: near a
     critical point all but the first may still be far from closing."""
+    number = jnp.round(period) if is_map else jnp.ceil(period)
+    h = h if is_map else h * period / jnp.maximum(number, 1)
 
     def body(_, carry):
         x, y, largest = carry
         x, y = advance(x, h), advance(y, h)
         return x, y, jnp.maximum(largest, norm(x - y))
 
-    steps = jnp.round(period).astype(jnp.int32)
+    steps = number.astype(jnp.int32)
     y = lax.fori_loop(0, steps, lambda _, x: advance(x, h), x)
     return lax.fori_loop(0, steps, body, (x, y, norm(x - y)))[2]
 

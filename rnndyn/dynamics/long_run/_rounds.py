@@ -2,20 +2,25 @@
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from ..._core._batch import in_double
+from ..._core._jacobian import jacobian
+from ..._core._masks import norm
 from ..._core._system import Map
 from ..._core._verdicts import Verdict
 from ...flows import Dop853
 from ._approach import approach, shared_steps
 from ._late_verdict import UNDECIDED, confirm_roots, verdict_of
 from ._recurrence import settle
+from ._returns import SAMPLES
 
 
 _KEPT = ("returns", "final", "point", "jacobian", "extent", "growth", "period", "orbit")
 _KEPT += ("window", "step_error", "rates", "mean", "spread", "drift", "closure")
-_KEPT += ("blocks",)
+_KEPT += ("blocks", "uneven")
 
 
 class Runs:
@@ -44,15 +49,17 @@ class Runs:
         away = np.zeros(len(todo), bool)
         if self.adaptive:
             away = self.approach(todo, steps // 2)
-        for finer in (1, 8, 64) if self.adaptive else (1,):
+        for finer in (1, 2, 8, 64) if self.adaptive else (1,):
             dt = self.dt[todo] / finer
             verdict, ends = self.run(self.x[todo], dt, steps * finer)
             self.keep(todo, verdict, ends, dt)
             # A step that is too long makes things up, divergence above all.
-            poor = _too_long(verdict, ends)
-            self.coarse[todo] = poor
-            if finer == 1:
-                poor |= verdict == Verdict.diverged
+            self.coarse[todo] = poor = _too_long(verdict, ends)
+            if finer <= 2:
+                poor = poor | (verdict == Verdict.diverged)
+            # Errors that accumulate over a turn hide that it closes.
+            moving = np.isin(verdict, (Verdict.undetermined, Verdict.limit_cycle))
+            poor = poor | (moving & (ends["step_error"] > _SHARP))
             todo = todo[poor]
             if not len(todo):
                 break
@@ -66,10 +73,36 @@ class Runs:
         self.verdict[self.coarse] = Verdict.undetermined
         self.verdict[self.gone] = Verdict.diverged
         confirm_roots(self.verdict, self.ends, self.is_map, open_)
+        self.confirm_cycles(open_)
         # Chaos may be a transient, and its averages converge slowly: look twice.
         once = (self.verdict == Verdict.chaotic) & ~self.seen_chaotic
         self.seen_chaotic = self.verdict == Verdict.chaotic
         self.open &= np.isin(self.verdict, UNDECIDED) | once
+
+    def confirm_cycles(self, rows):
+        """Let Newton's method confirm k-cycles, and go to them: where two have just
+        vanished the orbit creeps past the place, as if it still converged."""
+        rows = rows[self.verdict[rows] == Verdict.k_cycle]
+        lengths = np.round(self.ends["period"][rows]).astype(np.int32)
+        dear = lengths * float(self.x.shape[1]) ** 3 > _DEAR
+        far = self.ends["closure"][rows] > 1e-12
+        self.verdict[rows[dear & far]] = Verdict.undetermined
+        rows, lengths = rows[~dear], lengths[~dear]
+        if not len(rows):
+            return
+        part = lambda x, k: _cycle_points(self.problem, x, k)
+        found = self.in_chunks(part, self.ends["final"][rows], lengths)
+        near = found["distance"] <= 1e-2 * self.ends["extent"][rows]
+        there = near & found["settled"]
+        there &= found["step"] <= np.finfo(np.float64).eps ** 0.5
+        multipliers = np.abs(np.linalg.eigvals(found["jacobian"])).max(axis=1)
+        good = there & (multipliers < 1)
+        self.verdict[rows[~good]] = Verdict.undetermined
+        self.ends["orbit"][rows[good]] = orbit = found["orbit"][good]
+        self.ends["final"][rows[good]] = orbit[:, 0]
+        for i, k, states in zip(rows[good], lengths[good], orbit, strict=True):
+            if k <= len(states):
+                self.ends["mean"][i] = states[:k].mean(axis=0)
 
     def approach(self, todo, attempts):
         """Take the runs `todo` through a transient and choose their steps; which of
@@ -102,6 +135,7 @@ class Runs:
         their periods stay the same; the last relative changes.
 
         One step may be accurate and the period not, where the cycle passes a saddle.
+        Infinite for what does not close with shorter steps.
         """
         dt = self.ends["step"][index]
         period, start = self.ends["period"][index], self.ends["final"][index]
@@ -111,14 +145,14 @@ class Runs:
             with in_double():
                 steps = int(np.ceil(6 * (period / dt).max()))
                 _, ends = self.run(start, dt, steps)
-            new = np.where(ends["returns"] > 0, ends["period"] * dt, np.inf)
-            error = np.where(np.isfinite(new), np.abs(new / period - 1), np.inf)
-            if not np.all(np.isfinite(error)):
-                break
+            closes = (ends["returns"] > 0) & (ends["uneven"] < 1e-3)
+            closes &= ends["closure"] <= 1e-4
+            new = np.where(closes, ends["period"] * dt, period)
+            error = np.where(closes, np.abs(new / period - 1), np.inf)
             for name in ("final", "orbit", "extent"):
-                self.ends[name][index] = ends[name]
+                self.ends[name][index[closes]] = ends[name][closes]
             self.ends["period"][index] = period = new
-            start = ends["final"]
+            start = np.where(closes[:, None], ends["final"], start)
             if error.max() <= _SAME_PERIOD:
                 break
         return error
@@ -135,6 +169,10 @@ class Runs:
 
 
 _SAME_PERIOD = 1e-7
+_DEAR = 1e9
+"""Operations of a step of Newton's method, k N^3, that a k-cycle is not worth."""
+_SHARP = 1e-6
+"""Error of a step, in extents, from which on cycles may not be recognised."""
 
 
 def _too_long(verdict, ends):
@@ -150,6 +188,43 @@ def _too_long(verdict, ends):
 def _approach(problem, x0s, attempts):
     system, args = problem.thaw()
     return jax.vmap(lambda x: approach(system, x, args, attempts))(x0s)
+
+
+@eqx.filter_jit
+def _cycle_points(problem, xs, lengths):
+    """Newton's method for x = F^k(x): Jacobian of F^k, the last step relative to
+    max(1, |x|), whether it was far shorter than the one before (or f within rounding),
+    as at a double root steps are not, the distance from the start, and the cycle."""
+    system, args = problem.thaw()
+
+    def one(x0, k):
+        iterate = lambda x: lax.fori_loop(0, k, lambda _, y: system(y, args), x)
+
+        def newton(_, carry):
+            x, _, before, _ = carry
+            jac, f = jacobian(lambda x: iterate(x) - x, x)
+            jac = jnp.where(jnp.isfinite(jac), jac, 0)
+            step = jnp.linalg.solve(jac, f)
+            step = jnp.where(jnp.isfinite(step), step, jnp.inf)
+            ahead = jnp.where(jnp.all(jnp.isfinite(step)), x - step, x)
+            unit = jnp.maximum(1, norm(x))
+            length = norm(step) / unit
+            rounding = norm(f) <= 64 * jnp.finfo(x.dtype).eps * unit
+            return ahead, jac, length, (length <= 0.3 * before) | rounding
+
+        size = x0.size
+        far = jnp.asarray(jnp.inf, x0.dtype)
+        start = (x0, jnp.zeros((size, size), x0.dtype), far, jnp.zeros((), bool))
+        x, jac, step, settled = lax.fori_loop(0, 8, newton, start)
+        jac = jac + jnp.eye(size, dtype=x0.dtype)
+        follow = lambda x, _: (system(x, args), x)
+        orbit = lax.scan(follow, x, None, length=SAMPLES)[1]
+        distance = norm(x - x0)
+        return dict(
+            jacobian=jac, step=step, settled=settled, distance=distance, orbit=orbit
+        )
+
+    return jax.vmap(one)(xs, lengths)
 
 
 @eqx.filter_jit

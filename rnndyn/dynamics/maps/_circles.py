@@ -120,7 +120,8 @@ def invariant_circle(
             check_count(name, value, least)
     args = as_arrays(args, x0)
     run = settle(system, x0, args, transient=transient, window=window)
-    code = verdict_of(run)
+    # A cycle that the orbit only nears may have just vanished.
+    code = verdict_of(run, closed=1e-12)
     step = lambda x, _: (system(x, args), x)
     states = lax.scan(step, run.final, None, length=samples)[1]
     states = jnp.where(run.finite & jnp.isfinite(states), states, 0)
@@ -184,8 +185,11 @@ def _curve(states):
     error = jnp.abs(early - late)
     phase = jnp.mod(jnp.arange(states.shape[0]) * rotation, 1)
     ordered = states[jnp.argsort(phase)]
-    extent = norm(jnp.max(states, axis=0) - jnp.min(states, axis=0)) / 2
-    jumps = jnp.linalg.norm(ordered - jnp.roll(ordered, 1, axis=0), axis=1)
-    gap = jnp.max(jumps) / jnp.where(extent > 0, extent, 1)
+    # Each variable in its own extent, unless that is rounding.
+    extent = (jnp.max(states, axis=0) - jnp.min(states, axis=0)) / 2
+    least = 1e-9 * jnp.maximum(norm(extent), jnp.max(jnp.abs(states), axis=0))
+    extent = jnp.maximum(extent, least)
+    jumps = jnp.max(jnp.abs(ordered - jnp.roll(ordered, 1, axis=0)), axis=0)
+    gap = jnp.max(jumps / jnp.where(extent > 0, extent, 1))
     rotation = jnp.abs(rotation - jnp.round(rotation))
     return rotation, error, gap

@@ -75,7 +75,8 @@ def _right_null(jac, f):
     size = len(f)
     bordered = np.zeros((size + 1, size + 1))
     bordered[:size, :size] = jac
-    bordered[:size, size] = f * np.linalg.norm(jac) / np.linalg.norm(f)
+    # In the units of the Jacobian, if it has any.
+    bordered[:size, size] = f * (np.linalg.norm(jac) or 1.0) / np.linalg.norm(f)
     bordered[size, :size] = np.random.default_rng(0).standard_normal(size)
     try:
         vector = np.linalg.solve(bordered, np.eye(size + 1)[size])[:size]

@@ -15,6 +15,8 @@ from .._problem import Real
 
 MANY_CLIPPED = 0.2
 """Share of all clipped targets above which `cornn` warns."""
+FAR = 0.1
+"""Gradient of a neuron above which `cornn` warns; fits begin at 1e-4 to 1e-2."""
 
 
 class NeuronFlag(enum.IntEnum):
@@ -129,6 +131,14 @@ def remarks(fit: CornnFit, constrained: bool):
             f"{going} of {len(fit.flag)} neurons have not converged under the "
             "constraint: raise max_steps, or with a small ridge splitting=Admm(rho) "
             "tenfold."
+        )
+    lost = used & (fit.verdict != Verdict.root) & ~(fit.gradient_norm <= FAR)
+    if not constrained and lost.any():
+        yield (
+            f"{lost.sum()} of {len(fit.flag)} neurons are far from a minimum (gradient "
+            f"up to {np.max(fit.gradient_norm[lost]):.2g}): the steps are too long for "
+            "them, and their weights mean nothing. Pass damping=Backtrack(), or a "
+            "larger ridge."
         )
 
 

@@ -1,6 +1,7 @@
 """What pynwb has to say about a file, reduced to arrays on a grid."""
 
 import contextlib
+import os
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,7 +42,15 @@ def open_nwb(path: str):
             "read_nwb needs pynwb, which is not installed. Run "
             'pip install "rnndyn[nwb]".'
         ) from error
-    io = pynwb.NWBHDF5IO(path, "r")  # pyright: ignore[reportCallIssue]
+    if not os.path.isfile(path):
+        raise ValueError(f"no file {path}, expected one in the NWB format.")
+    try:
+        io = pynwb.NWBHDF5IO(path, "r")  # pyright: ignore[reportCallIssue]
+    except (OSError, TypeError) as error:
+        raise ValueError(
+            f"{path} cannot be opened as NWB ({error}), expected an HDF5 file in that "
+            "format."
+        ) from error
     with io:
         yield io.read()
 

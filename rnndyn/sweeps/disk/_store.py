@@ -337,6 +337,11 @@ def need(*packages: str) -> Any:
 
 
 def _checked(table, path):
+    if not isinstance(table, dict) or not isinstance(table.get("config"), dict):
+        raise ValueError(
+            f"{path} holds no configuration of a sweep. Restore that file, or run the "
+            "sweep in another folder."
+        )
     if table.get("schema") != SCHEMA:
         raise ValueError(
             f"{path} has schema {table.get('schema')!r}, expected {SCHEMA!r}. It was "
