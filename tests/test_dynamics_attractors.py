@@ -248,6 +248,36 @@ def test_a_cycle_of_many_loops_is_one():
     np.testing.assert_allclose(ends.period, 46.4161249, rtol=1e-8)
 
 
+def test_two_cycles_of_many_loops_are_two():
+    # A fast oscillator locks to a slow one at the phases 0 and pi: same period, mean
+    # and extent.
+    n = 24
+
+    def field(t, z, _):
+        slow, fast = z[:2], z[2:]
+        phase = jnp.arctan2(fast[1], fast[0]) - n * jnp.arctan2(slow[1], slow[0])
+        radial = lambda z: (1 - z[0] ** 2 - z[1] ** 2) * z
+        rate = n - 0.3 * jnp.sin(2 * phase)
+        return jnp.concatenate(
+            [radial(slow) + turn(slow), radial(fast) + rate * turn(fast)]
+        )
+
+    ends = attractors(field, normal((8, 4)))
+    assert ends.names == ["limit_cycle"] * 2 and ends.count.sum() == 8
+    np.testing.assert_allclose(ends.period, 2 * np.pi, rtol=1e-10)
+
+
+def test_small_cycles_far_from_zero():
+    # The logistic map's 4-cycle in other coordinates, close to a root that repels.
+    moved = Map(lambda x, p: p[0] + p[1] * logistic((x - p[0]) / p[1], 3.5))
+    for shift, width in ((1e4, 1.0), (100.0, 0.02), (1.0, 1e-4)):
+        p, x0 = jnp.array([shift, width]), jnp.array([shift + 0.3 * width])
+        circle = invariant_circle(moved, x0, p)
+        assert int(circle.verdict) == Verdict.k_cycle and float(circle.period) == 4
+        ends = attractors(moved, x0[None], p)
+        assert ends.names == ["k_cycle"] and ends.period[0] == 4
+
+
 @pytest.mark.slow
 def test_a_near_return_is_no_period():
     # Of 256 maxima; after a part of them the orbit comes as near as 1e-4 extents.

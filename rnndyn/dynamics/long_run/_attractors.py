@@ -175,7 +175,7 @@ def attractors(
             if not run.open.any():
                 break
     verdict, ends = run.verdict, run.ends
-    groups = group(verdict, ends, tol_point)
+    groups = group(verdict, ends, tol_point, run.meets)
     error = np.where(verdict == Verdict.k_cycle, 0, np.nan)
     cycles = [g for g in groups if verdict[g[0]] == Verdict.limit_cycle]
     if cycles:
@@ -186,7 +186,7 @@ def attractors(
             if not error[members[0]] <= 0.01:
                 verdict[members] = Verdict.undetermined
         kept = [g for g in groups if verdict[g[0]] != Verdict.undetermined]
-        groups = regroup(kept, verdict, ends, tol_point)
+        groups = regroup(kept, verdict, ends, tol_point, run.meets)
     errors = error[[g[0] for g in groups]]
     return _collect(run, verdict, ends, groups, errors, is_map)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +24,10 @@ def wilson(k: int, n: int, level: float = 0.95) -> tuple[float, float, float]:
 
 
 def group(
-    verdict: np.ndarray, ends: dict[str, np.ndarray], tol_point: float
+    verdict: np.ndarray,
+    ends: dict[str, np.ndarray],
+    tol_point: float,
+    meets: Callable[[dict, dict], bool],
 ) -> list[np.ndarray]:
     """Starts that ended on the same attractor, the largest group first.
 
@@ -38,6 +42,8 @@ def group(
     - `ends`: fields of `LateRun`, with a leading axis of starts, and `step`, that of
         the integration.
     - `tol_point`: points closer than this, times max(1, |x|), are one.
+    - `meets`: whether the orbit of one cycle runs along that of another: asked where
+        the stored states are too few to tell.
     """
     groups: list[list[int]] = []
     for i, code in enumerate(verdict):
@@ -49,7 +55,9 @@ def group(
             first = members[0]
             if verdict[first] != code:
                 continue
-            if same(mine, {k: v[first] for k, v in ends.items()}, tol_point):
+            theirs = {k: v[first] for k, v in ends.items()}
+            alike = same(mine, theirs, tol_point)
+            if meets(mine, theirs) if alike is None else alike:
                 members.append(i)
                 break
         else:
@@ -71,7 +79,7 @@ def _same_mean(a, b, error, tol) -> bool:
     return bool(close or a["step"] != b["step"])
 
 
-def _same_cycle(a, b, tol) -> bool:
+def _same_cycle(a, b, tol) -> bool | None:
     extent = max(a["extent"], b["extent"])
     if abs(a["period"] - b["period"]) > 1e-2 * a["period"]:
         return False
@@ -81,12 +89,12 @@ def _same_cycle(a, b, tol) -> bool:
     error = 2 * (a["closure"] + b["closure"]) + 4 * (a["step_error"] + b["step_error"])
     if not _same_mean(a, b, error, tol):
         return False
-    # Chords cut corners: where the motion is fast, and of cycles with many loops.
+    # Chords cut corners where the motion is fast, hence the median; with many loops
+    # they do everywhere.
     gaps, sag = (v / extent for v in _to_curve(a["orbit"], b["orbit"]))
-    if np.median(sag) > 0.03:
-        # So many loops that no curve can be seen: averages have to do.
-        return bool(np.linalg.norm(a["mean"] - b["mean"]) <= 1e-4 * extent)
-    gaps = np.sort(np.maximum(gaps - sag, 0))
+    if np.median(sag) > 3e-4:
+        return None
+    gaps = np.sort(gaps)
     return bool(gaps[len(gaps) // 2] < 1e-3 and gaps[int(0.9 * len(gaps))] < 2e-2)
 
 
@@ -128,7 +136,7 @@ def _same_chaos(a, b, _) -> bool:
     return bool(np.all(gap <= 10 * np.sqrt(sum(variances)) + rounding))
 
 
-_SAME: dict[int, Callable[..., bool]] = {
+_SAME: dict[int, Callable[..., bool | None]] = {
     Verdict.root: _same_point,
     Verdict.limit_cycle: _same_cycle,
     Verdict.k_cycle: _same_k_cycle,
@@ -140,18 +148,18 @@ _SAME: dict[int, Callable[..., bool]] = {
 
 
 def regroup(
-    groups: list[np.ndarray], verdict: np.ndarray, ends: dict, tol_point: float
+    groups: list[np.ndarray], verdict: np.ndarray, ends: dict, *options: Any
 ) -> list[np.ndarray]:
     """Groups whose first members have turned out to be on the same attractor."""
     first = np.array([g[0] for g in groups], int)
-    joined = group(verdict[first], {k: v[first] for k, v in ends.items()}, tol_point)
+    joined = group(verdict[first], {k: v[first] for k, v in ends.items()}, *options)
     merged = [np.concatenate([groups[i] for i in sorted(rows)]) for rows in joined]
     return sorted(merged, key=len, reverse=True)
 
 
 def _to_curve(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Distance of every row of `a` to the closed polygon through the rows of `b`, and
-    how far a smooth curve through these may bulge from that side."""
+    how far a smooth curve through these bulges from that side."""
     centre = b.mean(axis=0)
     a, b = a - centre, b - centre
     side = np.roll(b, -1, axis=0) - b
@@ -161,8 +169,8 @@ def _to_curve(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     part = np.clip(along / length[None], 0, 1)
     squares = from_corner - 2 * part * along + part**2 * length[None]
     nearest = squares.argmin(axis=1)
-    # A curve bulges from a chord by an eighth of its second differences; twice that.
-    bend = np.linalg.norm(np.roll(side, 1, axis=0) - side, axis=1) / 4
+    # By an eighth of its second differences.
+    bend = np.linalg.norm(np.roll(side, 1, axis=0) - side, axis=1) / 8
     bulge = np.maximum(bend, np.roll(bend, -1))
     distance = squares[np.arange(len(a)), nearest]
     return np.sqrt(np.maximum(distance, 0)), bulge[nearest]

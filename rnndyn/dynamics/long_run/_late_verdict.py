@@ -88,8 +88,8 @@ def verdict_of(
     verdict = jnp.select(
         [
             ~run.finite,
+            moving & same & cycle,  # it may attract, and lie close to a root
             at_rest,
-            moving & same & cycle,
             chaotic,
             quasi & one,
             quasi & two,
@@ -98,8 +98,8 @@ def verdict_of(
         ],
         [
             Verdict.diverged,
-            Verdict.root,
             code,
+            Verdict.root,
             Verdict.chaotic,
             Verdict.invariant_circle,
             Verdict.torus,

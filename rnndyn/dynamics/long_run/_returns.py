@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ..._core._jacobian import jacobian
 from ..._core._masks import norm
 
 
@@ -25,7 +26,7 @@ def find_returns(advance, displacement, p, h, steps, unit, closed, is_map):
 
     def attempt(carry):
         k, nearest, _ = carry
-        found = _returns(advance, displacement, p, h, steps, unit, nearest, is_map)
+        found = _returns(advance, displacement, p, p, h, steps, unit, nearest, is_map)
         x, count, period, uneven, closure, least = found
         even = (count >= 3) & (uneven < 1e-3)
         gap = apart(advance, p, h, jnp.where(even, period, 0), is_map) / unit
@@ -40,8 +41,13 @@ def find_returns(advance, displacement, p, h, steps, unit, closed, is_map):
     return lax.while_loop(lambda c: c[0] < ATTEMPTS, attempt, start)[2]
 
 
-def _returns(advance, displacement, p, h, steps, unit, closed, is_map, most=16):
-    """Follow the orbit from `p` until it has come back `most` times: for a flow,
+def nearest_pass(advance, displacement, p, x, h, steps, unit):
+    """Least distance from `p`, in its plane across the flow, of an orbit from `x`."""
+    return _returns(advance, displacement, p, x, h, steps, unit, 0.0, False)[-1]
+
+
+def _returns(advance, displacement, p, x, h, steps, unit, closed, is_map, most=16):
+    """Follow the orbit from `x` until it has come to `p` `most` times: for a flow,
     crossings of the plane through `p` across the velocity."""
     along = displacement(p)
     infinite = jnp.asarray(jnp.inf, p.dtype)
@@ -90,7 +96,7 @@ def _returns(advance, displacement, p, h, steps, unit, closed, is_map, most=16):
 
     zero = jnp.zeros((), p.dtype)
     count = jnp.zeros((), jnp.int32)
-    start = (count, p, count, zero, infinite, zero, zero, infinite, zero)
+    start = (count, x, count, zero, infinite, zero, zero, infinite, zero)
     going = lambda c: (c[0] < steps) & (c[2] < most)
     _, x, count, _, shortest, longest, closure, nearest, total = lax.while_loop(
         going, body, start
@@ -114,6 +120,35 @@ def apart(advance, x, h, period, is_map):
     steps = number.astype(jnp.int32)
     y = lax.fori_loop(0, steps, lambda _, x: advance(x, h), x)
     return lax.fori_loop(0, steps, body, (x, y, norm(x - y)))[2]
+
+
+def cycle_point(step, x0, k):
+    """Newton's method for x = F^k(x), where F is `step`: `x`, how far it is from `x0`
+    (`distance`), the `jacobian` of F^k, and whether a cycle was `found`: the last step
+    is short, and far shorter than the one before, as at a double root it is not, or f
+    within rounding."""
+    iterate = lambda x: lax.fori_loop(0, k, lambda _, y: step(y), x)
+    eps = jnp.finfo(x0.dtype).eps
+
+    def newton(carry):
+        i, x, _, before, _ = carry
+        jac, f = jacobian(lambda x: iterate(x) - x, x)
+        jac = jnp.where(jnp.isfinite(jac), jac, 0)
+        step = jnp.linalg.solve(jac, f)
+        finite = jnp.all(jnp.isfinite(step))
+        size = jnp.maximum(1, norm(x))
+        length = jnp.where(finite, norm(step) / size, jnp.inf)
+        settled = (length <= 0.3 * before) | (norm(f) <= 64 * eps * size)
+        found = settled & (length <= eps**0.5)
+        return i + 1, jnp.where(finite, x - step, x), jac, length, found
+
+    going = lambda c: (c[0] < 16) & ~c[4] & (k > 0)
+    zero, far = jnp.zeros((), jnp.int32), jnp.asarray(jnp.inf, x0.dtype)
+    nothing = jnp.zeros((x0.size, x0.size), x0.dtype)
+    start = (zero, x0, nothing, far, jnp.zeros((), bool))
+    _, x, jac, _, found = lax.while_loop(going, newton, start)
+    jac = jac + jnp.eye(x0.size, dtype=x0.dtype)
+    return dict(x=x, jacobian=jac, found=found, distance=norm(x - x0))
 
 
 def _quintic(u, x0, x1, v0, a0, v1, a1):

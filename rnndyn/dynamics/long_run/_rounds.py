@@ -7,15 +7,13 @@ import numpy as np
 from jax import lax
 
 from ..._core._batch import in_double
-from ..._core._jacobian import jacobian
-from ..._core._masks import norm
 from ..._core._system import Map
 from ..._core._verdicts import Verdict
 from ...flows import Dop853
 from ._approach import approach, shared_steps
 from ._late_verdict import UNDECIDED, confirm_roots, verdict_of
 from ._recurrence import settle
-from ._returns import SAMPLES
+from ._returns import SAMPLES, cycle_point, nearest_pass
 
 
 _KEPT = ("returns", "final", "point", "jacobian", "extent", "growth", "period", "orbit")
@@ -84,19 +82,20 @@ class Runs:
         vanished the orbit creeps past the place, as if it still converged."""
         rows = rows[self.verdict[rows] == Verdict.k_cycle]
         lengths = np.round(self.ends["period"][rows]).astype(np.int32)
+        # An orbit that repeats to rounding is there.
+        size = np.maximum(1, np.linalg.norm(self.ends["final"][rows], axis=1))
+        gap = self.ends["closure"][rows] * self.ends["extent"][rows]
+        far = gap > 64 * np.finfo(np.float64).eps * size
         dear = lengths * float(self.x.shape[1]) ** 3 > _DEAR
-        far = self.ends["closure"][rows] > 1e-12
         self.verdict[rows[dear & far]] = Verdict.undetermined
-        rows, lengths = rows[~dear], lengths[~dear]
+        rows, lengths = rows[far & ~dear], lengths[far & ~dear]
         if not len(rows):
             return
         part = lambda x, k: _cycle_points(self.problem, x, k)
         found = self.in_chunks(part, self.ends["final"][rows], lengths)
         near = found["distance"] <= 1e-2 * self.ends["extent"][rows]
-        there = near & found["settled"]
-        there &= found["step"] <= np.finfo(np.float64).eps ** 0.5
         multipliers = np.abs(np.linalg.eigvals(found["jacobian"])).max(axis=1)
-        good = there & (multipliers < 1)
+        good = near & found["found"] & (multipliers < 1)
         self.verdict[rows[~good]] = Verdict.undetermined
         self.ends["orbit"][rows[good]] = orbit = found["orbit"][good]
         self.ends["final"][rows[good]] = orbit[:, 0]
@@ -149,13 +148,25 @@ class Runs:
             closes &= ends["closure"] <= 1e-4
             new = np.where(closes, ends["period"] * dt, period)
             error = np.where(closes, np.abs(new / period - 1), np.inf)
-            for name in ("final", "orbit", "extent"):
+            for name in ("final", "orbit", "extent", "mean", "closure", "step_error"):
                 self.ends[name][index[closes]] = ends[name][closes]
             self.ends["period"][index] = period = new
             start = np.where(closes[:, None], ends["final"], start)
             if error.max() <= _SAME_PERIOD:
                 break
         return error
+
+    def meets(self, a, b):
+        """Whether the orbit of cycle `b` passes four states of cycle `a`."""
+        error = 1e-4 + 10 * (a["closure"] + b["closure"])
+        error += 10 * (a["step_error"] + b["step_error"])
+        h = min(a["step"], b["step"])
+        steps = np.int32(np.ceil(1.1 * b["period"] / h))
+        unit = max(a["extent"], b["extent"])
+        points = a["orbit"][:: SAMPLES // 4]
+        with in_double():
+            far = _passes(self.problem, points, b["final"], h, steps, unit, self.method)
+        return bool(np.all(np.asarray(far) <= error))
 
     def keep(self, index, verdict, ends, dt):
         units = {"period": dt, "window": dt, "rates": 1 / dt[:, None]}
@@ -192,39 +203,26 @@ def _approach(problem, x0s, attempts):
 
 @eqx.filter_jit
 def _cycle_points(problem, xs, lengths):
-    """Newton's method for x = F^k(x): Jacobian of F^k, the last step relative to
-    max(1, |x|), whether it was far shorter than the one before (or f within rounding),
-    as at a double root steps are not, the distance from the start, and the cycle."""
+    """`cycle_point` of every row, and the cycle from there."""
     system, args = problem.thaw()
+    follow = lambda x, _: (system(x, args), x)
 
-    def one(x0, k):
-        iterate = lambda x: lax.fori_loop(0, k, lambda _, y: system(y, args), x)
-
-        def newton(_, carry):
-            x, _, before, _ = carry
-            jac, f = jacobian(lambda x: iterate(x) - x, x)
-            jac = jnp.where(jnp.isfinite(jac), jac, 0)
-            step = jnp.linalg.solve(jac, f)
-            step = jnp.where(jnp.isfinite(step), step, jnp.inf)
-            ahead = jnp.where(jnp.all(jnp.isfinite(step)), x - step, x)
-            unit = jnp.maximum(1, norm(x))
-            length = norm(step) / unit
-            rounding = norm(f) <= 64 * jnp.finfo(x.dtype).eps * unit
-            return ahead, jac, length, (length <= 0.3 * before) | rounding
-
-        size = x0.size
-        far = jnp.asarray(jnp.inf, x0.dtype)
-        start = (x0, jnp.zeros((size, size), x0.dtype), far, jnp.zeros((), bool))
-        x, jac, step, settled = lax.fori_loop(0, 8, newton, start)
-        jac = jac + jnp.eye(size, dtype=x0.dtype)
-        follow = lambda x, _: (system(x, args), x)
-        orbit = lax.scan(follow, x, None, length=SAMPLES)[1]
-        distance = norm(x - x0)
-        return dict(
-            jacobian=jac, step=step, settled=settled, distance=distance, orbit=orbit
-        )
+    def one(x, k):
+        found = cycle_point(lambda x: system(x, args), x, k)
+        orbit = lax.scan(follow, found["x"], None, length=SAMPLES)[1]
+        return found | {"orbit": orbit}
 
     return jax.vmap(one)(xs, lengths)
+
+
+@eqx.filter_jit
+def _passes(problem, points, x, h, steps, unit, method):
+    system, args = problem.thaw()
+    zero = jnp.zeros((), x.dtype)
+    advance = lambda x, h: method.step(system, zero, x, h, args, None)
+    displacement = lambda x: h * system(zero, x, args)
+    one = lambda p: nearest_pass(advance, displacement, p, x, h, steps, unit)
+    return jax.vmap(one)(points)
 
 
 @eqx.filter_jit

@@ -16,6 +16,7 @@ from ..._core._verdicts import Verdict
 from .._states import as_arrays, as_states
 from ..long_run._late_verdict import verdict_of
 from ..long_run._recurrence import settle
+from ..long_run._returns import cycle_point
 
 
 PIECES = (1, 2, 3, 4, 5, 6, 8)
@@ -120,12 +121,16 @@ def invariant_circle(
             check_count(name, value, least)
     args = as_arrays(args, x0)
     run = settle(system, x0, args, transient=transient, window=window)
+    code = verdict_of(run)
     # A cycle that the orbit only nears may have just vanished.
-    code = verdict_of(run, closed=1e-12)
+    k = jnp.where(code == Verdict.k_cycle, jnp.round(run.period), 0).astype(jnp.int32)
+    point = cycle_point(lambda x: system(x, args), run.final, k)
+    there = point["found"] & (point["distance"] <= 1e-2 * run.extent)
+    code = jnp.where((k > 0) & ~there, int(Verdict.undetermined), code)
     step = lambda x, _: (system(x, args), x)
     states = lax.scan(step, run.final, None, length=samples)[1]
     states = jnp.where(run.finite & jnp.isfinite(states), states, 0)
-    curves, done = [], run.error
+    curves, done = [], point["distance"]
     for q in PIECES:  # in turn, see `after`
         curves.append(_curve(after(done, states[::q])))
         done = curves[-1][2]
