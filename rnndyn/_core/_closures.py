@@ -47,8 +47,8 @@ def freeze(tree: Any) -> Any:
 
 def program(fn: Callable, *, quick: bool = True) -> Any:
     """`equinox.filter_jit` for functions with options: whole numbers and flags of NumPy
-    are what Python's are, not traced. Where nothing is traced around it, `quick` saves
-    a third of the compilation (see `_quickly`) of what is no long run."""
+    are what Python's are, not traced. Where nothing is traced around it, `quick`
+    shortens the compilation (see `_quickly`) of what is no long run."""
     compiled = eqx.filter_jit(fn)
     plain = lambda a: a.item() if isinstance(a, np.integer | np.bool_) else a
 
@@ -72,9 +72,9 @@ def program(fn: Callable, *, quick: bool = True) -> Any:
 @functools.cache
 def _quickly() -> Any:
     """Options of `jax.jit` with which programs of hundreds of small operations, as
-    searches are, compile in two thirds of the time and run as fast; training, and
-    Lyapunov exponents of networks, would run a tenth to a quarter slower. None where
-    XLA knows no such option: jaxlib 0.12 does not, and compiles as fast by itself."""
+    searches are, compile sooner and run as fast (benchmarks/cycles.py); training, and
+    Lyapunov exponents by short steps, would run slower. None where XLA knows no such
+    option: jaxlib 0.12 does not, and compiles as fast by itself."""
     if jax.default_backend() != "cpu" or not version("jaxlib").startswith("0.10."):
         return None
     return {"compiler_options": {"xla_cpu_use_fusion_emitters": False}}

@@ -134,13 +134,13 @@ def cycle_point(step, x0, k):
         i, x, _, before, _ = carry
         jac, f = jacobian(lambda x: iterate(x) - x, x)
         jac = jnp.where(jnp.isfinite(jac), jac, 0)
-        step = jnp.linalg.solve(jac, f)
-        finite = jnp.all(jnp.isfinite(step))
+        ahead = jnp.linalg.solve(jac, f)
+        finite = jnp.all(jnp.isfinite(ahead))
         size = jnp.maximum(1, norm(x))
-        length = jnp.where(finite, norm(step) / size, jnp.inf)
+        length = jnp.where(finite, norm(ahead) / size, jnp.inf)
         settled = (length <= 0.3 * before) | (norm(f) <= 64 * eps * size)
         found = settled & (length <= eps**0.5)
-        return i + 1, jnp.where(finite, x - step, x), jac, length, found
+        return i + 1, jnp.where(finite, x - ahead, x), jac, length, found
 
     going = lambda c: (c[0] < 16) & ~c[4] & (k > 0)
     zero, far = jnp.zeros((), jnp.int32), jnp.asarray(jnp.inf, x0.dtype)

@@ -16,7 +16,7 @@ from .._problem import Real
 MANY_CLIPPED = 0.2
 """Share of all clipped targets above which `cornn` warns."""
 FAR = 0.1
-"""Gradient of a neuron above which `cornn` warns; fits begin at 1e-4 to 1e-2."""
+"""Gradient of a neuron above which `cornn` warns."""
 
 
 class NeuronFlag(enum.IntEnum):
@@ -132,13 +132,13 @@ def remarks(fit: CornnFit, constrained: bool):
             "constraint: raise max_steps, or with a small ridge splitting=Admm(rho) "
             "tenfold."
         )
-    lost = used & (fit.verdict != Verdict.root) & ~(fit.gradient_norm <= FAR)
-    if not constrained and lost.any():
+    far = used & (fit.verdict != Verdict.root) & ~(fit.gradient_norm <= FAR)
+    # Who asks for the start, or for a few steps, knows that these are no minimum.
+    if not constrained and far.any() and np.max(fit.num_steps) >= 10:
         yield (
-            f"{lost.sum()} of {len(fit.flag)} neurons are far from a minimum (gradient "
-            f"up to {np.max(fit.gradient_norm[lost]):.2g}): the steps are too long for "
-            "them, and their weights mean nothing. Pass damping=Backtrack(), or a "
-            "larger ridge."
+            f"{far.sum()} of {len(fit.flag)} neurons are far from a minimum (gradient "
+            f"up to {np.max(fit.gradient_norm[far]):.2g}): full steps are too long for "
+            "them. Pass damping=Backtrack(), or a larger ridge."
         )
 
 
