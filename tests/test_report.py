@@ -387,6 +387,8 @@ def test_phase_diagram_and_curves_draw():
     losses = np.array(losses)
     fig, axes = rd.plots.figure(1, 3)
     rd.plots.phase_diagram(axes[0, 0], labels, [0.1, 0.3], [20])
+    published = np.array(rd.mechanisms.COMPAT)[:, None, None]
+    rd.plots.phase_diagram(axes[0, 0], published, list("abcd"), [20])
     with pytest.raises(ValueError, match="labels has shape"):
         rd.plots.phase_diagram(axes[0, 0], labels[0], [0.1, 0.3], [20])
     with pytest.raises(ValueError, match=r"labels \['cycle'\], expected names among"):

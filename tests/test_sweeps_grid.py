@@ -203,6 +203,7 @@ def from_dict(**axes):
         (lambda: from_dict(tau=[0.1, 0.004]), "dt/tau = 1.25"),
         (lambda: SweepConfig.from_dict({"grid": 5}), "grid = 5, expected a table"),
         (lambda: from_dict(labels_=5), "labels = 5, expected a list"),
+        (lambda: from_dict(name_=3), "name = 3, expected a string"),
         (lambda: from_dict(labels_="primary"), "labels = 'primary', expected a list"),
         (lambda: from_dict(rate_epochs_=-5), r"rate_epochs = -5\.0, expected >= 0"),
         (lambda: from_dict(noise_=-1), "noise = -1.0, expected >= 0"),

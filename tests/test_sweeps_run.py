@@ -140,6 +140,8 @@ def test_nothing_is_done_twice_and_other_sweeps_are_refused(done):
         sweeps.run(small(), out, shards=[4])
     with pytest.raises(ValueError, match=r"no sweep\.json"):
         sweeps.load(out / "shards")
+    with pytest.raises(ValueError, match="is a file, expected a folder"):
+        sweeps.run(small(), out / "sweep.json")
     sweeps.run(small(), out)
 
 

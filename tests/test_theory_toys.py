@@ -226,6 +226,8 @@ def test_bad_input():
             LC.critical_learning_rate(20.0, bad)
     with pytest.raises(ValueError, match="even"):
         theory.SlowPoint(order=3)
+    with pytest.raises((ValueError, TypeError), match="order"):
+        theory.SlowPoint(order="2")
     with pytest.raises(ValueError, match="multiple"):
         theory.simulated_loss(LC, 0.1, 1.005, 1.0)
     with pytest.raises(ValueError, match="horizon"):

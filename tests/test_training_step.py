@@ -174,6 +174,22 @@ def test_constraints_hold_inside_the_loss():
     assert losses[-1] < 0.5 * losses[0]
 
 
+@pytest.mark.parametrize("optimiser", [optax.lbfgs, optax.polyak_sgd])
+def test_optimisers_that_ask_for_the_loss(optimiser):
+    """A line search and a step size from the loss; without noise they descend."""
+    recipe = training.Recipe(optimiser, batch=2, start=training.ModelStart())
+    task = tasks.DelayedCueDiscrimination(0.0)
+    net = small(jr.key(0), 0.0)
+    state = training.init(net, recipe, learning_rate=1.0, key=jr.key(1))
+    losses = []
+    for _ in range(20):
+        state, info = run(state, task, recipe)
+        losses.append(float(info.loss))
+    assert losses[-1] < 0.5 * losses[0]
+    if optimiser is optax.lbfgs:
+        assert all(np.diff(losses) < 0)
+
+
 def test_dtype_follows_the_model():
     task = tasks.DelayedCueDiscrimination(0.0)
     recipe = training.Recipe(optimiser=training.sgd(), batch=2)

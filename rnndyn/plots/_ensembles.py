@@ -13,8 +13,8 @@ def phase_diagram(ax: Any, labels: Any, rows: Any, columns: Any, **names: str) -
 
     **Arguments:**
 
-    - `labels`: names of mechanisms, shape `(row, column, seed)`.
-    - `rows`, `columns`: coordinate of each row and column.
+    - `labels`: names of mechanisms or published classes, shape `(row, column, seed)`.
+    - `rows`, `columns`: coordinate of each row and column, numbers or names.
     - `names`: `row=` and `column=`, axis labels with units.
     """
     shape = (len(rows), len(columns), None)
@@ -30,8 +30,9 @@ def phase_diagram(ax: Any, labels: Any, rows: Any, columns: Any, **names: str) -
                 left += width
     for name in present:
         ax.barh(0, 0, color=COLOURS[name], label=name.replace("_", " "))
-    ax.set_xticks(range(labels.shape[1]), [f"{c:g}" for c in columns])
-    ax.set_yticks(range(labels.shape[0]), [f"{r:g}" for r in rows])
+    tick = lambda v: v if isinstance(v, str) else f"{v:g}"
+    ax.set_xticks(range(labels.shape[1]), map(tick, columns))
+    ax.set_yticks(range(labels.shape[0]), map(tick, rows))
     ax.legend(fontsize=7, frameon=False, ncol=3, loc="upper center",
               bbox_to_anchor=(0.5, -0.18))  # fmt: skip
     x, y = names.get("column", ""), names.get("row", "")

@@ -20,8 +20,10 @@ COLOURS = {
     "mixed": "#e0a030",
     "chaotic": "#222222",
     "diverged": "#777777",
+    "slow_point": "#4dac26",
+    "unstable": "#777777",
 }
-"""Colour of each mechanism."""
+"""Colour of each mechanism, and of the published classes (`mechanisms.COMPAT`)."""
 
 STABLE, UNSTABLE, SLOW, PATH = "#111111", "#d6604d", "#4dac26", "#2c7fb8"
 

@@ -235,6 +235,8 @@ class SweepConfig:
                     f"labels = {given['labels']!r}, expected a list of names."
                 )
             given["labels"] = tuple(given["labels"])
+        if not isinstance(given.get("name", ""), str):
+            raise ValueError(f"name = {given['name']!r}, expected a string.")
         return cls(grid=Grid({k: _axis(k, v) for k, v in grid.items()}), **given)
 
     @classmethod

@@ -1,6 +1,7 @@
 """Memory as a slow passage: the ghost of a saddle-node."""
 
 import math
+import numbers
 from typing import ClassVar
 
 import equinox as eqx
@@ -50,9 +51,10 @@ class SlowPoint(AbstractToy):
     reversible: ClassVar[bool] = False
 
     def __check_init__(self):
-        if self.order < 2 or self.order % 2:
+        n = self.order
+        if not isinstance(n, numbers.Integral) or n < 2 or n % 2:
             raise ValueError(
-                f"order = {self.order}, expected an even number of at least 2: with an "
+                f"order = {n!r}, expected an even number of at least 2: with an "
                 "odd one the passage is not a bottleneck but a fixed point."
             )
 

@@ -93,7 +93,9 @@ class Recipe(eqx.Module):
     """How networks are trained. Everything in it is shared by the ensemble; what may
     differ between members is in `TrainState` and in the task.
 
-    - `optimiser`: callable `lr -> optax.GradientTransformation`.
+    - `optimiser`: callable `lr -> optax.GradientTransformation`; its update is also
+        given the loss, the gradient and the loss as a function of the weights, of the
+        same trials and noise.
     - `batch`: trials an epoch.
     - `start`: initial states, an `AbstractStart`.
     - `readout`: `"before"` or `"after"` the update.

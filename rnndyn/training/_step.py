@@ -132,8 +132,16 @@ def step(
         return masked_loss(outputs, trials), outputs
 
     (loss, outputs), grads = jax.value_and_grad(objective, has_aux=True)(params)
-    optimiser = recipe.optimiser(state.learning_rate)
-    updates, opt_state = optimiser.update(grads, state.opt_state, params)
+    # What line searches and step sizes from the loss (optax.lbfgs, polyak_sgd) need.
+    optimiser = optax.with_extra_args_support(recipe.optimiser(state.learning_rate))
+    updates, opt_state = optimiser.update(
+        grads,
+        state.opt_state,
+        params,
+        value=loss,
+        grad=grads,
+        value_fn=lambda params: objective(params)[0],
+    )
     updated = optax.apply_updates(params, updates)
 
     grad_norm = optax.tree.norm(grads)

@@ -63,6 +63,8 @@ class Store:
         **Raises:** a `ValueError` with the differences if it says something else.
         """
         path = self.out / "sweep.json"
+        if self.out.exists() and not self.out.is_dir():
+            raise ValueError(f"{self.out} is a file, expected a folder for the sweep.")
         new = self.config.to_dict()
         if path.is_file():
             table = read_json(path)
