@@ -1,11 +1,13 @@
 """Sweeps end to end: same networks however they are cut, interrupted and spread."""
 
+import inspect
 import json
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
+import jax.numpy as jnp
 import jax.random as jr
 import jaxtyping
 import numpy as np
@@ -15,7 +17,7 @@ import rnndyn as rd
 from rnndyn import sweeps
 from rnndyn.sweeps import _grid, _labels, _run
 from rnndyn.sweeps.disk import _claim, _files, _store
-from rnndyn.training import _slots
+from rnndyn.training import ModelStart, Recipe, _slots, run_trials
 
 
 def small(**changes):
@@ -400,16 +402,37 @@ def test_submitit(done, tmp_path):
     same(sweep, done, 1e-4)
 
 
+@pytest.mark.parametrize("protocol", ["delayed_cue", "delayed_activation"])
+def test_networks_are_tried_as_they_were_trained(protocol):
+    config = sweeps.SweepConfig(grid=sweeps.Grid(seed=1), protocol=protocol)
+    recipe = Recipe(**config.rules.recipe(sweeps.plan(config)[0].shape))
+    options = inspect.signature(rd.mechanisms.measure).parameters
+    options = {k: v.default for k, v in options.items()} | dict(config.rules.scoring)
+    scale = 0 if isinstance(recipe.start, ModelStart) else recipe.start.scale
+    assert options["readout"] == recipe.readout and options["spread"] == scale
+
+
 @pytest.mark.slow
 def test_rank_two(tmp_path):
     config = sweeps.preset(
         "rank2", seeds=2, delay=[0.03], units=20, min_epochs=60, record_every=20,
-        long_epochs=0, labels=(),
+        long_epochs=0, labels=("primary",),
     )  # fmt: skip
     sweep = sweeps.run(config, tmp_path)
     assert sweep.cube("steps").tolist() == [[[60, 60]], [[60, 60]]]
-    for _, networks, tasks in sweep.groups():
+
+    def alone(net, task):
+        none = jnp.zeros((1, task.num_steps, 0), net.x0.dtype)
+        options = {"readout": "after", "key": jr.key(0)}
+        outputs = run_trials(net, net.x0[None], none, task.dt, **options)
+        return task.score(task.trial(0, key=jr.key(0)), outputs[:, 0])
+
+    for rows, networks, tasks in sweep.groups():
         assert networks.m.shape == (2, 20, 2) and tasks.delay_steps.tolist() == [6, 6]
+        scores = jax.vmap(alone)(networks, tasks)
+        for name, value in vars(scores).items():
+            found = sweep.arrays["evidence_" + name][rows]
+            np.testing.assert_allclose(found, value, atol=1e-4)
     x0 = [np.asarray(n.x0) for _, n, _ in sweep.groups()]
     np.testing.assert_array_equal(x0[0], x0[1])  # of a seed, in every cell
 

@@ -1,6 +1,6 @@
 """The numbers that decide a label: measured in float64, for all networks at once."""
 
-from typing import Any
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from .._core._batch import device_mesh, map_members, member_keys, to_double
-from .._core._checks import check_ids, check_step_ratio
+from .._core._checks import check_ids, check_step_ratio, one_of
 from .._core._types import KeyLike
 from ..dynamics import MultiStart, certify, fixed_points, jacobian
 from ..models import AbstractRNN, member, num_members
@@ -115,7 +115,7 @@ def measure(
     dt: float | None = None,
     trials: int = 16,
     spread: float = 0.1,
-    readout_lag: int = 1,
+    readout: Literal["before", "after"] = "before",
     chunk: int = 64,
     ids: Any = None,
     key: KeyLike,
@@ -128,9 +128,10 @@ def measure(
     - `task`: one task, or one per network (leading axis).
     - `dt`: step of the map they were trained as (seconds), that of the task.
     - `trials`: noisy trials per condition for the score.
-    - `spread`: standard deviation inside the tanh of the random initial states of
-        these trials.
-    - `readout_lag`: 1 if outputs are read before the update, as in the paper.
+    - `spread`: these start at the network's initial state + tanh(spread xi),
+        xi ~ N(0, 1).
+    - `readout`: whether outputs are read before the update, as in the paper, or after
+        it; as the networks were trained.
     - `chunk`: networks measured at a time, which bounds the memory.
     - `ids`: member numbers, `0 .. members - 1` by default; `key`: for noise and
         initial states of the scored trials, which depend on these two only.
@@ -142,6 +143,7 @@ def measure(
     members = num_members(models)
     check_memory(models, task)
     check_counts(members=members, trials=trials, chunk=chunk)
+    one_of("readout", readout, ("before", "after"))
     dt = step_of(task, dt)
     check_step_ratio(dt, models.tau)
     keys = np.asarray(jr.key_data(member_keys(key, check_ids(ids, members))))
@@ -164,7 +166,7 @@ def measure(
                 substeps,
                 trials,
                 spread,
-                readout_lag,
+                int(readout == "before"),
                 mesh,
             )
             whole_chunk = _assess(nets, runs, flow_runs, score, dt)

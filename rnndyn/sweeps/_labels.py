@@ -78,7 +78,9 @@ def label(
         found["compat_median"] = ours(labels.median)
         found["compat_ambiguous"] = learned & np.asarray(labels.ambiguous)
     if "primary" in config.labels:
-        report = classify(networks, tasks, ids=ids, key=jr.fold_in(key, 1))
+        report = classify(
+            networks, tasks, ids=ids, key=jr.fold_in(key, 1), **config.rules.scoring
+        )
         found["mechanism"] = np.asarray(report.code, np.int8)
         found["cue_code"] = np.asarray(report.cue_code, np.int8)
         found["flow_code"] = np.asarray(report.flow_code, np.int8)

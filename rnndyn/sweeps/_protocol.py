@@ -5,6 +5,7 @@ import abc
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import equinox as eqx
@@ -72,11 +73,13 @@ class Shape:
 class AbstractProtocol(abc.ABC):
     """One way of training networks. `periods` names the durations that its trials are
     made of, `dynamic` the hyper-parameters that may differ within one compiled
-    program."""
+    program, `scoring` the keywords of `rnndyn.mechanisms.measure` with which trained
+    networks are tried as they were trained."""
 
     dynamic: frozenset[str] = frozenset({"learning_rate", "delay", "tau", "noise"})
     periods: tuple[str, ...] = ("cue", "delay", "reaction", "post_reaction")
     conditions: int = 2
+    scoring: Mapping[str, Any] = MappingProxyType({})
 
     def steps(self, values: Mapping[str, Any]) -> int:
         """Length of one member's trial in steps."""
@@ -160,6 +163,7 @@ class RankTwo(AbstractProtocol):
 
     periods = ("delay", "reaction", "post_reaction")
     conditions = 1
+    scoring = MappingProxyType({"readout": "after", "spread": 0.0})
 
     def networks(self, shape, tau, noise, keys):
         return _low_rank(shape["units"], tau, noise, keys)
