@@ -248,6 +248,28 @@ def test_a_closure_over_a_batch_is_refused_with_advice():
         rdd.certify(points)
 
 
+class Keyed(Net):
+    """A network that holds the key of its noise, which is off."""
+
+    key: jax.Array
+
+    def __call__(self, t, x, args):
+        noise = jax.random.normal(self.key, x.shape)
+        return super().__call__(t, x, args) + 0 * noise
+
+
+def test_systems_may_hold_keys_one_or_many():
+    W, x0s = 1.5 * jnp.eye(2), jax.random.normal(jax.random.key(0), (16, 2))
+    find = lambda key: rdd.fixed_points(Keyed(W, key), x0s, strategy=FEW)
+    keys = jax.random.split(jax.random.key(1))
+    assert len(rdd.certify(find(keys[0])).roots()) == 9
+    many = rdd.certify(eqx.filter_vmap(find)(keys))
+    assert np.sum(many.unique & (many.verdict == Verdict.root), axis=1).tolist() == [
+        9,
+        9,
+    ]
+
+
 def test_one_line_says_what_was_found():
     points = rdd.fixed_points(lambda t, x, a: x - x**3, jnp.array([[0.9], [0.1]]))
     certified = rdd.certify(points)

@@ -16,7 +16,7 @@ import pytest
 import rnndyn as rd
 from rnndyn import sweeps
 from rnndyn.sweeps import _grid, _labels, _run
-from rnndyn.sweeps.disk import _claim, _files, _store
+from rnndyn.sweeps.disk import _claim, _store
 from rnndyn.training import ModelStart, Recipe, _slots, run_trials
 
 
@@ -175,7 +175,7 @@ def test_every_learning_rate_is_the_same_in_any_chunk(tmp_path):
 
 def test_resumes_in_the_middle_of_a_shard(done, tmp_path, monkeypatch):
     count = [0]
-    write = _files.write_checkpoint
+    write = _run.write_arrays
 
     def interrupted(*args):
         write(*args)
@@ -183,7 +183,7 @@ def test_resumes_in_the_middle_of_a_shard(done, tmp_path, monkeypatch):
         if count[0] % 2 == 0:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(_run, "write_checkpoint", interrupted)
+    monkeypatch.setattr(_run, "write_arrays", interrupted)
     options = dict(checkpoint_seconds=0.0)
     stops = 0
     for _ in range(50):
@@ -208,7 +208,7 @@ def test_a_checkpoint_that_does_not_fit_is_ignored(done, tmp_path):
     work = tmp_path / "work"
     work.mkdir()
     (work / "00000.safetensors").write_bytes(b"half a file")
-    _files.write_checkpoint(work / "00001.safetensors", {"a": np.ones(3)}, {"x": 1})
+    _run.write_arrays(work / "00001.safetensors", {"a": np.ones(3)}, {"x": 1})
     same(sweeps.run(small(), tmp_path), done)
 
 

@@ -1,7 +1,9 @@
-"""Named arrays in safetensors with a JSON header; written atomically, never pickled."""
+"""Files that are there whole or not at all: JSON, and named arrays in safetensors with
+a JSON header, never pickled."""
 
 import json
 import os
+import uuid
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -10,7 +12,6 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
@@ -25,17 +26,47 @@ def named_leaves(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path).lstrip("."): leaf for path, leaf in flat}
 
 
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write a file atomically and to the disk, also if several processes do at once;
+    its folder is made."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        partial.write_bytes(content)
+        sync(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, value: Any, **options: Any) -> None:
+    """Write JSON as `write_bytes` does; `options` of `json.dumps`."""
+    write_bytes(path, json.dumps(value, indent=1, **options).encode())
+
+
 def write_arrays(
     path: str | Path, arrays: Mapping[str, Any], header: Mapping[str, Any]
 ) -> None:
-    """Write arrays and a JSON-able header to one safetensors file, atomically."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".tmp")
+    """Write arrays and a JSON-able header to one safetensors file, as `write_bytes`
+    does."""
     named = {k: np.asarray(v, order="C") for k, v in arrays.items()}
     metadata = {"schema": SCHEMA, "header": json.dumps(dict(header), sort_keys=True)}
-    partial.write_bytes(save(named, metadata=metadata))
-    os.replace(partial, path)
+    write_bytes(path, save(named, metadata=metadata))
+
+
+def sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk, where that can be asked for."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:  # folders cannot be opened on Windows
+        return
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass
+    finally:
+        os.close(handle)
 
 
 # What NumPy raises for files that are cut, empty or something else than an archive.
@@ -74,26 +105,19 @@ def read_arrays(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]
         ) from error
 
 
-def read_like(path: str | Path, like: Any) -> Any:
-    """The arrays of a file placed into a pytree of the same structure.
+def place(arrays: Mapping[str, np.ndarray], like: Any, path: Any) -> Any:
+    """The arrays of a file in a pytree of the same names, as NumPy arrays of its own.
 
     **Raises:** a `ValueError` if names, shapes or dtypes differ.
     """
-    arrays, _ = read_arrays(path)
     wanted = named_leaves(like)
-    if set(arrays) != set(wanted):
+    kinds = lambda named: {k: f"{a.dtype}{a.shape}" for k, a in sorted(named.items())}
+    have, want = kinds(arrays), kinds(wanted)
+    if have != want:
         raise ValueError(
-            f"{path} holds {sorted(arrays)}, expected {sorted(wanted)}. "
-            "Build `like` with the configuration the file was written with."
+            f"{path} holds {have}, expected {want}. Read it with the configuration it "
+            "was written with."
         )
-    for name, leaf in wanted.items():
-        got = arrays[name]
-        if got.shape != leaf.shape or got.dtype != leaf.dtype:
-            raise ValueError(
-                f"{name} in {path} is {got.dtype}{got.shape}, expected "
-                f"{leaf.dtype}{leaf.shape}. Build `like` with the file's configuration."
-            )
-    dynamic, static = eqx.partition(like, eqx.is_array)
-    leaves = [jnp.asarray(arrays[name]) for name in wanted]
-    dynamic = jax.tree.unflatten(jax.tree.structure(dynamic), leaves)
-    return eqx.combine(dynamic, static)
+    # Copies: what was read may be a view of the file, and training writes to it.
+    leaves = iter([np.array(arrays[name]) for name in wanted])
+    return jax.tree.map(lambda a: next(leaves) if eqx.is_array(a) else a, like)

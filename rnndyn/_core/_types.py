@@ -3,15 +3,8 @@
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Key
 
-
-State: TypeAlias = Float[Array, " state"]
-"""The state `x` of one network in one trial."""
-
-Args: TypeAlias = PyTree
-"""What a vector field receives as input at time `t`: `None`, an array held
-constant, or a callable `u(t)`."""
 
 VectorField: TypeAlias = Callable[[Any, Any, Any], Any]
 """Any callable `f(t, x, args) -> dx/dt`."""

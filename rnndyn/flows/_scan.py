@@ -19,7 +19,6 @@ from .._core._checks import (
     is_concrete,
 )
 from .._core._system import Map, is_map
-from . import _dop853
 from ._base import AbstractFlow, Trajectory, all_finite
 from ._inputs import HeldInput, PulseInput
 
@@ -99,12 +98,17 @@ def Dopri8() -> ExplicitRungeKutta:
 
 
 def Dop853() -> ExplicitRungeKutta:
-    """The method of order 8 of DOP853, with a stage less than `Dopri8`.
+    """The method of order 8 of DOP853, with a stage less than `Dopri8`; its numbers
+    are SciPy's.
 
     **Reference:** E. Hairer, S. Norsett & G. Wanner 1993, Solving Ordinary Differential
     Equations I, II.5, doi:10.1007/978-3-540-78862-1.
     """
-    return ExplicitRungeKutta(_dop853.A, _dop853.B, _dop853.C, 8)
+    from scipy.integrate import DOP853  # takes a third of a second to import
+
+    b = tuple(map(float, DOP853.B))
+    a = tuple(tuple(map(float, DOP853.A[i, :i])) for i in range(len(b)))
+    return ExplicitRungeKutta(a, b, tuple(map(float, DOP853.C[: len(b)])), 8)
 
 
 class EulerMaruyama(AbstractMethod):

@@ -1,7 +1,6 @@
 """The first ensemble: train networks over delays and learning rates, label them all."""
 
 import hashlib
-import json
 import platform
 import time
 from collections.abc import Callable
@@ -18,7 +17,7 @@ import numpy as np
 
 from .._core._batch import to_double
 from .._core._checks import check_count
-from .._core._store import SCHEMA, named_leaves, write_arrays
+from .._core._store import SCHEMA, named_leaves, write_arrays, write_json
 from ..dynamics import MultiStart, certify, slow_points, wilson
 from ..flows import iterate
 from ..mechanisms import Mechanism, MechanismReport, classify
@@ -194,9 +193,7 @@ def save_ensemble(run: EnsembleRun, out: str | Path, *, shard: int = 500) -> Pat
             p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(files)
         },
     }
-    partial = out / "manifest.json.tmp"
-    partial.write_text(json.dumps(manifest, indent=2, sort_keys=True))
-    partial.replace(out / "manifest.json")
+    write_json(out / "manifest.json", manifest, sort_keys=True)
     return out
 
 

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 
 from .._core._checks import check_count
+from .._core._store import named_leaves, write_arrays
 from ._config import SweepConfig
 from ._labels import label as label_shard
 from ._progress import Meter
 from ._shard import Trained, train_shard
 from ._sweep import Sweep, read
 from .disk._claim import Claim
-from .disk._files import read_checkpoint, write_checkpoint
+from .disk._files import read_checkpoint
 from .disk._store import Store, need
 
 
@@ -241,7 +242,7 @@ def _train(store, shard, options, claim, meter):
             return
         if store.is_trained(shard.index):
             raise _Overtaken
-        write_checkpoint(path, Trained(now.state, now.log), header)
+        write_arrays(path, named_leaves(Trained(now.state, now.log)), header)
         saved[0] = time.perf_counter()
 
     trained = train_shard(

@@ -4,7 +4,6 @@ import dataclasses
 from typing import Any
 
 import diffrax as dfx
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -105,12 +104,10 @@ def _certify(cycle, problem, inner, max_halvings):
     out["stability"] = np.zeros(count, np.int32)
     exact = np.asarray(cycle.x0).dtype == np.float64
     out["error"], out["log_error"] = np.full((2, count), np.nan)
-    arrays = [_rows(a, outer) for a in problem.arrays]
+    networks = problem.doubled(outer)
 
     for i in np.flatnonzero(candidate):
-        here = eqx.tree_at(
-            lambda p: p.arrays, problem, [_double(a[i // repeat]) for a in arrays]
-        )
+        here = networks.of([a[i // repeat] for a in networks.arrays])
         # What the search solved in float64 need not be solved again with its steps.
         known = exact and closed[i]
         new = _settle_steps(
@@ -269,14 +266,3 @@ def _in_the_plane(fields, volume):
         "margin": margin,
         "stability": stability,
     }
-
-
-def _rows(a, outer):
-    """Arrays of the problem with one leading axis for the networks."""
-    # Not -1: a network without inputs or outputs has empty arrays.
-    count = int(np.prod(outer, dtype=int))
-    return np.asarray(a).reshape(count, *np.shape(a)[len(outer) :])
-
-
-def _double(a):
-    return a.astype(np.float64) if np.issubdtype(a.dtype, np.floating) else a

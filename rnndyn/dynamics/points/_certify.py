@@ -2,9 +2,6 @@
 
 from typing import Any
 
-import equinox as eqx
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ..._core._checks import check_count, is_concrete
@@ -12,7 +9,7 @@ from ..._core._verdicts import Verdict
 from .._states import check_tolerances
 from ..slow._saddle_node import are_ghosts
 from ._continua import add_ends, find_continua, label_families
-from ._points import FixedPoints, Frozen
+from ._points import FixedPoints
 from ._polish import Polish, close, length, size_of
 
 
@@ -91,7 +88,7 @@ def certify(
     unique, was_unique = np.zeros((nets, slots), bool), flat(points.unique)
     stats = {k: flat(v) for k, v in points.stats.items()}
     steps = stats["num_steps"]
-    problem, scale = _batched64(points, flat), flat(points.time_scale)
+    problem, scale = points.problem.doubled(batch), flat(points.time_scale)
     scale = scale.astype(np.float64)
 
     eps = np.finfo(np.float64).eps
@@ -223,21 +220,6 @@ def certify(
         family=arrange(family),
         num_marginal=arrange(num_marginal),
     )
-
-
-def _batched64(points: FixedPoints, flat) -> Frozen:
-    """The system with float64 arrays and one leading axis for the networks."""
-
-    def cast(a):
-        a = flat(a) if not _is_key(a) else a
-        return a.astype(np.float64) if np.issubdtype(a.dtype, np.floating) else a
-
-    arrays = [cast(a) for a in points.problem.arrays]
-    return eqx.tree_at(lambda p: p.arrays, points.problem, arrays)
-
-
-def _is_key(a) -> bool:
-    return jnp.issubdtype(a.dtype, jax.dtypes.prng_key)
 
 
 def _add_mirrored(polish, x, speed, verdict, unique, jac, kinked, bound, tol_unique):

@@ -2,11 +2,12 @@
 
 import functools
 import operator
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Bool, Complex, Float, Int
 
@@ -32,22 +33,57 @@ class Frozen(eqx.Module):
 
     def __init__(self, system: Any, args: Any):
         leaves, self.treedef = jax.tree.flatten((system, args))
-        dynamic = [eqx.is_array(v) or isinstance(v, np.ndarray) for v in leaves]
-        self.arrays = [v for v, d in zip(leaves, dynamic, strict=True) if d]
-        self.rest = tuple(
-            _Slot if d else v for v, d in zip(leaves, dynamic, strict=True)
-        )
+        arrays, rest = [], []
+        for leaf in leaves:
+            # PRNG keys as plain numbers, which NumPy can hold.
+            is_key = isinstance(leaf, jax.Array) and jnp.issubdtype(
+                leaf.dtype, jax.dtypes.prng_key
+            )
+            rest.append(_Slot(jr.key_impl(leaf) if is_key else None))
+            if is_key:
+                arrays.append(jr.key_data(leaf))
+            elif eqx.is_array(leaf):
+                arrays.append(leaf)
+            else:
+                rest[-1] = leaf
+        self.arrays, self.rest = arrays, tuple(rest)
 
     def thaw(self, dtype: Any = None) -> tuple[Any, Any]:
         """`(system, args)` again, floating-point arrays in `dtype` if given."""
-        floating = lambda a: dtype is not None and jnp.issubdtype(a.dtype, jnp.floating)
-        arrays = (a.astype(dtype) if floating(a) else a for a in self.arrays)
-        leaves = [next(arrays) if v is _Slot else v for v in self.rest]
-        return jax.tree.unflatten(self.treedef, leaves)
+        arrays = iter(self.arrays)
+
+        def leaf(slot):
+            if not isinstance(slot, _Slot):
+                return slot
+            a = next(arrays)
+            if slot.key is not None:
+                return jr.wrap_key_data(jnp.asarray(a), impl=slot.key)
+            floating = dtype is not None and jnp.issubdtype(a.dtype, jnp.floating)
+            return a.astype(dtype) if floating else a
+
+        return jax.tree.unflatten(self.treedef, map(leaf, self.rest))
+
+    def doubled(self, outer: tuple[int, ...]) -> "Frozen":
+        """The same with NumPy arrays, floating-point ones in float64, whose axes
+        `outer`, of networks, are one."""
+        # Not -1: a network without inputs or outputs has empty arrays.
+        count = int(np.prod(outer, dtype=int))
+
+        def double(a):
+            a = np.asarray(a).reshape(count, *np.shape(a)[len(outer) :])
+            return a.astype(np.float64) if jnp.issubdtype(a.dtype, jnp.floating) else a
+
+        return self.of([double(a) for a in self.arrays])
+
+    def of(self, arrays: list) -> "Frozen":
+        """The same with other arrays."""
+        return eqx.tree_at(lambda p: p.arrays, self, arrays)
 
 
-class _Slot:
-    """Marks where an array belongs."""
+class _Slot(NamedTuple):
+    """Where an array belongs; of a PRNG key also its implementation."""
+
+    key: Any
 
 
 class FixedPoints(Result):

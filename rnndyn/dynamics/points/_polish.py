@@ -2,7 +2,6 @@
 
 import contextlib
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -105,7 +104,7 @@ class Polish:
             if len(x) == 0:
                 return _nothing(x.shape[1])
             arrays = [a[nets[i : i + size]] for a in self.problem.arrays]
-            chunk = eqx.tree_at(lambda p: p.arrays, self.problem, arrays)
+            chunk = self.problem.of(arrays)
             with in_double(), _no_leaks():
                 out = polish(
                     chunk,

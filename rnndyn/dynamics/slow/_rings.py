@@ -269,24 +269,8 @@ def _ring(
 
 def _periodic_spline(t, y):
     """Periodic cubic spline of period 2 pi: angles -> values and slopes."""
-    h: Any = np.diff(np.append(t, t[0] + 2 * np.pi))
-    count, before = len(t), np.roll(h, 1)
-    rise = (np.roll(y, -1, axis=0) - y) / h[:, None]
-    matrix = np.zeros((count, count))
-    i = np.arange(count)
-    matrix[i, i] = 2 * (h + before)
-    matrix[i, (i - 1) % count] += before
-    matrix[i, (i + 1) % count] += h
-    second = np.linalg.solve(matrix, 6 * (rise - np.roll(rise, 1, axis=0)))
-    following = np.roll(second, -1, axis=0)
+    from scipy.interpolate import CubicSpline
 
-    def evaluate(angles):
-        turned = t[0] + np.mod(angles - t[0], 2 * np.pi)
-        k = np.searchsorted(t, turned, side="right") - 1
-        s, width = (turned - t[k])[:, None], h[k][:, None]
-        bend = (following[k] - second[k]) / width
-        start = rise[k] - width * (2 * second[k] + following[k]) / 6
-        value = y[k] + s * (start + s * (second[k] / 2 + s * bend / 6))
-        return value, start + s * (second[k] + s * bend / 2)
-
-    return evaluate
+    closed = np.append(t, t[0] + 2 * np.pi), np.vstack([y, y[:1]])
+    spline = CubicSpline(*closed, bc_type="periodic")
+    return lambda angles: (spline(angles), spline(angles, 1))

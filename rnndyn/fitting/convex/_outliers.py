@@ -21,7 +21,7 @@ from ..._core._checks import is_concrete
 class AbstractOutliers(eqx.Module):
     """How errors `d - tanh z` enter the normal equations of a fit.
 
-    Implement `error`, `keep`, `limit` and `curvature`, and name `rescale` and
+    Implement `error`, `keep` and `limit`, and name `rescale` and
     `freeze_after`; the rest works.
     """
 
@@ -46,15 +46,6 @@ class AbstractOutliers(eqx.Module):
         self, error: Float[Array, "row neuron"], kept: Bool[Array, "row neuron"]
     ) -> Float[Array, "row neuron"]:
         """The error that enters: minus the derivative of a sample's loss in `z`."""
-
-    @abc.abstractmethod
-    def curvature(
-        self,
-        d: Float[Array, "row neuron"],
-        z: Float[Array, "row neuron"],
-        kept: Bool[Array, "row neuron"],
-    ) -> Float[Array, "row neuron"]:
-        """Second derivative of a sample's loss in `z`, the kept set held."""
 
 
 class Reject(AbstractOutliers):
@@ -97,9 +88,6 @@ class Reject(AbstractOutliers):
     def limit(self, error, kept):
         return jnp.where(kept, error, 0)
 
-    def curvature(self, d, z, kept):
-        return jnp.where(kept, _weighted_curvature(d, z), 0)
-
 
 class Clip(AbstractOutliers):
     """Weighted errors, clipped to `+-threshold`; a convex, Huber-like loss. `threshold`
@@ -122,9 +110,6 @@ class Clip(AbstractOutliers):
         bound = jnp.asarray(self.threshold, error.dtype)
         return jnp.clip(error, -bound, bound)
 
-    def curvature(self, d, z, kept):
-        return jnp.where(kept, _weighted_curvature(d, z), 0)
-
 
 class Keep(AbstractOutliers):
     """Weighted errors of all samples. Convex, but a saturated sample with conversion
@@ -144,9 +129,6 @@ class Keep(AbstractOutliers):
 
     def limit(self, error, kept):
         return error
-
-    def curvature(self, d, z, kept):
-        return _weighted_curvature(d, z)
 
 
 class Plain(AbstractOutliers):
@@ -168,17 +150,10 @@ class Plain(AbstractOutliers):
     def limit(self, error, kept):
         return error
 
-    def curvature(self, d, z, kept):
-        return 1 - jnp.tanh(z) ** 2
-
 
 def _weighted_error(d, goal, z):
     t = jnp.tanh(goal - z)
     return t / (1 - d * t)
-
-
-def _weighted_curvature(d, z):
-    return (1 - jnp.tanh(z) ** 2) / (1 - d * d)
 
 
 def check_outliers(outliers: Any) -> None:

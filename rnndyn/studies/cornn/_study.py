@@ -3,12 +3,12 @@
 import dataclasses
 import importlib
 import json
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..._core._store import write_bytes, write_json
 from ...sweeps.disk._files import versions
 from . import _random as random, _tasks as tasks
 from ._lines import LINES
@@ -127,12 +127,9 @@ class CornnStudy:
         (out / "table.txt").write_text(self.table() + "\n")
         report = {"scale": self.scale, "seconds": self.seconds}
         report |= {"lines": [line.to_dict() for line in self.lines]}
-        (out / "table.json").write_text(json.dumps(report, indent=1) + "\n")
+        write_json(out / "table.json", report)
         for name, data in self.results.items():
-            file = _file(out, name)
-            partial = file.with_name(file.name + ".tmp")
-            data.to_netcdf(partial, engine="scipy")
-            os.replace(partial, file)
+            write_bytes(_file(out, name), bytes(data.to_netcdf(engine="scipy")))
         return out
 
 

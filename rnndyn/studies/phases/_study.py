@@ -1,7 +1,6 @@
 """The phases study: where in learning rate and delay which memory is learned."""
 
 import importlib
-import json
 import platform
 import tempfile
 import time
@@ -14,6 +13,7 @@ from typing import Any
 
 import jax
 
+from ..._core._store import write_json
 from ...sweeps import preset, run
 from .._published import WHOLE, Check, check_share, missing, table_text
 from ..rank2._stats import jsonable
@@ -91,9 +91,7 @@ class PhasesStudy:
             "versions": {p: version(p) for p in packages},
             "machine": f"{platform.machine()}, {jax.devices()[0]}",
         }
-        partial = out / "phases.json.tmp"
-        partial.write_text(json.dumps(document, indent=1, allow_nan=False))
-        partial.replace(out / "phases.json")
+        write_json(out / "phases.json", document, allow_nan=False)
         if self.rank2 is not None:
             self.rank2.save(out / "rank2")
         try:

@@ -1,6 +1,5 @@
 """The rank-2 study: with which delays do networks learn to rotate?"""
 
-import json
 import platform
 import time
 from collections.abc import Callable, Mapping
@@ -14,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..._core._store import SCHEMA, write_arrays
+from ..._core._store import SCHEMA, write_arrays, write_json
 from ..._core._verdicts import names
 from ...dynamics import wilson
 from ...mechanisms._winding import Rotation, Winding, winding
@@ -225,9 +224,7 @@ class Rank2Study:
             "versions": {p: version(p) for p in packages},
             "machine": f"{platform.machine()}, {jax.devices()[0]}",
         }
-        partial = out / "rank2.json.tmp"
-        partial.write_text(json.dumps(jsonable(document), indent=1, allow_nan=False))
-        partial.replace(out / "rank2.json")
+        write_json(out / "rank2.json", jsonable(document), allow_nan=False)
         try:
             import matplotlib  # noqa: F401
         except ImportError:

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
-from ..._core._store import named_leaves, read_arrays, write_arrays
+from ..._core._store import place, read_arrays, sync, write_json
 
 
 REMEDY = "Remove the folder and run the sweep again: it trains that shard anew."
@@ -40,14 +39,14 @@ def publish(folder: Path, fill: Callable[[Path], Mapping[str, Any]]) -> bool:
         manifest["files"] = checksums(partial)
         write_json(partial / "manifest.json", manifest)
         for path in [*partial.rglob("*"), partial]:
-            _sync(path)
+            sync(path)
         try:
             os.rename(partial, folder)
         except OSError:
             if not (folder / "manifest.json").exists():
                 raise
             return False
-        _sync(folder.parent)
+        sync(folder.parent)
         return True
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -86,19 +85,8 @@ def checksums(folder: Path) -> dict[str, str]:
 
 def sha256(path: Path) -> str:
     """Digest of a file."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while part := file.read(1 << 20):
-            digest.update(part)
-    return digest.hexdigest()
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically, also if several processes do so at once."""
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    partial.write_text(json.dumps(value, indent=1))
-    _sync(partial)
-    os.replace(partial, path)
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_json(path: Path) -> Any:
@@ -127,34 +115,16 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return about
 
 
-def write_checkpoint(path: Path, tree: Any, header: Mapping[str, Any]) -> None:
-    """The arrays of a pytree, atomically and safe against another writer."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    own = path.with_name(f".{uuid.uuid4().hex}")
-    write_arrays(own, named_leaves(tree), header)
-    _sync(own)
-    os.replace(own, path)
-
-
 def read_checkpoint(path: Path, like: Any, header: Mapping[str, Any]) -> Any | None:
     """The pytree of a checkpoint as NumPy arrays, or `None` if there is none that fits:
-    no file, another header, other names or shapes."""
+    no file, another header, other names, shapes or dtypes."""
     if not path.is_file():
         return None
     try:
         arrays, found = read_arrays(path)
+        return place(arrays, like, path) if found == dict(header) else None
     except ValueError:
         return None
-    wanted = named_leaves(like)
-    fits = found == dict(header) and set(arrays) == set(wanted)
-    for name, leaf in wanted.items() if fits else ():
-        fits &= arrays[name].shape == leaf.shape and arrays[name].dtype == leaf.dtype
-    if not fits:
-        return None
-    # A copy: what was read may be a view of the file, and training writes to it.
-    leaves = iter([np.array(arrays[name]) for name in wanted])
-    is_array = lambda a: isinstance(a, np.ndarray | jax.Array)
-    return jax.tree.map(lambda a: next(leaves) if is_array(a) else a, like)
 
 
 def versions() -> dict[str, str]:
@@ -172,16 +142,3 @@ def machine() -> str:
     """What the results were computed on."""
     device = jax.devices()[0]
     return f"{platform.machine()}, {jax.device_count()} x {device.device_kind}"
-
-
-def _sync(path: Path) -> None:
-    try:
-        handle = os.open(path, os.O_RDONLY)
-    except OSError:  # folders cannot be opened on Windows
-        return
-    try:
-        os.fsync(handle)
-    except OSError:
-        pass
-    finally:
-        os.close(handle)

@@ -15,10 +15,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
-from ..._core._store import named_leaves, read_arrays, write_arrays
+from ..._core._store import (
+    named_leaves,
+    place,
+    read_arrays,
+    write_arrays,
+    write_json,
+)
 from .._config import SCHEMA, SweepConfig, differences
 from .._grid import Members
 from .._labels import CODES, DIMS, EVIDENCE, aligned, unpack
@@ -33,7 +38,6 @@ from ._files import (
     read_manifest,
     sha256,
     versions,
-    write_json,
 )
 
 
@@ -284,21 +288,6 @@ def network_header(
     if hasattr(model, "scale"):
         header["scale"] = model.scale
     return header
-
-
-def place(arrays: Mapping[str, np.ndarray], like: Any, path: Any) -> Any:
-    """Named arrays in a pytree of their names.
-
-    **Raises:** a `ValueError` if names or shapes differ.
-    """
-    wanted = named_leaves(like)
-    have = {k: a.shape for k, a in arrays.items()}
-    want = {k: a.shape for k, a in wanted.items()}
-    if have != want:
-        raise ValueError(f"{path} holds {have}, expected {want}.")
-    leaves = iter([np.asarray(arrays[k]) for k in wanted])
-    is_array = lambda a: isinstance(a, np.ndarray | jax.Array)
-    return jax.tree.map(lambda a: next(leaves) if is_array(a) else a, like)
 
 
 def write_zarr(
