@@ -12,10 +12,9 @@ from rnndyn.mechanisms import (
     Mechanism,
     classify,
     flow_map,
-    free_run,
     measure,
-    settle,
 )
+from rnndyn.mechanisms._run import free_run, settle
 
 
 task = rd.tasks.DelayedCueDiscrimination(delay=0.05, reaction=0.02)

@@ -28,6 +28,12 @@ def test_map_members_is_vmap(lanes, devices):
     assert out["name"] is None
 
 
+def test_members_that_devices_cannot_share_are_refused():
+    mesh = _batch.device_mesh(jax.devices()[:2])
+    with pytest.raises(ValueError, match="3 members on a mesh of 2 devices"):
+        _batch.map_members(lambda x: x, jnp.ones((3, 1)), mesh=mesh)
+
+
 def test_member_keys_depend_on_the_member_only():
     ids = jnp.asarray([3, 0, 7])
     keys = _batch.member_keys(jr.key(0), ids)

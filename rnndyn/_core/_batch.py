@@ -37,9 +37,10 @@ def map_members(
 
     **Arguments:**
 
-    - `fn`: pure function of one member's pytrees. Not differentiable through
-      the devices' loop if it holds a `while_loop`.
-    - `*per_member`: pytrees with a leading member axis; non-arrays are shared.
+    - `fn`: pure function of one member's pytrees. Reverse-mode derivatives need one
+      without `while_loop`.
+    - `*per_member`: pytrees with a leading member axis; non-arrays are shared. With
+      a `mesh` the number of members is a multiple of that of its devices.
     - `lanes`: members advanced together on one device, 1 by default.
     - `mesh`: devices, see `device_mesh`; `None` is the default device.
 
@@ -58,6 +59,12 @@ def map_members(
 
     if mesh is None:
         return share(arrays)
+    count = jax.tree.leaves(arrays)[0].shape[0]
+    if count % mesh.size:
+        raise ValueError(
+            f"{count} members on a mesh of {mesh.size} devices, expected a multiple of "
+            "these: repeat some members and drop their results."
+        )
     return jax.shard_map(
         share, mesh=mesh, in_specs=P("members"), out_specs=P("members"), check_vma=False
     )(arrays)

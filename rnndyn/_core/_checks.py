@@ -103,6 +103,12 @@ def check_count(name: str, value: Any, least: int = 1) -> None:
         raise ValueError(f"{name} = {value!r}, expected a whole number >= {least}.")
 
 
+def check_counts(**counts: Any) -> None:
+    """Raise a `ValueError` unless all are whole numbers of at least 1."""
+    for name, value in counts.items():
+        check_count(name, value)
+
+
 def check_key(key: Any, name: str = "key") -> Array:
     """`key`; raises a `ValueError` unless this is one PRNG key of JAX, old or new."""
     dtype = getattr(key, "dtype", np.dtype(object))

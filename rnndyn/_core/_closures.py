@@ -13,7 +13,8 @@ from jax import lax
 from jax.extend.core import get_opaque_trace_state
 
 
-# In a thread of its own nothing is traced, wherever this module is imported.
+# The trace state outside all transformations, read in a thread of its own because this
+# module may be imported during a trace.
 with ThreadPoolExecutor(1) as pool:
     _OUTSIDE = pool.submit(get_opaque_trace_state).result()
 
@@ -47,8 +48,9 @@ def freeze(tree: Any) -> Any:
 
 def program(fn: Callable, *, quick: bool = True) -> Any:
     """`equinox.filter_jit` for functions with options: whole numbers and flags of NumPy
-    are what Python's are, not traced. Where nothing is traced around it, `quick`
-    shortens the compilation (see `_quickly`) of what is no long run."""
+    are what Python's are, not traced. With `quick` it is compiled with cheaper options
+    of XLA where it is called outside a trace (see `_quickly`); not for long runs, which
+    these slow down."""
     compiled = eqx.filter_jit(fn)
     plain = lambda a: a.item() if isinstance(a, np.integer | np.bool_) else a
 

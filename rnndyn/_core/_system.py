@@ -37,8 +37,8 @@ class Map(eqx.Module):
     **Arguments:**
 
     - `F`: callable `F(x, args) -> x`.
-    - `dt`: duration of one step in seconds, if it has one; only used to convert
-        multipliers into time constants.
+    - `dt`: duration of one step in seconds, if it has one: `lyapunov_spectrum` then
+        reports exponents per second and times in seconds.
     """
 
     F: Callable[[Any, Any], Any]

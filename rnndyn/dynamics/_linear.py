@@ -194,15 +194,16 @@ def distance_to_root(
     f: Float[Array, " state"],
     x: Float[Array, " state"],
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """`newton_length` of a step that also leads to a root: a second one with the same
-    Jacobian is clearly shorter (at a fold it is a quarter or more of the first, in a
-    tail that only tends to 0 a third or more), or f changes sign along the softest
-    direction. Singular directions may only hold what is rounding in equations within
-    range.
+    """Length of the Newton step if a root is really there, else a huge number.
+
+    Evidence is either a second step with the same Jacobian of at most 0.2 of the first
+    (at a fold it is a quarter or more, in a tail that only tends to 0 a third or more),
+    or a change of the sign of f along the direction of the smallest singular value.
+    Directions of singular value 0 may hold rounding only.
 
     Also an upper bound of the condition number of `jac`: |J| |J^-1| in Frobenius norms
-    for up to 16 unknowns, else three times what 16 products say of it, which is a bound
-    but for a chance of 1e-5. NaN or meaningless where J is singular."""
+    for up to 16 unknowns, else three times an estimate from 16 products, which holds
+    with probability 1 - 1e-5. NaN or meaningless where J is singular."""
     length, done, bound = _by_factors(fn, jac, f, x)
     # Under `vmap` both ways are taken: in turn, see `after`.
     rest = lambda: _by_singular_vectors(fn, after(length, jac), f, x)

@@ -210,8 +210,9 @@ def check_system(
     system: Any, args: PyTree, x: Array, *, autonomous: bool = True
 ) -> None:
     """`ValueError` unless the system returns the shape and dtype of the state `x`, and
-    a flow the same at all times: as far as 256 of them, up to 1e4, and four states
-    show, if it is written with its time at all."""
+    a flow does not depend on its time `t`. Where `t` is used in the program at all, the
+    flow is compared at 256 times up to 1e4 and four states; what these do not show goes
+    unnoticed."""
     if is_map(system):
         check_residual(lambda x: system(x, args), x)
         return

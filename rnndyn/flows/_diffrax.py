@@ -27,11 +27,12 @@ class DiffraxFlow(AbstractFlow):
         float32 states and 1e-10 for float64 ones by default.
     - `adjoint`: `RecursiveCheckpointAdjoint` by default (reverse mode only);
         `DirectAdjoint()` for both modes and for shooting.
-    - `sigma`: amplitude of additive white noise (an SDE in the Ito sense; needs a
+    - `sigma`: amplitude of additive white noise, in state units per square root of a
+        second (an SDE in the Ito sense; needs a
         `key`, a solver for SDEs such as `diffrax.Euler()`, and `dt0`). The noise is
         white for steps down to `dt0`, or `dt0 / 1000` with an adaptive controller.
     - `event`: a `diffrax.Event` at which to stop; its state is then returned.
-    - `dt0`: length of the first step, chosen by the solver if `None`.
+    - `dt0`: length of the first step in seconds, chosen by the solver if `None`.
     - `max_steps`: after which the solve counts as failed.
     - `throw`: raise when a solve fails; otherwise the end state is NaN, and
         `Trajectory.ok` says so.

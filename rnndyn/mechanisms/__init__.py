@@ -36,11 +36,5 @@ from ._mechanism import (
     MechanismReport as MechanismReport,
 )
 from ._report import Report as Report, analyse as analyse
-from ._run import (
-    FreeRun as FreeRun,
-    LateRun as LateRun,
-    flow_map as flow_map,
-    free_run as free_run,
-    settle as settle,
-)
+from ._run import flow_map as flow_map
 from ._winding import Rotation as Rotation, Winding as Winding, winding as winding

@@ -16,7 +16,7 @@ KINDS = ("rest", "cycle", "mixed", "other")
 """How the cues of a network end: at rest, on cycles, some each, or it is not known."""
 
 REST, CYCLE, MIXED, OTHER = range(4)
-_RESTING = 0.02
+_RESTING = 0.02  # as in DecisionList
 
 
 class Share(eqx.Module):
@@ -101,14 +101,14 @@ def cue_kinds(report: MechanismReport) -> np.ndarray:
     **Returns:** integer codes, shape `(member, cue)`.
     """
     f = report.features
-    return kinds_of(report.cue_code, f.late_rms, f.at_root)
+    return kinds_of(report.cue_code, f.late_peak, f.at_root)
 
 
-def kinds_of(cue_code: Any, late_rms: Any, at_root: Any) -> np.ndarray:
+def kinds_of(cue_code: Any, late_peak: Any, at_root: Any) -> np.ndarray:
     """`cue_kinds` from the arrays it needs, each of shape `(member, cue)`."""
     code = np.asarray(cue_code)
     named = np.isin(code, (Mechanism.fixed_points, Mechanism.slow_manifold))
-    still = np.asarray(at_root, bool) & (np.asarray(late_rms) < _RESTING)
+    still = np.asarray(at_root, bool) & (np.asarray(late_peak) < _RESTING)
     rest = named | ((code == Mechanism.undetermined) & still)
     cycle = np.where(code == Mechanism.limit_cycle, CYCLE, OTHER)
     return np.where(rest, REST, cycle).astype(np.int32)

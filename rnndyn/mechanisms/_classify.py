@@ -56,7 +56,8 @@ class DecisionList(AbstractClassifier):
     differently; `not_learned` if the score lies below `accuracy` or `reliability`.
 
     `margin` is the smallest, over the tests that a cue's label passed, of how far the
-    number lies from its threshold, relative to it (of `recurrent`, to 1 - `recurrent`).
+    number lies from its threshold, relative to it (of `recurrent`, to 1 - `recurrent`;
+    of a root, by how much its multipliers lie below 1 in units of `root_margin`).
 
     Not guaranteed: that a slower drift than 60 trial lengths can be told from rest.
     """
@@ -125,8 +126,14 @@ class DecisionList(AbstractClassifier):
         below = lambda value, limit: 1 - value / limit
         least = lambda *tests: jnp.min(jnp.stack(tests), axis=0)
         moving = above(f.late_peak, self.moving)
-        rest = below(f.late_peak, self.resting)
-        chaotic = least(moving, above(f.growth_low, self.stretch))
+        stable = above(1 - f.root_radius, self.root_margin)
+        rest = least(below(f.late_peak, self.resting), stable)
+        chaotic = least(
+            moving,
+            above(f.growth_low, self.stretch),
+            above(f.late_trend, 0.5),
+            below(f.late_trend, 2),
+        )
         cycle = least(
             moving,
             below(jnp.abs(f.late_trend - 1), self.steady),

@@ -11,14 +11,14 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from .._core._batch import device_mesh, map_members, member_keys
-from .._core._checks import check_ids, check_step_ratio
+from .._core._checks import check_counts, check_ids, check_step_ratio
 from .._core._export import Result
 from .._core._types import KeyLike
 from ..models import AbstractRNN, member, num_members
 from ..tasks import AbstractTask, per_member
 from ..tasks._base import check_fit
 from ._index import sign_index, sign_of, two_components
-from ._run import check_counts, step_of
+from ._run import step_of
 
 
 COMPAT = ("not_learned", "limit_cycle", "slow_point", "unstable")

@@ -11,14 +11,14 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from .._core._batch import in_double, to_double
-from .._core._checks import check_step_ratio
+from .._core._checks import check_counts, check_step_ratio
 from .._core._export import Result
 from .._core._verdicts import Verdict, names
 from ..dynamics import settle, verdict_of
 from ..dynamics.long_run._late_verdict import UNDECIDED, confirm_roots
 from ..models import AbstractRNN, member, num_members
 from ..tasks import AbstractTask, per_member
-from ._run import check_counts, check_memory, step_of
+from ._run import check_memory, step_of
 
 
 _KEPT = ("final", "jacobian", "period", "rates", "extent", "speed", "distance")
@@ -63,7 +63,8 @@ class CueAttractors(Result):
         """Networks whose cues end on attractors of different kinds: rest and motion, or
         different motions; false where one is not decided."""
         known = ~np.isin(self.verdict, UNDECIDED)
-        kind = np.where(self.verdict == Verdict.k_cycle, 6, self.verdict)
+        circle = int(Verdict.invariant_circle)  # k-cycles and circles are one kind
+        kind = np.where(self.verdict == Verdict.k_cycle, circle, self.verdict)
         return np.all(known, axis=1) & np.any(kind != kind[:, :1], axis=1)
 
 

@@ -10,13 +10,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from .._core._batch import device_mesh, map_members, member_keys, to_double
-from .._core._checks import check_ids, check_step_ratio, one_of
+from .._core._checks import check_counts, check_ids, check_step_ratio, one_of
 from .._core._types import KeyLike
 from ..dynamics import MultiStart, certify, fixed_points, jacobian
 from ..models import AbstractRNN, member, num_members
 from ..tasks import AbstractTask, per_member
 from ._run import (
-    check_counts,
     check_memory,
     flow_map,
     flow_substeps,
@@ -46,7 +45,8 @@ class Features(eqx.Module):
     - `period` (s), `recurrence`: of the remaining oscillation; recurrence 1 is closed.
     - `exponent` (1/s): leading Lyapunov exponent in the late window; `growth`: the
         logarithm of the total stretch over that window; `growth_low`: twice that of
-        the half that stretches less; `growth_second`: the same for the second exponent.
+        the half that stretches less; `growth_second`: that of the second exponent over
+        the whole window, smoothly weighted.
     - `separation`: distance between the states of different cues when the delay ends
         (with one cue, the extent of its trial): the size of the memory.
     - `apart`: distance between the final states of this cue and the nearest other, over

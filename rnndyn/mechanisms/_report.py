@@ -9,7 +9,7 @@ import jax.random as jr
 import numpy as np
 
 from .._core._batch import to_double
-from .._core._checks import check_key, check_step_ratio
+from .._core._checks import check_counts, check_key, check_step_ratio
 from .._core._export import xarray_module
 from .._core._types import KeyLike
 from .._core._verdicts import Verdict
@@ -39,7 +39,7 @@ from ._free_runs import (
     with_ends,
 )
 from ._mechanism import MECHANISMS, Mechanism, MechanismReport
-from ._run import check_counts, check_memory, step_of
+from ._run import check_memory, step_of
 
 
 class Report(eqx.Module):

@@ -9,7 +9,6 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from .._core._checks import check_count
 from .._core._system import Map
 from ..dynamics import jacobian
 from ..dynamics.long_run._recurrence import orthonormal
@@ -72,12 +71,6 @@ def step_of(task: AbstractTask, dt: float | None) -> float:
             f"same: its periods would last another time. Build the task with dt={dt}."
         )
     return dt
-
-
-def check_counts(**counts: int) -> None:
-    """Raise a `ValueError` unless all are whole numbers of at least 1."""
-    for name, value in counts.items():
-        check_count(name, value)
 
 
 class FreeRun(eqx.Module):

@@ -25,17 +25,18 @@ DIGITS = 1e-9
 """Largest relative change of the period between the last two step sizes."""
 LOG_DIGITS = 1e-8
 """The change of the logarithms below which steps are not halved again."""
+_HALVINGS = 4
 _BATCH = ("problem", "mesh", "kind")
 
 
-def certify_cycle(cycle: LimitCycle, *, max_halvings: int = 4) -> LimitCycle:
+def certify_cycle(cycle: LimitCycle) -> LimitCycle:
     """The same cycles with final verdicts, as NumPy in float64. Host level.
 
     Every candidate (verdict `limit_cycle` or `undetermined`, finite) is solved again
     in float64, once with the steps of the search and once with half of them (adaptive
     flows: a tenth of the tolerance), and `error` is the relative change of the period.
-    The step is halved up to `max_halvings` times until that is below 1e-9 and that of
-    the logarithms (`log_error`) below 1e-8; a cycle whose period still changes remains
+    The step is halved up to four times until that is below 1e-9 and that of the
+    logarithms (`log_error`) below 1e-8; a cycle whose period still changes remains
     `undetermined`, one whose logarithms do keeps its verdict and its `log_error`. A
     cycle that moved away (by more than 1e-2 of its extent, or of its period) from
     where the search had seen it is `undetermined` as well.
@@ -43,15 +44,15 @@ def certify_cycle(cycle: LimitCycle, *, max_halvings: int = 4) -> LimitCycle:
     **Arguments:** `cycle`: from `limit_cycle`, any leading batch axes (its `problem`
     then has them too).
     """
-    return _certify(cycle, cycle.problem, (), max_halvings)
+    return _certify(cycle, cycle.problem, ())
 
 
-def certify_cycles(found: LimitCycles, *, max_halvings: int = 4) -> LimitCycles:
+def certify_cycles(found: LimitCycles) -> LimitCycles:
     """See `certify_cycle`; `mask`, `verdict` and `index` follow the new verdicts, also
     of orbits that had closed without a verdict."""
     cycles = found.cycles
     shape = np.shape(cycles.period)
-    certified = _certify(cycles, cycles.problem, shape[-1:], max_halvings)
+    certified = _certify(cycles, cycles.problem, shape[-1:])
     ok = np.asarray(certified.mask)
     index = np.array(found.index)
     verdict = np.array(found.verdict)
@@ -75,9 +76,7 @@ def certify_cycles(found: LimitCycles, *, max_halvings: int = 4) -> LimitCycles:
     )
 
 
-def _certify(cycle, problem, inner, max_halvings):
-    if max_halvings < 1:
-        raise ValueError(f"`max_halvings` = {max_halvings}, expected at least 1.")
+def _certify(cycle, problem, inner):
     shape = np.shape(cycle.period)
     outer = shape[: len(shape) - len(inner)]
     count = int(np.prod(shape, dtype=int))
@@ -112,7 +111,7 @@ def _certify(cycle, problem, inner, max_halvings):
         known = exact and closed[i]
         new = _settle_steps(
             here, mesh, out["period"][i], nodes[i], shares[i],
-            out["log_multipliers"][i] if known else None, max_halvings,
+            out["log_multipliers"][i] if known else None,
         )  # fmt: skip
         moved = np.linalg.norm(new["x0"] - orbit[i, 0]) / out["extent"][i]
         drift = abs(new["period"] / out["period"][i] - 1)
@@ -126,13 +125,13 @@ def _certify(cycle, problem, inner, max_halvings):
     return LimitCycle(**fields, problem=problem, mesh=mesh)
 
 
-def _settle_steps(problem, mesh: Mesh, period, nodes, shares, logs, max_halvings):
+def _settle_steps(problem, mesh: Mesh, period, nodes, shares, logs):
     """Solve with shorter and shorter steps until the period no longer changes."""
     new: dict[str, Any] = {"error": np.asarray(np.nan)}
     if logs is None:
         new = _solve(problem, mesh, nodes, period, shares)
         period, nodes, shares, logs = _again(new, mesh)
-    for _ in range(max_halvings):
+    for _ in range(_HALVINGS):
         mesh = _finer(mesh)
         new = _solve(problem, mesh, nodes, period, shares)
         new["error"] = np.abs(new["period"] / period - 1)

@@ -11,6 +11,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from ..._core._checks import check_counts
 from ..._core._closures import freeze, program
 from ..._core._export import Result
 from ..._core._masks import norm
@@ -163,10 +164,7 @@ def limit_cycles(
         )
     axes = ("starts", "state")
     x0s = as_states("x0s", x0s, axes, "Pass one start as x0[None].", f, args)
-    if max_cycles < 1:
-        raise ValueError(f"`max_cycles` = {max_cycles}, expected at least 1.")
-    if max_steps < 1:
-        raise ValueError(f"`max_steps` = {max_steps}, expected at least 1.")
+    check_counts(max_cycles=max_cycles, max_steps=max_steps)
     check_bounds(period_bounds)
     mesh = make_mesh(flow, segments, floquet_segments, x0s.shape[1])
     coarse = mesh

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
-from ..._core._checks import is_concrete
+from ..._core._checks import check_counts, is_concrete
 from ..._core._closures import capture, freeze, program
 from ..._core._masks import norm
 from ..._core._system import Map
@@ -96,8 +96,7 @@ def limit_cycle(
         )
     axes = [("state",), ("segments", "state")]
     x0 = as_states("x0", x0, axes, "One guess, or the starts of all segments.", f, args)
-    if max_steps < 1:
-        raise ValueError(f"`max_steps` = {max_steps}, expected at least 1.")
+    check_counts(max_steps=max_steps)
     if jnp.ndim(period) != 0:
         raise ValueError(
             f"`period` has shape {jnp.shape(period)}, expected one number. Search from "
@@ -134,11 +133,7 @@ def make_mesh(
 ) -> Mesh:
     """The mesh of `limit_cycle` for states of `size`. Small systems may be stiff, and
     their steps cost little; those of large ones cost the cube of their size."""
-    if segments < 1 or floquet_segments < 1:
-        raise ValueError(
-            f"`segments` = {segments} and `floquet_segments` = {floquet_segments}, "
-            "expected at least 1."
-        )
+    check_counts(segments=segments, floquet_segments=floquet_segments)
     if flow is None:
         steps = 16 if size <= 64 else 8 if size <= 128 else 4
         flow = ScanFlow(num_steps=steps, method=Dopri8())

@@ -56,9 +56,9 @@ class Mesh(eqx.Module):
         return lax.scan(step, x, None, length=self.size)[1][:: self.pieces]
 
     def divided(self, state_size: int) -> "Mesh":
-        """The same pieces in as many segments as cost little: a residual says nothing
-        of an orbit that a segment stretches by more than its inverse. Segments of an
-        adaptive solver run to the slowest of them, so these are kept."""
+        """The same pieces in more segments, as many as cost little: where a segment
+        stretches errors by more than 1/residual, a small residual proves nothing.
+        Adaptive solvers keep their segments, which wait for the slowest of them."""
         if isinstance(self.flow, DiffraxFlow):
             return self
         most = max(self.segments, UNKNOWNS // state_size)

@@ -86,11 +86,11 @@ def shoot(
     out its stiffness equally. The search ends where rounding stops the descent below
     `tol`.
 
-    With `look_around` one more orbit is then run, from where the Newton step leads that
+    With `look_around` one more orbit is then run: from where the Newton step leads that
     removes the gap left over and one of rounding (of an adaptive flow, of a hundredth
-    of `tol`): if the step for the same gap is another there, or is not short, the orbit
-    is not `isolated` as far as can be seen. Where two cycles have merged or just
-    vanished these steps differ by as much as they are long, whatever the scales.
+    of `tol`). At an isolated cycle the step for the same gap is nearly the same there;
+    where two cycles have merged or just vanished the two steps differ by as much as
+    they are long, at any scale. `isolated` is False if they differ, or are not short.
     """
     extent_floor = jnp.maximum(1, norm(nodes[0]))
     unknown = jnp.asarray(jnp.finfo(nodes.dtype).max, nodes.dtype)

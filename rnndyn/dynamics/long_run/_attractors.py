@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int, PyTree
 
 from ..._core._batch import in_double
-from ..._core._checks import check_key
+from ..._core._checks import check_counts, check_key
 from ..._core._export import Result
 from ..._core._system import Map
 from ..._core._types import KeyLike
@@ -154,9 +154,7 @@ def attractors(
     # Only looked at: as an array of JAX float64 starts may lose digits.
     as_states("x0s", x0s, ("starts", "state"), "Pass one start as x0[None].")
     x0s = np.asarray(x0s)
-    for name, value in (("steps", steps), ("rounds", rounds), ("chunk", chunk)):
-        if value < 1:
-            raise ValueError(f"`{name}` = {value}, expected at least 1.")
+    check_counts(steps=steps, rounds=rounds, chunk=chunk)
     if dt is not None and not dt > 0:
         raise ValueError(f"`dt` = {dt}, expected the step of the integration, > 0.")
     if is_map and not (dt is None and method is None):

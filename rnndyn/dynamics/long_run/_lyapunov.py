@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import PyTree
 
-from ..._core._checks import check_key
+from ..._core._checks import check_counts, check_key
 from ..._core._closures import program
 from ..._core._masks import after
 from ..._core._system import Map
@@ -54,7 +54,8 @@ def lyapunov_spectrum(
     - `t_transient`, `t_total`: time discarded, then time averaged over, for each
         trajectory: units of time of a flow, steps of a map. `t_total` is rounded to 32
         equal stretches of whole blocks of `qr_every` steps (`times[-1]` is the time
-        used), the transient up, by less than a stretch.
+        used; in seconds for a `Map` with `dt`), the transient up, by less than a
+        stretch.
     - `dt`: step of the integration of a flow.
     - `method`: of integration, `RK4()` by default, which forgives kinks (rectified
         units). Smooth systems are solved faster by `Dop853()` with steps ten times
@@ -109,8 +110,7 @@ def _spectrum(system, x0, args, *options):
         qr_every = 1 if isinstance(system, Map) and size <= 8 else 10
     if not 1 <= k <= size:
         raise ValueError(f"`k` = {k}, expected 1 to {size}, the size of the state.")
-    if qr_every < 1:
-        raise ValueError(f"`qr_every` = {qr_every}, expected at least 1 step.")
+    check_counts(qr_every=qr_every)
     if project and (isinstance(system, Map) or size < 2):
         raise ValueError(
             f"`project` = True with a {type(system).__name__} of {size} variables, "

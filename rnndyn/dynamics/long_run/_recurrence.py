@@ -42,10 +42,10 @@ class LateRun(Result):
         the velocity, so that it is 0 on a limit cycle whatever the phase.
     - `mean`, `spread`: smoothly weighted average and variance of the state; where there
         are returns the average is that over one period (of a map, of up to 256 steps).
-    - `drift`: change of smoothly weighted averages of x and x^2 from one half of the
-        window to the other, of the variable for which it is largest next to its
-        extent: tiny for periodic and quasi-periodic motion, about the inverse root of
-        the window for chaos.
+    - `drift`: largest change, over variables, of the smoothly weighted averages of x
+        (in units of its extent) and of x^2 (of the square) from one half of the window
+        to the other: tiny for periodic and quasi-periodic motion, about the inverse
+        root of the window for chaos.
     - `blocks`: plain averages of x and x^2 over 16 equal stretches of the window, shape
         `(16, 2, state)`.
     - `returns`: how often the orbit came back to where it was, to `closed` extents or

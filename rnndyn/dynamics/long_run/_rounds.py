@@ -51,11 +51,11 @@ class Runs:
             dt = self.dt[todo] / finer
             verdict, ends = self.run(self.x[todo], dt, steps * finer)
             self.keep(todo, verdict, ends, dt)
-            # A step that is too long makes things up, divergence above all.
+            # Too long a step makes things up, divergence above all: shorten it first.
             self.coarse[todo] = poor = _too_long(verdict, ends)
             if finer <= 2:
                 poor = poor | (verdict == Verdict.diverged)
-            # Errors that accumulate over a turn hide that it closes.
+            # Step errors add up over a period, so that a cycle may miss its own start.
             moving = np.isin(verdict, (Verdict.undetermined, Verdict.limit_cycle))
             poor = poor | (moving & (ends["step_error"] > _SHARP))
             todo = todo[poor]

@@ -107,7 +107,8 @@ def k_cycles(
     - `x0s`: starts, shape `(starts, state)`.
     - `k`: the period, at least 1.
     - `solver`, `max_steps`, `lanes`: as in `fixed_points`.
-    - `settled`: that while, in steps; with 0 there is one slot per start.
+    - `settled`: steps after which a start is taken a second time; with 0 there is
+        one slot per start.
     - `tol`: largest residual, relative to max(1, rms of the points).
     - `tol_unique`: distance, relative to max(1, |x|), below which two points are one;
         default 1e-6 in float64 and 1e-3 in float32. It also decides whether a cycle

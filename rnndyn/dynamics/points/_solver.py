@@ -65,6 +65,14 @@ class LevenbergMarquardt(optx.AbstractLeastSquaresSolver):
     Usable in `optimistix.least_squares` and `optimistix.root_find`; the searches of
     this room run many of them side by side.
 
+    **Arguments:**
+
+    - `rtol`, `atol`: where a solve by optimistix ends; searches have tolerances of
+        their own. `norm`: kept for optimistix, not used.
+    - `damping`: of the first step, relative; `shrink`, `grow`: its factors after steps
+        that lower |f|^2 as predicted, or not.
+    - `acceleration`: longest correction of second order, relative to its step.
+
     **Reference:** K. Levenberg 1944; D. Marquardt 1963, doi:10.1137/0111030;
     M. Transtrum & J. Sethna 2012, arXiv:1201.5885 (acceleration).
     """

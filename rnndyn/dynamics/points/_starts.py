@@ -257,12 +257,12 @@ class MultiStart(AbstractStrategy):
 
     **Arguments:**
 
-    - `num_large`: default 64.
+    - `num_large`: starts far out.
     - `scale`: standard deviation of the large starts, in units of max(1, rms of the
         given starts).
     - `rounds`: largest number of rounds of combinations. After a round that found
         nothing new the others are not run; their slots are `lost`, with 0 steps.
-    - `per_round`: starts of a round; default 64. Each takes at most 64 steps.
+    - `per_round`: starts of a round. Each takes at most 64 steps.
     - `symmetries`: callables `x -> x` under which the system is equivariant; each is
         applied once to the roots found.
     - `detect_odd`: whether to test for, and close under, x -> -x.
@@ -270,18 +270,18 @@ class MultiStart(AbstractStrategy):
 
     scale: Float[Array, ""]
     symmetries: tuple[Callable, ...]
-    num_large: int | None = eqx.field(static=True)
+    num_large: int = eqx.field(static=True)
     rounds: int = eqx.field(static=True)
-    per_round: int | None = eqx.field(static=True)
+    per_round: int = eqx.field(static=True)
     detect_odd: bool = eqx.field(static=True)
 
     def __init__(
         self,
         *,
-        num_large: int | None = None,
+        num_large: int = 64,
         scale: Any = 3.0,
         rounds: int = 3,
-        per_round: int | None = None,
+        per_round: int = 64,
         symmetries: tuple[Callable, ...] = (),
         detect_odd: bool = True,
     ):
@@ -291,19 +291,16 @@ class MultiStart(AbstractStrategy):
                 "e.g. (lambda x: -x,)."
             )
         check_number("scale", scale, "Leave it out for the default.")
-        check_count("rounds", rounds, least=0)
-        for name, value in (("num_large", num_large), ("per_round", per_round)):
-            if value is not None:
-                check_count(name, value, least=0)
+        for name, value in (("num_large", num_large), ("rounds", rounds),
+                            ("per_round", per_round)):  # fmt: skip
+            check_count(name, value, least=0)
         self.scale = jnp.asarray(scale)
         self.symmetries = tuple(symmetries)
         self.num_large, self.rounds, self.per_round = num_large, rounds, per_round
         self.detect_odd = detect_odd
 
     def sizes(self, given: int) -> tuple[int, int, int]:
-        large = 64 if self.num_large is None else self.num_large
-        per_round = 64 if self.per_round is None else self.per_round
-        return large, self.rounds, per_round
+        return self.num_large, self.rounds, self.per_round
 
     def first(self, given, n, key):
         shape = (n, given.shape[1])

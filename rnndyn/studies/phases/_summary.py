@@ -110,7 +110,7 @@ def summarise(name: str, sweep: Any) -> Summary:
     agreed = None
     if np.any(arrays["mechanism"] >= 0):
         cues = kinds_of(
-            arrays["cue_code"], arrays["evidence_late_rms"], arrays["evidence_at_root"]
+            arrays["cue_code"], arrays["evidence_late_peak"], arrays["evidence_at_root"]
         )
         kind = together(cues)
         if np.all(code >= 0):

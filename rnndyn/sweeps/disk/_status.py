@@ -45,8 +45,8 @@ class Status:
 
     @property
     def remaining(self) -> float:
-        """CPU-like seconds to go: as finished shards took, one at a time; infinite
-        before the first is finished."""
+        """Seconds of one worker to go, at the mean rate of the finished shards;
+        infinite before the first is finished."""
         known = np.isfinite(self.seconds)
         left = float(np.sum(self.work * (1 - self.share)))
         if not known.any():
