@@ -12,7 +12,7 @@ from jax.interpreters import partial_eval
 from jaxtyping import Array, PyTree
 
 from .._core._checks import is_concrete, is_in
-from .._core._system import AbstractVectorField, Map, is_map
+from .._core._system import AbstractVectorField, Map, is_map, time_scale_of
 
 
 FLOATS = (jnp.float32, jnp.float64)
@@ -48,7 +48,7 @@ class Layout(eqx.Module):
         return jax.tree.unflatten(self.treedef, leaves)
 
 
-class FlatFlow(eqx.Module):
+class FlatFlow(AbstractVectorField):
     """A flow of nested states as one of vectors."""
 
     system: Any
@@ -57,19 +57,9 @@ class FlatFlow(eqx.Module):
     def __call__(self, t, x, args):
         return self.layout.ravel(self.system(t, self.layout.unravel(x), args))
 
-
-class FlatField(AbstractVectorField):
-    """The same for a vector field that knows its time scale."""
-
-    system: AbstractVectorField
-    layout: Layout
-
-    def __call__(self, t, x, args):
-        return self.layout.ravel(self.system(t, self.layout.unravel(x), args))
-
     @property
     def time_scale(self):
-        return self.system.time_scale
+        return time_scale_of(self.system)
 
 
 class FlatStep(eqx.Module):
@@ -110,8 +100,6 @@ def flatten_states(system: Any, x0s: PyTree) -> tuple[Any, Array]:
     flat = jnp.concatenate([v.reshape(v.shape[0], -1) for v in leaves], axis=1)
     if is_map(system):
         return Map(FlatStep(system.F, layout), system.dt), flat
-    if isinstance(system, AbstractVectorField):
-        return FlatField(system, layout), flat
     return FlatFlow(system, layout), flat
 
 
@@ -137,7 +125,7 @@ def states(points: Any) -> PyTree:
             "`fixed_points` or `slow_points`."
         )
     system = points.system.F if is_map(points.system) else points.system
-    if isinstance(system, (FlatFlow, FlatField, FlatStep)):
+    if isinstance(system, FlatFlow | FlatStep):
         return system.layout.unravel(points.x)
     return points.x
 

@@ -1,5 +1,6 @@
 """Fixed points and slow points of flows and maps."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import PyTree
 
-from ..._core._checks import check_count, check_key, is_concrete
+from ..._core._checks import check_counts, check_key, is_concrete
 from ..._core._closures import capture, freeze, program
 from ..._core._masks import near_kept, norm, unique_mask
 from ..._core._system import is_map, residual_fn, time_scale_of
@@ -123,22 +124,38 @@ def fixed_points(
     **Reference:** D. Sussillo & O. Barak 2013, doi:10.1162/NECO_a_00409 (the question);
     for the method see `LevenbergMarquardt`.
     """
-    return _search(
+    # As far as these are known; NumPy's whole numbers would be traced.
+    check_solver(solver)
+    check_tolerances(tol=tol, tol_unique=tol_unique)
+    check_counts(max_steps=max_steps)
+    if lanes is not None:
+        check_counts(lanes=lanes)
+    if time_scale is not None:
+        check_number("time_scale", time_scale, "Pass it in the flow's unit of time.")
+    if unseen is not None:
+        check_number("unseen", unseen, "Leave it out to run all starts.")
+        if is_concrete(unseen) and unseen >= 1:
+            raise ValueError(
+                f"`unseen` = {unseen}, expected a chance between 0 and 1, e.g. .02: "
+                "one more start of fifty may find a new root."
+            )
+    if key is not None:
+        check_key(key)
+    return _program(
         system,
         x0s,
-        args,
-        wanted=(Verdict.root, Verdict.continuum),
+        as_arrays(args, x0s),
         strategy=strategy,
         solver=solver,
         tol=tol,
         tol_unique=tol_unique,
-        max_steps=max_steps,
-        lanes=lanes,
+        max_steps=int(max_steps),
+        lanes=None if lanes is None else int(lanes),
         time_scale=time_scale,
         spectrum=spectrum,
         slow=slow,
         unseen=unseen,
-        key=key,
+        key=jax.random.key(0) if key is None else key,
     )
 
 
@@ -161,35 +178,9 @@ def slow_points(
             "`slow` = False gives slow points up, expected True. Search roots alone "
             "with `fixed_points(..., slow=False)`."
         )
+    found = fixed_points(system, x0s, args, **options)
     wanted = (Verdict.root, Verdict.slow_point, Verdict.ghost, Verdict.continuum)
-    return _search(system, x0s, args, wanted=wanted, **options)
-
-
-def _search(system, x0s, args, *, wanted, **options):
-    """The search, after a `ValueError` for options that none can take, as far as they
-    are known."""
-    given = {name: value for name, value in options.items() if value is not None}
-    check_solver(given.get("solver"))
-    check_tolerances(tol=given.get("tol"), tol_unique=given.get("tol_unique"))
-    for name in ("max_steps", "lanes"):
-        if name in given or (name == "max_steps" and name in options):
-            check_count(name, options[name])
-            options[name] = int(options[name])  # one of NumPy would be traced
-    if "time_scale" in given:
-        remedy = "Pass it in the flow's unit of time."
-        check_number("time_scale", given["time_scale"], remedy)
-    if "unseen" in given:
-        unseen = given["unseen"]
-        check_number("unseen", unseen, "Leave it out to run all starts.")
-        if is_concrete(unseen) and unseen >= 1:
-            raise ValueError(
-                f"`unseen` = {unseen}, expected a chance between 0 and 1, e.g. .02: "
-                "one more start of fifty may find a new root."
-            )
-    if "key" in given:
-        check_key(given["key"])
-    args = as_arrays(args, x0s)
-    return _program(system, x0s, args, wanted=wanted, **options)
+    return dataclasses.replace(found, wanted=wanted)
 
 
 # One program, cached: an eager call compiles once for each system and shape.
@@ -199,20 +190,18 @@ def _program(
     x0s,
     args,
     *,
-    wanted,
-    strategy=None,
-    solver=None,
-    tol=None,
-    tol_unique=None,
-    max_steps=128,
-    lanes=None,
-    time_scale=None,
-    spectrum=None,
-    slow=True,
-    unseen=None,
-    key=None,
+    strategy,
+    solver,
+    tol,
+    tol_unique,
+    max_steps,
+    lanes,
+    time_scale,
+    spectrum,
+    slow,
+    unseen,
+    key,
 ):
-    key = jax.random.key(0) if key is None else key
     k_sample, k_large, k_rounds, k_probes = jax.random.split(key, 4)
     if isinstance(x0s, AbstractSampler):
         x0s = x0s(system, args, key=k_sample)
@@ -290,7 +279,7 @@ def _program(
         problem=Frozen(system, args),
         stats={"num_steps": found.num_steps, "given": given},
         kind=kind,
-        wanted=wanted,
+        wanted=(Verdict.root, Verdict.continuum),
         certified=False,
     )
 
