@@ -48,6 +48,9 @@ def test_wilson():
     # Published example: 15 of 148 gives (0.0624, 0.1605).
     np.testing.assert_allclose(wilson(15, 148), (0.10135, 0.0624, 0.1605), atol=1e-4)
     assert wilson(0, 0)[1:] == (0.0, 1.0)
+    for bad in ((5, 3), (-1, 3), (1, 3, 1.5)):
+        with pytest.raises(ValueError, match="expected 0 <= k <= n"):
+            wilson(*bad)
     assert wilson(0, 10)[1] < 1e-15 and wilson(10, 10)[2] > 1 - 1e-15
 
 
@@ -490,7 +493,7 @@ def test_samplers_and_bad_input():
         attractors(logistic, np.zeros(3), 3.2)
     with pytest.raises(ValueError, match="`dt` = -1"):
         attractors(network, np.zeros((2, 2)), jnp.eye(2), dt=-1.0)
-    with pytest.raises(ValueError, match="`rounds` = 0"):
+    with pytest.raises(ValueError, match="rounds = 0"):
         attractors(logistic, np.zeros((2, 1)), 3.2, rounds=0)
     with pytest.raises(ValueError, match="`dt` = None"):
         settle(network, jnp.zeros(2), jnp.eye(2), transient=10, window=10)

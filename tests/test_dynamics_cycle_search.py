@@ -337,6 +337,9 @@ def test_bad_input():
         rdd.limit_cycles(van_der_pol, jnp.ones(2))
     with pytest.raises(ValueError, match="max_cycles"):
         rdd.limit_cycles(van_der_pol, jnp.ones((2, 2)), max_cycles=0)
+    for unit in (-1.0, 0.0, float("nan")):
+        with pytest.raises(ValueError, match="`time_scale` = "):
+            rdd.limit_cycles(van_der_pol, jnp.ones((2, 2)), time_scale=unit)
     with pytest.raises(ValueError, match="CloseReturns got"):
         rdd.CloseReturns(samples=8)
     with pytest.raises(ValueError, match="one dtype"):

@@ -200,6 +200,9 @@ def test_bad_input():
         rdd.limit_cycle(lorenz, jnp.ones(3, int), 1.0)
     with pytest.raises(ValueError, match="Pass segments=4"):
         rdd.limit_cycle(lorenz, jnp.ones((4, 3)), 1.0)
+    for shape in ((2, 2), (2, 2, 3), (0, 2, 2)):
+        with pytest.raises((ValueError, TypeError), match="jacobians"):
+            rdd.floquet(jnp.ones(shape))
 
 
 @pytest.mark.parametrize("size, segments", [(1, 5), (2, 7), (3, 10), (5, 8)])

@@ -10,10 +10,13 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ..._core._masks import norm
 from ..._core._verdicts import Verdict
-from ._records import record
+from ._records import MOST, record
 
 
 BASES = 16
+BACKWARD = 2**16
+"""Steps of a run backwards in time. What attracts repels there, and a run that is
+driven out ever faster would take shorter steps for minutes."""
 
 
 class Guess(eqx.Module):
@@ -44,7 +47,8 @@ class CloseReturns(eqx.Module):
     - `samples`: states kept of a record. Steps of the runs, explicit ones also of
         stiff systems, are no longer than the time between these, and shorter where
         accuracy asks.
-    - `backward`: also run backwards. Default: up to 3 state variables.
+    - `backward`: also run backwards, for 65536 steps at most. Default: up to 3 state
+        variables.
     - `per_record`: guesses from each record, from different points of it. More than 1
         helps on chaotic attractors.
     """
@@ -82,15 +86,16 @@ class CloseReturns(eqx.Module):
     def __call__(self, velocity: Any, x0: Float[Array, " state"], unit: Any) -> Guess:
         """The guesses of one start, with a leading axis of `num_guesses`."""
         spacing = self.spacing * unit
-        run = lambda x, sign, duration, samples: record(
-            lambda x: sign * velocity(x), x, duration, samples, spacing
+        run = lambda x, sign, duration, samples, most: record(
+            lambda x: sign * velocity(x), x, duration, samples, spacing, most
         )
-        _, late = run(x0, 1, self.transient * unit, 1)
-        signs = [1.0, 1.0, -1.0][: self._records(x0.shape[0])]
-        firsts = jnp.stack([late, x0, x0][: len(signs)])
-        signs = jnp.asarray(signs, x0.dtype)
-        along = lambda x, sign: run(x, sign, spacing, self.samples)[0]
-        records = jax.vmap(along)(firsts, signs)
+        _, late = run(x0, 1, self.transient * unit, 1, MOST)
+        count = self._records(x0.shape[0])
+        firsts = jnp.stack([late, x0, x0][:count])
+        signs = jnp.asarray([1.0, 1.0, -1.0][:count], x0.dtype)
+        most = jnp.asarray([MOST, MOST, BACKWARD][:count])
+        along = lambda x, sign, most: run(x, sign, spacing, self.samples, most)[0]
+        records = jax.vmap(along)(firsts, signs, most)
         closest = lambda xs, sign: closest_returns(xs, spacing, self.per_record, sign)
         guesses = jax.vmap(closest)(records, signs)
         return jax.tree.map(lambda a: a.reshape((-1, *a.shape[2:])), guesses)

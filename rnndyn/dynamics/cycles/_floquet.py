@@ -57,9 +57,17 @@ def floquet(
         (short segments) and regular.
     - `cycles`: iterations a round.
 
+    **Raises:** a `ValueError` for another shape, or no segments.
+
     **Reference:** Ginelli et al. 2007, doi:10.1103/PhysRevLett.99.130601; Lust 2001,
     doi:10.1142/S0218127401003486.
     """
+    shape = jnp.shape(jacobians)
+    if len(shape) != 3 or shape[1] != shape[2] or 0 in shape:
+        raise ValueError(
+            f"`jacobians` has shape {shape}, expected (segment, state, state), at "
+            "least one. Pass a single one as jacobian[None]."
+        )
     frozen = lax.stop_gradient(jacobians)
     q, closing, triangular, block, sweeps = _flag(frozen, cycles)
     eigen, values, uncertainty = _block_eigen(closing, triangular, block)

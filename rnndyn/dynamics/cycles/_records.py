@@ -21,12 +21,13 @@ def record(
     spacing: Any,
     samples: int,
     longest: Any,
+    most: Any = MOST,
 ) -> tuple[Float[Array, "samples state"], Float[Array, " state"]]:
     """States at equal `spacing` from `x0` on, and the one after them.
 
     Steps of `embedded_step`, at most `longest`, shorter where their error would exceed
     1e-6 (in float32 1e-4) of a variable. States are infinite once the run has left
-    1e8 max(1, |x0|), NaN once it was given up.
+    1e8 max(1, |x0|), NaN once it was given up, as it is after `most` steps.
     """
     dtype = x0.dtype
     rtol = 1e-6 if dtype == jnp.float64 else 1e-4
@@ -43,7 +44,7 @@ def record(
         fitting = jnp.where(good & last, jnp.maximum(h, fitting), fitting)
         h = jnp.minimum(fitting, longest)
         y = jnp.where(norm(y) < bound, y, jnp.inf)
-        lost = (h < 1e-30 * longest) | (count >= MOST)
+        lost = (h < 1e-30 * longest) | (count >= most)
         x = jnp.where(lost, jnp.nan, jnp.where(good, y, x))
         left = jnp.where(good, jnp.where(last, 0, left - taken), left)
         return left, x, jnp.where(good, end, slope), h, count + 1

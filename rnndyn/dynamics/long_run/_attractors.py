@@ -156,7 +156,10 @@ def attractors(
     x0s = np.asarray(x0s)
     check_counts(steps=steps, rounds=rounds, chunk=chunk)
     if dt is not None and not dt > 0:
-        raise ValueError(f"`dt` = {dt}, expected the step of the integration, > 0.")
+        raise ValueError(
+            f"`dt` = {dt}, expected the step of the integration, > 0. Leave it out for "
+            "one that errors choose."
+        )
     if is_map and not (dt is None and method is None):
         raise ValueError(
             f"`dt` = {dt} and `method` = {method} with a Map, expected neither: a map "

@@ -12,8 +12,15 @@ from ..._core._verdicts import Verdict
 def wilson(k: int, n: int, level: float = 0.95) -> tuple[float, float, float]:
     """A share `k/n` with its Wilson interval: `(share, low, high)`.
 
+    **Raises:** a `ValueError` unless 0 <= k <= n and 0 < level < 1.
+
     **Reference:** Wilson 1927, doi:10.1080/01621459.1927.10502953.
     """
+    if not (0 <= k <= n and 0 < level < 1):
+        raise ValueError(
+            f"k = {k}, n = {n}, level = {level}, expected 0 <= k <= n and a level "
+            "between 0 and 1, e.g. 0.95."
+        )
     if n == 0:
         return (float("nan"), 0.0, 1.0)
     z = NormalDist().inv_cdf(0.5 + level / 2)

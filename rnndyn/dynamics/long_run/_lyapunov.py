@@ -130,7 +130,10 @@ def _spectrum(system, x0, args, *options):
         velocity, h = None, None
     else:
         if dt is None or not dt > 0:
-            raise ValueError(f"`dt` = {dt}, expected the step of integration, > 0.")
+            raise ValueError(
+                f"`dt` = {dt}, expected the step of integration, > 0. Pass e.g. a "
+                "twentieth of the fastest time constant, and compare `step_error`."
+            )
         unit, integrate = dt, RK4() if method is None else method
         steps = lambda t: round(t / dt)
         at = jnp.zeros((), x0.dtype)

@@ -133,7 +133,10 @@ def settle(
         h = jnp.ones((), dtype)
     else:
         if dt is None:
-            raise ValueError("`dt` = None, expected the step of the integration.")
+            raise ValueError(
+                "`dt` = None, expected the step of the integration. Pass e.g. a "
+                "twentieth of the fastest time constant."
+            )
         integrate = RK4() if method is None else method
         zero, h = jnp.zeros((), dtype), jnp.asarray(dt, dtype)
         advance = lambda x, h: integrate.step(system, zero, x, h, args, None)

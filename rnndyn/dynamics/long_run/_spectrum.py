@@ -57,7 +57,14 @@ class LyapunovSpectrum(Result):
 def kaplan_yorke(exponents: Float[Array, " k"]) -> Float[Array, ""]:
     """Kaplan-Yorke dimension of exponents sorted from the largest: 0 if all are
     negative, NaN if one is NaN, or if their sum is not negative (more exponents are
-    needed, or the volume grows)."""
+    needed, or the volume grows).
+
+    **Raises:** a `ValueError` unless `exponents` is a vector of at least one."""
+    if jnp.ndim(exponents) != 1 or jnp.size(exponents) == 0:
+        raise ValueError(
+            f"`exponents` has shape {jnp.shape(exponents)}, expected (k,), at least "
+            "one. Use jax.vmap over several spectra."
+        )
     sums = jnp.cumsum(exponents)
     j = jnp.sum(jnp.cumprod(sums >= 0))
     size = exponents.shape[0]

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from ..._core._checks import as_float, check_count, check_shape
+from ..._core._checks import as_float, check_count, check_shape, is_concrete
 from ..._core._system import Map
 from ..._core._types import KeyLike
 from ...flows import AbstractFlow
@@ -40,6 +40,12 @@ class Box(AbstractSampler):
         check_count("n", n)
         _check_vector("low", self.low)
         check_shape("`high`", self.high, self.low.shape, "As `low`: one bound a unit.")
+        known = is_concrete(self.low) and is_concrete(self.high)
+        if known and not np.all(np.asarray(self.low) <= np.asarray(self.high)):
+            raise ValueError(
+                f"`low` = {self.low}, `high` = {self.high}, expected low <= high in "
+                "every unit: exchange them."
+            )
 
     def __call__(self, system, args, *, key):
         shape = (self.n, self.low.shape[0])
@@ -58,6 +64,10 @@ class Gaussian(AbstractSampler):
         self.n = n
         check_count("n", n)
         _check_vector("scale", self.scale)
+        if is_concrete(self.scale) and not np.all(np.asarray(self.scale) >= 0):
+            raise ValueError(
+                f"`scale` = {self.scale}, expected standard deviations of at least 0."
+            )
 
     def __call__(self, system, args, *, key):
         shape = (self.n, self.scale.shape[0])
