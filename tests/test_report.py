@@ -117,17 +117,35 @@ def test_a_ring_whose_symmetry_is_broken_is_a_slow_manifold():
     assert "rnndyn.dynamics.ring_flow" in told
     # Nothing of the kind is said of runs that are lost for another reason.
     ends, starts = report.attractors, np.random.default_rng(1).normal(size=(9, 48))
-    assert "still creep" in creeping(report.model, ends, 1.0, starts)
+    nowhere = np.full(len(ends.label), -1)
+    assert "still creep" in creeping(report.model, ends, nowhere, 1.0, starts)
+    assert creeping(report.model, ends, nowhere + 1, 1.0, starts) is None
     gone = np.where(ends.label < 0, rd.Verdict.diverged, ends.start_verdict)
     away = eqx.tree_at(lambda a: a.start_verdict, ends, gone)
-    assert creeping(report.model, away, 1.0, starts) is None
+    assert creeping(report.model, away, nowhere, 1.0, starts) is None
     # Nor of runs at two places, or all but at one.
     two = np.where(
         np.arange(len(ends.label))[:, None] % 2, ends.final[:1], -ends.final[:1]
     )
     for final in (two, 1e-3 * ends.final):
         near = eqx.tree_at(lambda a: a.final, ends, final)
-        assert creeping(report.model, near, 1.0, starts) is None
+        assert creeping(report.model, near, nowhere, 1.0, starts) is None
+
+
+def test_a_slow_latch_holds_its_memory_in_fixed_points():
+    """Gates that leave a thousandth of a unit open: its two units creep to four roots
+    for longer than any run of the map, which are all but there."""
+    W = np.zeros((6, 2))
+    W[4:] = 3 * np.eye(2)
+    b = np.repeat([8.0, 10.0, 0.0], 2)
+    W_in = np.concatenate([np.zeros((4, 1)), np.ones((2, 1))])
+    model = rd.models.ContinuousGRU.from_arrays(
+        W, W_in, b, np.zeros(2), np.eye(2), tau=1.0
+    )
+    report = rd.analyse(model, dt=1.0, starts=12, key=jax.random.key(0))
+    told = " ".join(report.evidence)
+    assert report.mechanism == "fixed_points"
+    assert "on the way to 4 root(s)" in told and "creep" not in told
 
 
 def test_a_state_that_rests_by_a_power_of_time_is_no_manifold():
@@ -212,10 +230,12 @@ def test_label_of_every_kind_of_end(ends, lost, label):
     )
     points = {"dimension": np.zeros(1, int), "stability": np.zeros(1, int)}
     points |= {"speed": np.zeros(1), "eigenvalues": np.ones((1, 2))}
+    points["x"] = np.zeros((1, 2))
     nothing = np.zeros(4, int)
     pulses = Pulses(nothing, nothing, nothing, nothing, 1.9, np.inf)
     name, evidence = _decide(
-        1.0, points, 0, found, found, np.zeros(1), pulses, None, np.nan
+        *(1.0, points, 0, found, found, [np.full(starts, -1)] * 2, np.zeros(1)),
+        *(pulses, None, np.nan, None),
     )
     told = " ".join(evidence)
     assert name == label

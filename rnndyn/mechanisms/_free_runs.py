@@ -143,16 +143,43 @@ def with_ends(x0s, *ends: Attractors | None):
 _CYCLES = {"limit_cycle", "invariant_circle", "k_cycle"}
 
 
-def ends_in_words(attractors: Attractors) -> tuple[list[str], list[str], str]:
+def ends_in_words(
+    attractors: Attractors, goal: np.ndarray, points: np.ndarray
+) -> tuple[list[str], list[str], str]:
     """Kinds of the attractors, verdicts of the runs that reached none, and both in
-    words."""
-    names = attractors.names
-    lost = [
-        Verdict(int(v)).name for v in attractors.start_verdict[attractors.label < 0]
+    words. Roots among `points` that runs are about to reach (`goal`, see `arriving`)
+    are attractors too."""
+    names, nearly = attractors.names, np.unique(goal[goal >= 0])
+    roots = attractors.state[attractors.verdict == Verdict.root]
+    new = [
+        i
+        for i in nearly
+        if not np.any(np.linalg.norm(roots - points[i], axis=1) < 1e-4)
     ]
+    out = (attractors.label < 0) & (goal < 0)
+    lost = [Verdict(int(v)).name for v in attractors.start_verdict[out]]
     seen = [f"{names.count(k)} {k}(s)" for k in dict.fromkeys(names)]
+    if len(nearly):
+        count = int(np.sum(goal >= 0))
+        seen.append(f"{count} run(s) on the way to {len(nearly)} root(s)")
     seen += [f"{lost.count(k)} run(s) {k}" for k in dict.fromkeys(lost)]
-    return names, lost, ", ".join(seen)
+    return names + ["root"] * len(new), lost, ", ".join(seen)
+
+
+def arriving(ends: Attractors, points: np.ndarray, stable: np.ndarray) -> np.ndarray:
+    """The root that each run which reached nothing is about to reach, else -1: one of
+    the certified `points` that is `stable`, 50 times closer than the nearest other."""
+    lost = ends.label < 0
+    goal = np.full(len(lost), -1)
+    if len(points) < 2:
+        return goal
+    apart = np.linalg.norm(points[:, None] - points[None], axis=2)
+    apart = (apart + np.diag(np.full(len(points), np.inf))).min(axis=1)
+    to_go = np.linalg.norm(ends.final[:, None] - points[None], axis=2)
+    nearest = to_go.argmin(axis=1)
+    there = lost & stable[nearest] & (to_go.min(axis=1) < 0.02 * apart[nearest])
+    goal[there] = nearest[there]
+    return goal
 
 
 def kinds_of(names: list[str]) -> set[str]:
@@ -188,18 +215,23 @@ def ways(count: int) -> str:
 
 
 def creeping(
-    model: AbstractRNN, ends: Attractors, step: float, starts: np.ndarray
+    model: AbstractRNN,
+    ends: Attractors,
+    goal: np.ndarray,
+    step: float,
+    starts: np.ndarray,
 ) -> str | None:
     """What speaks for a slow manifold in the runs that reached nothing; `None` unless
     all of them still creep, each in slow directions alone, and at three places or more.
 
-    **Arguments:** `step`: of the time of `ends`, in seconds; `starts`: states `(starts,
-    state)`, against whose spread that of the places is judged: what comes to rest by a
-    power of time ends in different places, too.
+    **Arguments:** `goal`: see `arriving`, these do not count; `step`: of the time of
+    `ends`, in seconds; `starts`: states `(starts, state)`, against whose spread that of
+    the places is judged: what comes to rest by a power of time ends in different
+    places, too.
     """
-    lost = ends.label < 0
+    lost = (ends.label < 0) & (goal < 0)
     x = ends.final[lost]
-    if len(x) < 3 or ends.undecided < len(x):  # others diverged
+    if len(x) < 3 or np.any(ends.start_verdict[lost] == Verdict.diverged):
         return None
     distance = np.linalg.norm(x[:, None] - x[None], axis=2)
     spread = distance.max()

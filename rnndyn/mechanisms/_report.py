@@ -29,6 +29,7 @@ from ._classify import classify
 from ._free_runs import (
     AMPLITUDES,
     Pulses,
+    arriving,
     creeping,
     ends_in_words,
     free_runs,
@@ -228,10 +229,15 @@ def analyse(
     if task is not None:
         one = jax.tree.map(lambda a: a[None] if eqx.is_array(a) else a, model)
         task_report = classify(one, task, dt=dt, key=keys[3])
-    of_label = found_ends if map_attractors is None else map_attractors
-    creep = creeping(model, of_label, 1.0 if dt is None else dt, np.asarray(x0s))
+    stable = points["stability"] == -1
+    goals = [arriving(found_ends, points["x"], stable)]
+    of_label, step = found_ends, 1.0
+    if dt is not None and map_attractors is not None:
+        of_label, step = map_attractors, dt
+        goals.append(arriving(map_attractors, points["x"], radius < 1))
+    creep = creeping(model, of_label, goals[-1], step, np.asarray(x0s))
     name, evidence = _decide(
-        unit, points, len(slow["x"]), found_ends, map_attractors, radius, pulses,
+        unit, points, len(slow["x"]), found_ends, map_attractors, goals, radius, pulses,
         latent_roots, mismatch, creep,
     )  # fmt: skip
     if task_report is not None:
@@ -287,8 +293,8 @@ def _latent(model, points) -> tuple[np.ndarray | None, float]:
 
 
 def _decide(
-    unit, points, num_slow, flow_ends, map_ends, radius, pulses, latent_roots, mismatch,
-    creep=None,
+    unit, points, num_slow, flow_ends, map_ends, goals, radius, pulses, latent_roots,
+    mismatch, creep,
 ):  # fmt: skip
     """The label of a network without a task, and what speaks for it."""
     evidence = []
@@ -311,12 +317,12 @@ def _decide(
             f"exact latent search: {len(latent_roots)} fixed points, largest distance "
             f"from the full-space ones {mismatch:.1e}"
         )
-    ends, lost, words = ends_in_words(flow_ends)
+    ends, lost, words = ends_in_words(flow_ends, goals[0], points["x"])
     evidence.append(f"{len(flow_ends.label)} free runs of the flow end in {words}")
     if map_ends is not None:
         of_flow = kinds_of(ends)
         # The network was trained as a map: what that does is what it does.
-        ends, lost, words = ends_in_words(map_ends)
+        ends, lost, words = ends_in_words(map_ends, goals[1], points["x"])
         evidence.append(
             f"{len(map_ends.label)} free runs of the Euler map end in {words}"
         )
@@ -330,7 +336,7 @@ def _decide(
         rest = f", the next one at least {gap:.1f} times as fast"
         evidence.append(
             f"slowest {which} of each point that does not repel fast (flow): "
-            f"|eigenvalue| up to {leading:.3f}/tau{rest if np.isfinite(gap) else ''}"
+            f"|eigenvalue| up to {leading:.3f}/tau{rest if gap < 1e9 else ''}"
         )
     single = ends == ["root"]
     # Where only one state is left in the end, nothing graded lasts for ever.
