@@ -50,6 +50,15 @@ def relaxer():
     )
 
 
+def integrator():
+    """A line attractor along (1, -1), on which the cues differ."""
+    W = np.array([[0.5, -0.5], [-0.5, 0.5]])
+    return rate.from_arrays(
+        W, np.eye(2), W_out=[[9.0, -9.0], [-9.0, 9.0]], tau=0.01,
+        activation="identity", readout="sigmoid",
+    )  # fmt: skip
+
+
 def exploding():
     """Diverges whatever the cue."""
     return rate.from_arrays(
@@ -71,6 +80,7 @@ def label(model, classifier=None, **options):
         (toggle, Mechanism.fixed_points),
         (oscillator, Mechanism.limit_cycle),
         (relaxer, Mechanism.slow_manifold),
+        (integrator, Mechanism.slow_manifold),
         (exploding, Mechanism.diverged),
     ],
     ids=lambda v: getattr(v, "__name__", ""),
@@ -80,6 +90,8 @@ def test_known_mechanisms_per_cue(build, code):
     assert [int(c) for c in report.cue_code[0]] == [code, code]
     if code != Mechanism.diverged:
         assert float(report.margin.min()) > 0
+    f, gone = report.features, code == Mechanism.diverged
+    assert not np.any(f.at_root & gone) and np.all(np.isinf(f.root_distance)) >= gone
     lines = report.evidence(0)
     assert len(lines) == 3 and "accuracy" in lines[0] and code.name in lines[1]
 
@@ -417,8 +429,8 @@ def test_the_flow_is_resolved_however_stiff():
     np.testing.assert_allclose(run(None).rms, run(64).rms, rtol=0.1)
 
 
-def test_one_unit_and_no_root_found():
+def test_one_unit_and_no_numbers():
     one = rate.from_arrays([[2.0]], [[1.0, -1.0]], W_out=[[1.0], [-1.0]], tau=0.01)
     assert len(label(one).names) == 1
     nan = eqx.tree_at(lambda m: m.W, toggle(), jnp.full((2, 2), jnp.nan))
-    assert "no certified root found" in label(nan).evidence(0)[1]
+    assert "left the finite numbers" in label(nan).evidence(0)[1]

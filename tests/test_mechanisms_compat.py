@@ -316,14 +316,19 @@ def test_attractors_of_the_cues():
 
 
 def test_a_cycle_of_two_is_certified_as_one():
-    """Strong self-inhibition at dt = tau: the map flips sign in every step."""
+    """Strong self-inhibition at dt = tau: the map flips sign in every step; beside a
+    network that diverges."""
     flips = rate.from_arrays(
         -3 * np.eye(2), np.array([[1.0, 0.5], [0.5, 1.0]]), W_out=np.eye(2), tau=0.005
     )
-    ends = cue_attractors(stack(flips, flips), task)
-    assert ends.names == [["k_cycle"] * 2] * 2
-    np.testing.assert_allclose(ends.period, 2 * task.dt)
+    grows = eqx.tree_at(lambda m: m.W, flips, jnp.full((2, 2), jnp.nan))
+    ends = cue_attractors(stack(flips, grows), task)
+    assert ends.names == [["k_cycle"] * 2, ["diverged"] * 2]
+    np.testing.assert_allclose(ends.period[0], 2 * task.dt)
     assert not ends.mixed.any()
+    # Nothing is said of where a run that diverged ended.
+    gone = (ends.final, ends.exponents, ends.extent, ends.residual, ends.distance)
+    assert all(np.all(np.isnan(a[1])) for a in gone) and np.all(ends.time > 0)
 
 
 def test_attractors_bad_input():

@@ -50,6 +50,8 @@ class DecisionList(AbstractClassifier):
         `remaining > arrived`, the slowest time constant of the delay is at least `slow`
         of the unit's own, and the state itself came to move slowly: at its slowest it
         would need at least `lasting` of the delay to cross the separation of the cues.
+        Or at rest as for 4 in a root with a neutral direction (largest multiplier 1
+        within `root_margin`): a continuous attractor, without any drift.
     6. `undetermined` otherwise.
 
     The network's label is that of its cues if they agree and `mixed` if they are held
@@ -79,8 +81,9 @@ class DecisionList(AbstractClassifier):
     def __call__(self, features):
         f = features
         chaotic, cycle = self._motion(f, "")
-        stable = f.at_root & (f.root_radius < 1 - self.root_margin)
-        resting = (f.late_peak < self.resting) & stable
+        resting = (f.late_peak < self.resting) & f.at_root
+        stable = resting & (f.root_radius < 1 - self.root_margin)
+        neutral = resting & (jnp.abs(f.root_radius - 1) <= self.root_margin)
         arrived = (f.remaining <= self.arrived) & (f.apart > self.arrived)
         away = f.remaining > self.arrived
         slow = away & (f.slow_time >= self.slow * f.unit_time[:, None])
@@ -89,8 +92,8 @@ class DecisionList(AbstractClassifier):
             (~f.finite, Mechanism.diverged),
             (chaotic, Mechanism.chaotic),
             (cycle, Mechanism.limit_cycle),
-            (resting & arrived, Mechanism.fixed_points),
-            (resting & slow, Mechanism.slow_manifold),
+            (stable & arrived, Mechanism.fixed_points),
+            ((stable & slow) | (neutral & arrived), Mechanism.slow_manifold),
         )
         learned = (f.accuracy > self.accuracy) & (f.reliability > self.reliability)
         same = jnp.all(cue_code == cue_code[:, :1], axis=1)
@@ -126,8 +129,8 @@ class DecisionList(AbstractClassifier):
         below = lambda value, limit: 1 - value / limit
         least = lambda *tests: jnp.min(jnp.stack(tests), axis=0)
         moving = above(f.late_peak, self.moving)
+        rest = below(f.late_peak, self.resting)
         stable = above(1 - f.root_radius, self.root_margin)
-        rest = least(below(f.late_peak, self.resting), stable)
         chaotic = least(
             moving,
             above(f.growth_low, self.stretch),
@@ -146,6 +149,7 @@ class DecisionList(AbstractClassifier):
         )
         away = least(
             rest,
+            stable,
             above(f.remaining, self.arrived),
             above(f.slow_time, self.slow * f.unit_time[:, None]),
             above(f.dwell, jnp.maximum(self.lasting * f.delay[:, None], 1e-12)),
@@ -157,7 +161,12 @@ class DecisionList(AbstractClassifier):
                 cue_code == Mechanism.fixed_points,
                 cue_code == Mechanism.slow_manifold,
             ],
-            [chaotic, cycle, here, away],
+            [
+                chaotic,
+                cycle,
+                jnp.minimum(here, stable),
+                jnp.where(f.remaining > self.arrived, away, here),
+            ],
             0.0,
         )
         return jnp.maximum(margin, 0)

@@ -37,6 +37,8 @@ class CueAttractors(Result):
     - `extent`: half the diagonal of its bounding box, 0 for roots.
     - `residual`: speed at the nearest root; `distance`: how far that is from the end.
     - `final`: the last state; `time`: how long it was followed (seconds).
+
+    All but `time` are NaN where it diverged.
     """
 
     verdict: Int[np.ndarray, "member cue"]
@@ -131,7 +133,13 @@ def cue_attractors(
             todo = todo[np.isin(found, UNDECIDED)]
             if not len(todo):
                 break
-    fold = lambda a: a.reshape(members, cues, *a.shape[1:])
+    gone = verdict == Verdict.diverged
+
+    def fold(a):
+        if a.dtype.kind == "f":
+            a = np.where(gone.reshape(-1, *[1] * (a.ndim - 1)), np.nan, a)
+        return a.reshape(members, cues, *a.shape[1:])
+
     root = verdict == Verdict.root
     cycle = verdict == Verdict.k_cycle
     return CueAttractors(
@@ -142,7 +150,7 @@ def cue_attractors(
         residual=fold(kept["speed"]),
         distance=fold(kept["distance"]),
         final=fold(kept["final"]),
-        time=fold(dt * time),
+        time=(dt * time).reshape(members, cues),
     )
 
 

@@ -292,7 +292,9 @@ def _roots(models, late, dt):
     radius = np.max(np.abs(np.asarray(points.eigenvalues)), axis=-1)
     rightmost = np.max(np.real((np.asarray(points.eigenvalues) - 1) / dt), axis=-1)
     distance = np.linalg.norm(np.asarray(starts)[:, :, None] - x[:, None], axis=-1)
-    distance = np.where(found[:, None], distance, np.inf)
+    # Runs that left the finite numbers end at no root.
+    ended = np.asarray(late.finite)[..., None]
+    distance = np.where(found[:, None] & ended, distance, np.inf)
     nearest = np.argmin(distance, axis=-1)
     closest = np.min(distance, axis=-1)
 

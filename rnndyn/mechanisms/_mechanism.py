@@ -76,6 +76,8 @@ class MechanismReport(eqx.Module):
                     f"{1e3 * at(f.period):.1f} ms, recurrence {at(f.recurrence):.3f}, "
                     f"leading exponent {at(f.exponent):.2g}/s"
                 )
+            elif code == "diverged":
+                what = "left the finite numbers, or 1e8"
             else:
                 root = "no certified root found"
                 if at(f.root_distance) < float("inf"):
@@ -84,12 +86,15 @@ class MechanismReport(eqx.Module):
                         f"(residual {at(f.root_residual):.1g}, largest multiplier "
                         f"{at(f.root_radius):.4f})"
                     )
+                slow = f"slowest time constant {1e3 * at(f.slow_time):.0f} ms"
+                if at(f.slow_time) > 1e6:
+                    slow = "neutral"
                 what = (
                     f"late rms {at(f.late_rms):.2g}, {root}, "
                     f"{at(f.remaining):.2f} separations still to go when the "
                     f"delay ends, {at(f.apart):.2g} separations from where another cue "
-                    f"ends, slowest time constant {1e3 * at(f.slow_time):.0f} ms "
-                    f"in {int(at(f.num_slow))} direction(s), gap {at(f.slow_gap):.1f}"
+                    f"ends, {slow} in "
+                    f"{int(at(f.num_slow))} direction(s), gap {at(f.slow_gap):.1f}"
                 )
             lines.append(f"cue {cue}: {code}: {what}; as a flow: {flow}")
         return lines
