@@ -334,6 +334,9 @@ def test_uneven_frames_and_gaps(tmp_path):
     path = write(pynwb, file, tmp_path / "gap.nwb")
     with pytest.raises(ValueError, match="unevenly spaced"):
         read_nwb(path)
+    even = read_nwb(path, stop=2.0)
+    assert even.dt == pytest.approx(0.1)
+    np.testing.assert_array_equal(even.rates, data[:20])
     with pytest.raises(ValueError, match="5 of 25 bins"):
         read_nwb(path, bin_width=0.2)
     before = read_nwb(path, bin_width=0.2, stop=2.0)

@@ -127,7 +127,8 @@ def fit_boundary(
     **Arguments:**
 
     - `delays`: ascending, shape `(delay,)`; `lrs`: shape `(lr,)`.
-    - `outcomes`: fractions, shape `(lr, delay)`, or booleans `(lr, delay, seed)`.
+    - `outcomes`: fractions, shape `(lr, delay)`, or booleans `(lr, delay, seed)`,
+      without the last axis of one network a cell.
     - `networks`: behind each fraction; 100 if not given with fractions.
     - `curve`: `Onset()` by default, for networks not learned; `Decline()` for slow
       points; or any `AbstractCurve`.
@@ -146,6 +147,8 @@ def fit_boundary(
     longer as the rate falls: then no exponent is identified.
     """
     outcomes = np.asarray(outcomes)
+    if outcomes.dtype == bool and outcomes.ndim == 2:  # one network a cell
+        outcomes = outcomes[..., None]
     if outcomes.ndim == 3:
         networks, outcomes = outcomes.shape[2], outcomes.mean(axis=2)
     networks = 100 if networks is None else networks

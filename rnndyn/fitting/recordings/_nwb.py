@@ -165,13 +165,19 @@ def read_fluorescence(
     get = lambda a, b: _read_block(series, a, b, cols)
     caveats: list[str] = []
     if window.bin_width is None:
-        uneven = np.abs(steps / dt - 1).max()
+        used = stamps
+        if window.events is None:  # a gap elsewhere does no harm
+            ends = np.asarray([start, stop]) - 1e-6 * dt
+            used = stamps[slice(*np.searchsorted(stamps, ends))]
+            used = stamps if len(used) < 2 else used
+        uneven = np.abs(np.diff(used) / dt - 1).max()
         if uneven > 0.01:
             raise ValueError(
                 f"the frames of {_path(series)} are unevenly spaced: intervals deviate "
-                f"by up to {uneven:.0%} from {dt:g} s. Pass a bin_width in seconds."
+                f"by up to {uneven:.0%} from {dt:g} s. Pass a bin_width in seconds, or "
+                "start and stop of an even stretch."
             )
-        dt = (stamps[-1] - stamps[0]) / (len(stamps) - 1)
+        dt = (used[-1] - used[0]) / (len(used) - 1)
         return _by_frame(
             get, stamps, dt, window, start, stop, ids[cols], unit, _path(series)
         )
@@ -404,7 +410,7 @@ def _read_block(series, a, b, cols):
         j = min(b, i + BLOCK)
         block = np.asarray(series.data[i:j, low:high], np.float64)
         out[i - a : j - a] = block[:, cols - low]
-    conversion = float(series.conversion or 1.0)
+    conversion = 1.0 if series.conversion is None else float(series.conversion)
     offset = float(getattr(series, "offset", 0.0) or 0.0)
     # Multiplying by 1 and adding 0 changes nothing, not even the last bit.
     return out * conversion + offset
