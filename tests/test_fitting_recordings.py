@@ -334,6 +334,13 @@ def test_uneven_frames_and_gaps(tmp_path):
     path = write(pynwb, file, tmp_path / "gap.nwb")
     with pytest.raises(ValueError, match="unevenly spaced"):
         read_nwb(path)
+    rates = np.concatenate([np.arange(20) / 10, 2 + np.arange(100) / 20])
+    file = new_file(pynwb)
+    more = np.random.default_rng(2).normal(size=(120, 3))
+    add_imaging(pynwb, file, more, timestamps=rates)
+    two = write(pynwb, file, tmp_path / "two.nwb")
+    assert read_nwb(two, stop=2.0).dt == pytest.approx(0.1)
+    assert read_nwb(two, start=2.0).dt == pytest.approx(0.05)
     even = read_nwb(path, stop=2.0)
     assert even.dt == pytest.approx(0.1)
     np.testing.assert_array_equal(even.rates, data[:20])

@@ -92,6 +92,8 @@ def test_known_mechanisms_per_cue(build, code):
         assert float(report.margin.min()) > 0
     f, gone = report.features, code == Mechanism.diverged
     assert not np.any(f.at_root & gone) and np.all(np.isinf(f.root_distance)) >= gone
+    if build in (toggle, integrator):
+        assert report.flow_code.tolist() == [[code, code]]
     lines = report.evidence(0)
     assert len(lines) == 3 and "accuracy" in lines[0] and code.name in lines[1]
 

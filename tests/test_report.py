@@ -148,6 +148,17 @@ def test_a_slow_latch_holds_its_memory_in_fixed_points():
     assert "on the way to 4 root(s)" in told and "creep" not in told
 
 
+def test_points_of_a_line_attractor_are_no_goals_of_runs():
+    """Runs creep to the line, past points of it that are stable across it."""
+    model = rd.models.RateRNN.from_arrays(
+        np.diag([1, 1 - 2**-10, 0]), tau=1.0, activation="identity"
+    )
+    for dt in (None, 1.0):
+        report = rd.analyse(model, dt=dt, starts=2, key=jax.random.key(3))
+        told = " ".join(report.evidence)
+        assert report.mechanism == "slow_manifold" and "on the way" not in told
+
+
 def test_a_state_that_rests_by_a_power_of_time_is_no_manifold():
     model = rd.models.RateRNN.from_arrays(np.ones((1, 1)), tau=0.1)  # x' = -x + tanh x
     report = rd.analyse(model, starts=12, key=jax.random.key(0))

@@ -297,6 +297,12 @@ def test_labels_and_merged_store(done, tmp_path):
     assert np.isnan(sweeps.load(out).arrays["evidence_late_peak"][there]).all()
     assert store.write_labels(shard, _labels.blank(len(shard.rows), 2), 1.0)
     assert store.is_labelled(0)
+    # So are labels by other rules of the same numbers.
+    manifest = out / "labels" / "00000" / "manifest.json"
+    text = manifest.read_text()
+    manifest.write_text(json.dumps(json.loads(text) | {"rules": 1}))
+    assert not store.is_labelled(0) and sweep.store.is_labelled(1)
+    manifest.write_text(text)
     # Others may be added meanwhile: they stay, and count as of the other version.
     folder, shard = out / "labels" / "00001", sweep.store.shards[1]
     old = folder / "labels.zarr" / "cue_evidence" / "zarr.json"

@@ -131,6 +131,7 @@ class DecisionList(AbstractClassifier):
         moving = above(f.late_peak, self.moving)
         rest = below(f.late_peak, self.resting)
         stable = above(1 - f.root_radius, self.root_margin)
+        neutral = below(jnp.abs(f.root_radius - 1), self.root_margin)
         chaotic = least(
             moving,
             above(f.growth_low, self.stretch),
@@ -165,7 +166,7 @@ class DecisionList(AbstractClassifier):
                 chaotic,
                 cycle,
                 jnp.minimum(here, stable),
-                jnp.where(f.remaining > self.arrived, away, here),
+                jnp.where(f.remaining > self.arrived, away, jnp.minimum(here, neutral)),
             ],
             0.0,
         )
@@ -173,12 +174,15 @@ class DecisionList(AbstractClassifier):
 
     def _flow(self, f):
         chaotic, cycle = self._motion(f, "flow_")
-        stable = f.flow_at_root & (f.flow_root_rightmost < 0)
+        resting = f.flow_at_root & (f.flow_late_peak < self.resting)
+        leading = f.flow_root_rightmost * f.unit_time[:, None]
+        neutral = resting & (jnp.abs(leading) <= self.root_margin)
         return _first(
             (~f.flow_finite, Mechanism.diverged),
             (chaotic, Mechanism.chaotic),
             (cycle, Mechanism.limit_cycle),
-            (stable & (f.flow_late_peak < self.resting), Mechanism.fixed_points),
+            (resting & (leading < -self.root_margin), Mechanism.fixed_points),
+            (neutral & (f.apart > self.arrived), Mechanism.slow_manifold),
         )
 
 

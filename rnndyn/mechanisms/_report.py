@@ -156,7 +156,9 @@ def analyse(
     **Arguments:**
 
     - `model`: any network (`AbstractRNN`).
-    - `task`: if given, the network is also labelled cue by cue (`classify`).
+    - `task`: if given, the network is also labelled cue by cue (`classify` with its
+        defaults: a network that is read after the update is tried otherwise than it was
+        trained; label it with `classify(readout="after", spread=...)`).
     - `dt`: step of the Euler map it was trained as (seconds), if it was; the task's
         by default.
     - `starts`: random starts of each kind.
@@ -229,12 +231,15 @@ def analyse(
     if task is not None:
         one = jax.tree.map(lambda a: a[None] if eqx.is_array(a) else a, model)
         task_report = classify(one, task, dt=dt, key=keys[3])
-    stable = points["stability"] == -1
+    # Points of a continuum are stable across it only, and no run ends at one of them.
+    alone = points["dimension"] == 0
+    stable = alone & (points["stability"] == -1)
     goals = [arriving(found_ends, points["x"], stable)]
     of_label, step = found_ends, 1.0
     if dt is not None and map_attractors is not None:
         of_label, step = map_attractors, dt
-        goals.append(arriving(map_attractors, points["x"], radius < 1))
+        stable = alone & (points["stability"] != 0) & (radius < 1)
+        goals.append(arriving(map_attractors, points["x"], stable))
     creep = creeping(model, of_label, goals[-1], step, np.asarray(x0s))
     name, evidence = _decide(
         unit, points, len(slow["x"]), found_ends, map_attractors, goals, radius, pulses,

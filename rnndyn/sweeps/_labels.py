@@ -28,6 +28,8 @@ DIMS: dict[str, tuple[str, ...]] = {
 """Dimensions of the label arrays."""
 
 _OF_NETWORK = ("accuracy", "reliability", "unit_time", "delay")
+RULES = 2
+"""Raised when networks of the same evidence columns would be labelled otherwise."""
 EVIDENCE: dict[str, tuple[str, ...]] = {
     "evidence": _OF_NETWORK,
     "cue_evidence": tuple(

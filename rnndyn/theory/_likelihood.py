@@ -127,9 +127,9 @@ def fit_boundary(
     **Arguments:**
 
     - `delays`: ascending, shape `(delay,)`; `lrs`: shape `(lr,)`.
-    - `outcomes`: fractions, shape `(lr, delay)`, or booleans `(lr, delay, seed)`,
-      without the last axis of one network a cell.
-    - `networks`: behind each fraction; 100 if not given with fractions.
+    - `outcomes`: fractions, shape `(lr, delay)`, or booleans `(lr, delay, seed)`.
+    - `networks`: behind each fraction; 100 if not given with fractions, 1 with
+      booleans `(lr, delay)`.
     - `curve`: `Onset()` by default, for networks not learned; `Decline()` for slow
       points; or any `AbstractCurve`.
     - `lapse`: probability that a network is counted on the wrong side whatever the
@@ -147,7 +147,7 @@ def fit_boundary(
     longer as the rate falls: then no exponent is identified.
     """
     outcomes = np.asarray(outcomes)
-    if outcomes.dtype == bool and outcomes.ndim == 2:  # one network a cell
+    if outcomes.dtype == bool and outcomes.ndim == 2 and networks is None:
         outcomes = outcomes[..., None]
     if outcomes.ndim == 3:
         networks, outcomes = outcomes.shape[2], outcomes.mean(axis=2)

@@ -93,7 +93,7 @@ class CloseReturns(eqx.Module):
         count = self._records(x0.shape[0])
         firsts = jnp.stack([late, x0, x0][:count])
         signs = jnp.asarray([1.0, 1.0, -1.0][:count], x0.dtype)
-        most = jnp.asarray([MOST, MOST, BACKWARD][:count])
+        most = jnp.asarray([MOST, MOST, max(BACKWARD, 8 * self.samples)][:count])
         along = lambda x, sign, most: run(x, sign, spacing, self.samples, most)[0]
         records = jax.vmap(along)(firsts, signs, most)
         closest = lambda xs, sign: closest_returns(xs, spacing, self.per_record, sign)

@@ -170,6 +170,7 @@ def read_fluorescence(
             ends = np.asarray([start, stop]) - 1e-6 * dt
             used = stamps[slice(*np.searchsorted(stamps, ends))]
             used = stamps if len(used) < 2 else used
+        dt = float(np.median(np.diff(used))) or dt
         uneven = np.abs(np.diff(used) / dt - 1).max()
         if uneven > 0.01:
             raise ValueError(

@@ -26,7 +26,7 @@ from ..._core._store import (
 )
 from .._config import SCHEMA, SweepConfig, differences
 from .._grid import Members
-from .._labels import CODES, DIMS, EVIDENCE, aligned, unpack
+from .._labels import CODES, DIMS, EVIDENCE, RULES, aligned, unpack
 from .._shard import Shard, Trained, plan, untrained
 from ._files import (
     REMEDY,
@@ -110,10 +110,13 @@ class Store:
         folder = self.folder("labels", index)
         if not is_published(folder):
             return False
-        have = read_manifest(folder).get("labels", [])
-        wanted = set(self.config.labels)
-        current = "primary" not in wanted or self._evidence(index) == EVIDENCE
-        return wanted <= set(have) and current
+        about, wanted = read_manifest(folder), set(self.config.labels)
+        current = "primary" not in wanted or self._current(index, about)
+        return wanted <= set(about.get("labels", [])) and current
+
+    def _current(self, index: int, about: Mapping[str, Any]) -> bool:
+        """Whether the primary labels of a shard are those of this version."""
+        return about.get("rules") == RULES and self._evidence(index) == EVIDENCE
 
     def _evidence(self, index: int) -> dict[str, tuple[str, ...]]:
         """Names of the columns of evidence in a shard's labels; none if these cannot be
@@ -155,14 +158,16 @@ class Store:
 
         def fill(path):
             write_zarr(path / "labels.zarr", labels, DIMS)
-            return {**self._manifest(shard, seconds), "labels": kinds}
+            about = self._manifest(shard, seconds)
+            return {**about, "labels": kinds, "rules": RULES}
 
         if is_published(folder) and not self.is_labelled(shard.index):
-            have = read_manifest(folder).get("labels", [])
-            others = [k for k in have if k not in kinds]
+            about = read_manifest(folder)
+            others = [k for k in about.get("labels", []) if k not in kinds]
             columns = self._evidence(shard.index)
             # Of another version they are kept, and made anew when asked for.
-            kinds += [k for k in others if k != "primary" or columns == EVIDENCE]
+            current = self._current(shard.index, about)
+            kinds += [k for k in others if k != "primary" or current]
             kind = lambda name: "compat" if name.startswith("compat") else "primary"
             old = self._read("labels", shard.index, "labels.zarr")
             old |= aligned(old, columns)
