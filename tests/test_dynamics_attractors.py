@@ -48,9 +48,11 @@ def test_wilson():
     # Published example: 15 of 148 gives (0.0624, 0.1605).
     np.testing.assert_allclose(wilson(15, 148), (0.10135, 0.0624, 0.1605), atol=1e-4)
     assert wilson(0, 0)[1:] == (0.0, 1.0)
-    for bad in ((5, 3), (-1, 3), (1, 3, 1.5)):
+    for bad in ((5, 3), (-1, 3)):
         with pytest.raises(ValueError, match="expected 0 <= k <= n"):
             wilson(*bad)
+    with pytest.raises(ValueError, match="level = 1.5"):
+        wilson(1, 3, 1.5)
     assert wilson(0, 10)[1] < 1e-15 and wilson(10, 10)[2] > 1 - 1e-15
 
 

@@ -159,6 +159,15 @@ def test_points_of_a_line_attractor_are_no_goals_of_runs():
         assert report.mechanism == "slow_manifold" and "on the way" not in told
 
 
+def test_runs_that_diverge_are_on_the_way_nowhere():
+    """x' = -x + relu(2x - 1): 0 attracts, and beyond the other root, 1, all diverge."""
+    model = rd.models.RateRNN.from_arrays([[2.0]], b=[-1.0], tau=0.1, activation="relu")
+    report = rd.analyse(model, starts=12, key=jax.random.key(0))
+    told = " ".join(report.evidence)
+    assert report.mechanism == "undetermined" and len(report.points) == 2
+    assert "run(s) diverged" in told and "on the way" not in told
+
+
 def test_a_state_that_rests_by_a_power_of_time_is_no_manifold():
     model = rd.models.RateRNN.from_arrays(np.ones((1, 1)), tau=0.1)  # x' = -x + tanh x
     report = rd.analyse(model, starts=12, key=jax.random.key(0))

@@ -109,6 +109,12 @@ def check_counts(**counts: Any) -> None:
         check_count(name, value)
 
 
+def check_level(level: Any) -> None:
+    """Raise a `ValueError` unless `level` is a probability in (0, 1)."""
+    if not 0 < level < 1:
+        raise ValueError(f"level = {level}, expected a probability in (0, 1).")
+
+
 def check_key(key: Any, name: str = "key") -> Array:
     """`key`; raises a `ValueError` unless this is one PRNG key of JAX, old or new."""
     dtype = getattr(key, "dtype", np.dtype(object))

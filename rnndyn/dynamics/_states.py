@@ -253,6 +253,12 @@ def check_number(name: str, value: Any, remedy: str, *, zero: bool = False) -> N
         raise ValueError(f"`{name}` = {value}, expected one number {least}. {remedy}")
 
 
+def check_time_scale(time_scale: Any) -> None:
+    """`ValueError` for a unit of time that is given and no number above 0."""
+    if time_scale is not None:
+        check_number("time_scale", time_scale, "Pass it in the flow's unit of time.")
+
+
 def check_tolerances(**values: Any) -> None:
     """`ValueError` for a tolerance that is given and no number of at least 0."""
     for name, value in values.items():

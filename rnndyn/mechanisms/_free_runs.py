@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 
 from .._core._verdicts import Verdict
 from ..dynamics import Attractors, attractors, jacobian
+from ..dynamics.long_run._late_verdict import UNDECIDED
 from ..flows import iterate
 from ..models import AbstractRNN, LowRankRNN
 from ._run import flow_map
@@ -151,11 +152,11 @@ def ends_in_words(
     are attractors too."""
     names, nearly = attractors.names, np.unique(goal[goal >= 0])
     roots = attractors.state[attractors.verdict == Verdict.root]
-    new = [
-        i
-        for i in nearly
-        if not np.any(np.linalg.norm(roots - points[i], axis=1) < 1e-4)
-    ]
+    reached = []
+    if len(nearly):
+        apart = np.linalg.norm(roots[:, None] - points[None], axis=2)
+        reached = apart.argmin(axis=1)
+    new = np.setdiff1d(nearly, reached)
     out = (attractors.label < 0) & (goal < 0)
     lost = [Verdict(int(v)).name for v in attractors.start_verdict[out]]
     seen = [f"{names.count(k)} {k}(s)" for k in dict.fromkeys(names)]
@@ -167,9 +168,9 @@ def ends_in_words(
 
 
 def arriving(ends: Attractors, points: np.ndarray, stable: np.ndarray) -> np.ndarray:
-    """The root that each run which reached nothing is about to reach, else -1: one of
-    the certified `points` that is `stable`, 50 times closer than the nearest other."""
-    lost = ends.label < 0
+    """The root that each undecided run is about to reach, else -1: one of the certified
+    `points` that is `stable`, 50 times closer to its end than to any other of them."""
+    lost = np.isin(ends.start_verdict, UNDECIDED) & (ends.label < 0)
     goal = np.full(len(lost), -1)
     if len(points) < 2:
         return goal

@@ -7,8 +7,8 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float, Int
 
-from .._core._checks import check_count
-from ._fits import _grid, check_level
+from .._core._checks import check_count, check_level
+from ._fits import _grid
 
 
 def effective_rate(

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
+from .._core._checks import check_level
 from .._core._export import Result
 
 
@@ -208,12 +209,6 @@ def fit_no_memory_boundary(
     reach = 10 + np.max(np.abs(np.log(lrs)))
     rates = np.exp(np.where(np.abs(logs) < reach, logs, np.nan))
     return _line(windows, rates, np.isfinite(rates) & (windows > 0))
-
-
-def check_level(level: Any) -> None:
-    """Raise a `ValueError` unless `level` is a probability in (0, 1)."""
-    if not 0 < level < 1:
-        raise ValueError(f"level = {level}, expected a probability in (0, 1).")
 
 
 def _grid(delays, fractions, lrs, *, ascending=False):

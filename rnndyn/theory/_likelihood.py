@@ -8,8 +8,9 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from .._core._checks import check_level
 from .._core._export import Result
-from ._fits import _grid, check_level
+from ._fits import _grid
 
 
 _LEAST, _MOST = 0.05, 100

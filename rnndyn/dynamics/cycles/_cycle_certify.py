@@ -106,7 +106,7 @@ def _certify(cycle, problem, inner):
     networks = problem.doubled(outer)
 
     for i in np.flatnonzero(candidate):
-        here = networks.of([a[i // repeat] for a in networks.arrays])
+        here = networks.at(i // repeat)
         # What the search solved in float64 need not be solved again with its steps.
         known = exact and closed[i]
         new = _settle_steps(

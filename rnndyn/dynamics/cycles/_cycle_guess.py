@@ -47,8 +47,8 @@ class CloseReturns(eqx.Module):
     - `samples`: states kept of a record. Steps of the runs, explicit ones also of
         stiff systems, are no longer than the time between these, and shorter where
         accuracy asks.
-    - `backward`: also run backwards, for 65536 steps at most. Default: up to 3 state
-        variables.
+    - `backward`: also run backwards, for 65536 steps (or 8 a sample) at most. Default:
+        up to 3 state variables.
     - `per_record`: guesses from each record, from different points of it. More than 1
         helps on chaotic attractors.
     """

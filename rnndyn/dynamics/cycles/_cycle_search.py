@@ -18,7 +18,7 @@ from ..._core._masks import norm
 from ..._core._system import Map, time_scale_of
 from ..._core._verdicts import Verdict
 from ...flows import RK4, AbstractFlow, DiffraxFlow, ScanFlow
-from .._states import as_arrays, as_states, check_number
+from .._states import as_arrays, as_states, check_time_scale
 from ..points._points import Frozen, Values
 from ._cycle_guess import CloseReturns, same_orbit
 from ._cycles import (
@@ -179,8 +179,7 @@ def limit_cycles(
         rough = ScanFlow(num_steps=steps, method=RK4())
         coarse = Mesh(rough, mesh.segments, mesh.pieces)
     strategy = CloseReturns() if strategy is None else strategy
-    if time_scale is not None:
-        check_number("time_scale", time_scale, "Pass it in the flow's unit of time.")
+    check_time_scale(time_scale)
     unit = time_scale_of(f) if time_scale is None else time_scale
     return _search(
         f, x0s, as_arrays(args, x0s), strategy, mesh, coarse, tol, tol_unique,

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..._core._checks import check_level
 from ..._core._verdicts import Verdict
 
 
@@ -16,11 +17,9 @@ def wilson(k: int, n: int, level: float = 0.95) -> tuple[float, float, float]:
 
     **Reference:** Wilson 1927, doi:10.1080/01621459.1927.10502953.
     """
-    if not (0 <= k <= n and 0 < level < 1):
-        raise ValueError(
-            f"k = {k}, n = {n}, level = {level}, expected 0 <= k <= n and a level "
-            "between 0 and 1, e.g. 0.95."
-        )
+    check_level(level)
+    if not 0 <= k <= n:
+        raise ValueError(f"k = {k}, n = {n}, expected 0 <= k <= n.")
     if n == 0:
         return (float("nan"), 0.0, 1.0)
     z = NormalDist().inv_cdf(0.5 + level / 2)

@@ -60,7 +60,7 @@ def lyapunov_spectrum(
     - `method`: of integration, `RK4()` by default, which forgives kinks (rectified
         units). Smooth systems are solved faster by `Dop853()` with steps ten times
         longer: all exponents of a tanh network of time constant 1 to 5e-6 with RK4
-        at 0.05, to 2e-6 with Dop853 at 0.56, in 0.33 of the time
+        at 0.05, to 2e-6 with Dop853 at 0.56, in 0.46 of the time
         (benchmarks/lyapunov.py). Compare `step_error`.
     - `qr_every`: steps between orthonormalisations; 10 by default, 1 for maps of up
         to 8 variables. Vectors must not collapse in between (else NaN): the spread of

@@ -21,6 +21,7 @@ from .._states import (
     check_number,
     check_residual,
     check_starts,
+    check_time_scale,
     check_tolerances,
     flatten_states,
 )
@@ -130,8 +131,7 @@ def fixed_points(
     check_counts(max_steps=max_steps)
     if lanes is not None:
         check_counts(lanes=lanes)
-    if time_scale is not None:
-        check_number("time_scale", time_scale, "Pass it in the flow's unit of time.")
+    check_time_scale(time_scale)
     if unseen is not None:
         check_number("unseen", unseen, "Leave it out to run all starts.")
         if is_concrete(unseen) and unseen >= 1:

@@ -35,17 +35,15 @@ class Frozen(eqx.Module):
         leaves, self.treedef = jax.tree.flatten((system, args))
         arrays, rest = [], []
         for leaf in leaves:
-            # PRNG keys as plain numbers, which NumPy can hold.
-            is_key = isinstance(leaf, jax.Array) and jnp.issubdtype(
-                leaf.dtype, jax.dtypes.prng_key
-            )
-            rest.append(_Slot(jr.key_impl(leaf) if is_key else None))
-            if is_key:
+            if not eqx.is_array(leaf):
+                rest.append(leaf)
+            elif jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+                # As plain numbers, which NumPy can hold.
                 arrays.append(jr.key_data(leaf))
-            elif eqx.is_array(leaf):
-                arrays.append(leaf)
+                rest.append(_Slot(jr.key_impl(leaf)))
             else:
-                rest[-1] = leaf
+                arrays.append(leaf)
+                rest.append(_Slot(None))
         self.arrays, self.rest = arrays, tuple(rest)
 
     def thaw(self, dtype: Any = None) -> tuple[Any, Any]:
@@ -73,11 +71,14 @@ class Frozen(eqx.Module):
             a = np.asarray(a).reshape(count, *np.shape(a)[len(outer) :])
             return a.astype(np.float64) if jnp.issubdtype(a.dtype, jnp.floating) else a
 
-        return self.of([double(a) for a in self.arrays])
+        return self._each(double)
 
-    def of(self, arrays: list) -> "Frozen":
-        """The same with other arrays."""
-        return eqx.tree_at(lambda p: p.arrays, self, arrays)
+    def at(self, networks: Any) -> "Frozen":
+        """Of some networks, by an index into the first axis."""
+        return self._each(lambda a: a[networks])
+
+    def _each(self, fn: Any) -> "Frozen":
+        return eqx.tree_at(lambda p: p.arrays, self, [fn(a) for a in self.arrays])
 
 
 class _Slot(NamedTuple):

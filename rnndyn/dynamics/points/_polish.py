@@ -103,8 +103,7 @@ class Polish:
         for i in range(0, len(rows), size):
             if len(x) == 0:
                 return _nothing(x.shape[1])
-            arrays = [a[nets[i : i + size]] for a in self.problem.arrays]
-            chunk = self.problem.of(arrays)
+            chunk = self.problem.at(nets[i : i + size])
             with in_double(), _no_leaks():
                 out = polish(
                     chunk,

@@ -17,7 +17,7 @@ from ..._core._system import is_map, residual_fn, time_scale_of
 from ..._core._verdicts import Verdict
 from .._implicit import SpeedSlope, attach
 from .._linear import distance_to_root
-from .._states import as_arrays, as_states, check_number
+from .._states import as_arrays, as_states, check_time_scale
 from ..points._certify import certify
 from ..points._points import FixedPoints, Values
 from ..points._search import Tolerances
@@ -116,8 +116,7 @@ def ghost_passage(
     remedy = "Use `jax.vmap` for several, or `ghosts` for the result of a search."
     args = as_arrays(args, x)
     x = as_states("x", x, ("state",), remedy, system, args)
-    if time_scale is not None:
-        check_number("time_scale", time_scale, "Pass it in the flow's unit of time.")
+    check_time_scale(time_scale)
     return _ghost_passage(system, x, args, time_scale)
 
 

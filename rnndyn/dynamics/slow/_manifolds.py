@@ -14,7 +14,13 @@ from ..._core._batch import in_double
 from ..._core._checks import check_count
 from ..._core._export import Result
 from ..._core._system import is_map, residual_fn, time_scale_of
-from .._states import as_arrays, as_states, check_number, check_residual
+from .._states import (
+    as_arrays,
+    as_states,
+    check_number,
+    check_residual,
+    check_time_scale,
+)
 from ..points._points import Values
 
 
@@ -119,8 +125,7 @@ def slow_manifold(
         raise ValueError(f"`rel_speed` = {rel_speed}, expected a number in (0, 1).")
     check_number("min_gap", min_gap, "Leave it out for the default.")
     check_count("num_points", num_points)
-    if time_scale is not None:
-        check_number("time_scale", time_scale, "Pass it in the flow's unit of time.")
+    check_time_scale(time_scale)
     scale = time_scale_of(system) if time_scale is None else time_scale
     unit = 1.0 if is_map(system) else float(np.asarray(scale))
     with in_double():
