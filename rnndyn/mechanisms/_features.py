@@ -152,10 +152,11 @@ def measure(
         substeps = flow_substeps(models, dt)
         mesh = device_mesh()
         whole = lambda n: -(-n // mesh.size) * mesh.size
-        size = min(whole(chunk), whole(members))
+        # Chunks of one size, of which the last is filled up as little as can be.
+        size = whole(-(-members // -(-members // whole(chunk))))
         parts = []
         for first in range(0, members, size):
-            # The last chunk is filled up by repetition: one shape, one program.
+            # Filled up by repetition: one shape, one program.
             index = np.arange(first, first + size) % members
             nets, tasks = member((models, task), index)
             runs, flow_runs, score = _run_all(
@@ -199,13 +200,16 @@ def _assess(models, runs, flow_runs, score, dt) -> Features:
 def _run_all(models, task, keys, dt, substeps, trials, spread, lag, mesh):
     cues = jnp.arange(task.num_conditions)
 
-    # One network at a time keeps its states in the cache; the cues share products.
+    # One run at a time keeps its states in the cache, and ends when it is at rest; on a
+    # CPU a product with two columns takes longer than two products.
     def one(model, one_task, key):
         key = jr.wrap_key_data(key)
         system = model.map(dt)
-        run = jax.vmap(lambda c: free_run(model, one_task, c, system=system))(cues)
         flow = flow_map(model, dt, substeps=substeps)
-        flow_run = jax.vmap(lambda c: free_run(model, one_task, c, system=flow))(cues)
+        runs = lambda system: jax.lax.map(
+            lambda c: free_run(model, one_task, c, system=system), cues
+        )
+        run, flow_run = runs(system), runs(flow)
         return run, flow_run.late, _score(model, one_task, key, dt, trials, spread, lag)
 
     return map_members(one, models, task, keys, mesh=mesh)
@@ -285,7 +289,9 @@ def _roots(models, late, dt):
     plain = MultiStart(num_large=0, rounds=0)
 
     def search(model, x0s):
-        return fixed_points(model.map(dt), x0s, strategy=plain, max_steps=64)
+        return fixed_points(
+            model.map(dt), x0s, strategy=plain, max_steps=64, slow=False, spectrum=False
+        )
 
     points = certify(eqx.filter_vmap(search)(models, starts))
     x, found = np.asarray(points.x), np.asarray(points.mask)

@@ -18,6 +18,10 @@ from ..tasks import AbstractTask
 from ..tasks._base import check_fit
 
 
+_STILL = 8 * float(np.finfo(np.float64).eps)
+_EVERY = 16  # steps, after which a run is asked whether it is at rest
+
+
 class LateRun(eqx.Module):
     """Where a long run at constant input ends up.
 
@@ -152,21 +156,81 @@ def settle(
 
     - `system`: the map; `x`: the start; `u`: the input.
     - `transient`: steps to discard; `window`: steps over which statistics are taken.
+
+    Steps that would move nothing are not made: a run that has come to rest at a stable
+    root is described from there, with the Jacobian of that root.
     """
-    x = jax.lax.fori_loop(0, transient, lambda _, x: system(x, u), x)
+    here = lambda x: system(x, u)
+    x, rest, stretch = _transient(here, x, transient, window)
+    return jax.lax.cond(
+        rest,
+        lambda x, stretch: _describe(jnp.broadcast_to(x, (window, x.size)), stretch),
+        lambda x, _: _describe(*_window(here, x, window)),
+        x,
+        stretch,
+    )
+
+
+def _transient(here, x, transient, window):
+    """The state after the transient, whether it is at rest there for good (no step
+    moves it by more than rounding, and it is stable), and if so the stretch of tangent
+    vectors over a window there."""
+
+    def steps(carry):
+        k, x, _ = carry
+        x = jax.lax.fori_loop(1, _EVERY, lambda _, x: here(x), x)
+        after = here(x)
+        moved = jnp.max(jnp.abs(after - x))
+        return k + _EVERY, after, moved <= _STILL * jnp.max(jnp.abs(after))
+
+    start = jnp.zeros((), jnp.int32), x, jnp.zeros((), bool)
+    k, x, still = jax.lax.while_loop(
+        lambda carry: (carry[0] + _EVERY <= transient) & ~carry[2], steps, start
+    )
+    unknown = jnp.full((window, min(2, x.size)), jnp.inf, x.dtype)
+    stretch = jax.lax.cond(
+        still, lambda x: _stretch_at_rest(here, x, window), lambda x: unknown, x
+    )
+    rest = jnp.sum(stretch[:, 0]) < 0
+    # An unstable root may yet be left.
+    x = jax.lax.while_loop(
+        lambda carry: (carry[0] < transient) & ~rest,
+        lambda carry: (carry[0] + 1, here(carry[1])),
+        (k, x),
+    )[1]
+    return x, rest, stretch
+
+
+def _tangents(x):
+    """Two vectors (one of one unit) that are special to nothing, orthonormal."""
+    count = min(2, x.size)
+    v = jnp.cos(1.0 + jnp.arange(count * x.size, dtype=x.dtype)).reshape(count, -1)
+    return orthonormal(v, v)[0]
+
+
+def _stretch_at_rest(here, x, window):
+    """What `_window` finds where the Jacobian is the same all along."""
+    matrix = jacobian(Map(lambda x, _: here(x)), x, None)
+    push = lambda v, _: orthonormal(jnp.stack([matrix @ row for row in v]), v)
+    return jax.lax.scan(push, _tangents(x), None, length=window)[1]
+
+
+def _window(here, x, window):
+    """States and logarithms of the stretch of tangent vectors in each step."""
 
     def step(carry, _):
         x, v = carry
-        push = lambda v: jax.jvp(lambda x: system(x, u), (x,), (v,))
-        x, pushed = jax.vmap(push, out_axes=(None, 0))(v)
-        v, logs = orthonormal(pushed, v)
+        x, push = jax.linearize(here, x)
+        # One product a vector: on a CPU faster than one of two columns.
+        v, logs = orthonormal(jnp.stack([push(row) for row in v]), v)
         return (x, v), (x, logs)
 
-    count = min(2, x.size)
-    v = jnp.cos(1.0 + jnp.arange(count * x.size, dtype=x.dtype)).reshape(count, -1)
-    (x, _), (states, stretch) = jax.lax.scan(
-        step, (x, orthonormal(v, v)[0]), None, length=window
-    )
+    return jax.lax.scan(step, (x, _tangents(x)), None, length=window)[1]
+
+
+def _describe(states, stretch) -> LateRun:
+    """The numbers of a window, from its states `(time, state)` and the stretch."""
+    window, x = states.shape[0], states[-1]
     centred = states - jnp.mean(states, axis=0, keepdims=True)
     half = window // 2
     # Largest distances, not root mean squares: halves need not hold whole periods.
@@ -179,14 +243,17 @@ def settle(
     place = (jnp.arange(window, dtype=x.dtype) + 0.5) / window
     weight = jnp.exp(-1 / (place * (1 - place)))
     second = jnp.asarray(-jnp.inf, x.dtype)
-    if count > 1:
+    if x.size > 1:
         second = window * (weight @ stretch[:, 1]) / jnp.sum(weight)
     finite = jnp.all(jnp.abs(states) < 1e8)  # false for NaN
     rms = jnp.sqrt(jnp.mean(centred**2))
     peak = jnp.sqrt(jnp.max(jnp.mean(centred**2, axis=0)))
     # Rounding noise at rest has autocorrelations too, but no period.
     moving = rms > 1e-9 * jnp.maximum(1, jnp.max(jnp.abs(x)))
-    period, recurrence = _period(jnp.where(finite & moving, centred, 0))
+    none = jnp.zeros((), x.dtype)
+    period, recurrence = jax.lax.cond(
+        finite & moving, _period, lambda _: (none, none), centred
+    )
     return LateRun(
         rms=rms,
         peak=peak,

@@ -233,6 +233,11 @@ def _add_mirrored(polish, x, speed, verdict, unique, jac, kinked, bound, tol_uni
         return
     net = np.array([n for n, _ in wanted])
     old = np.array([m for _, m in wanted])
+    # Where a root is that near, the residual is small: most systems are not odd.
+    seen = polish.look(net, old)
+    slope = np.linalg.norm(seen["jac"], axis=(1, 2))
+    near = seen["speed"] <= 10 * tol_unique * slope * size_of(old)
+    net, old = net[near], old[near]
     new = polish.roots(net, old)
     good = polish.is_root(new) & (length(new["x"] - old) <= tol_unique * size_of(old))
     for i in np.flatnonzero(good):
