@@ -60,7 +60,7 @@ def lyapunov_spectrum(
     - `method`: of integration, `RK4()` by default, which forgives kinks (rectified
         units). Smooth systems are solved faster by `Dop853()` with steps ten times
         longer: all exponents of a tanh network of time constant 1 to 5e-6 with RK4
-        at 0.05, to 2e-6 with Dop853 at 0.56, in 0.46 of the time
+        at 0.05, to 2e-6 with Dop853 at 0.56, in 0.37 of the time
         (benchmarks/lyapunov.py). Compare `step_error`.
     - `qr_every`: steps between orthonormalisations; 10 by default, 1 for maps of up
         to 8 variables. Vectors must not collapse in between (else NaN): the spread of
@@ -126,7 +126,7 @@ def _spectrum(system, x0, args, *options):
             )
         unit = 1.0 if system.dt is None else system.dt
         steps = lambda t: round(t)
-        advance = lambda x, h, count: system(x, args)
+        advance = lambda x, h: system(x, args)
         velocity, h = None, None
     else:
         if dt is None or not dt > 0:
@@ -139,12 +139,13 @@ def _spectrum(system, x0, args, *options):
         at = jnp.zeros((), x0.dtype)
         h = jnp.asarray(dt, x0.dtype)
         apart = isinstance(integrate, ExplicitRungeKutta) and len(integrate.b) > 6
-        apart = apart and size * k > 256  # below, a branch costs more than it saves
+        apart = apart and size * k > 256
 
-        def advance(x, h, count):
+        def advance(x, h):
             def field(t, y, args):
-                here = lambda y: system(t, y, args)
-                return _apart(here, y, count) if apart else here(y)
+                # Else XLA may fuse every stage into all that use it, and recompute it.
+                v = system(t, y, args)
+                return lax.optimization_barrier(v) if apart else v
 
             return integrate.step(field, at, x, h, args, None)
 
@@ -166,7 +167,7 @@ def _spectrum(system, x0, args, *options):
     vectors = jnp.linalg.qr(jax.random.normal(key, (size, columns), x0.dtype))[0].T
 
     def run(x):
-        push = lambda x, vectors, h, count: _push(advance, x, vectors, h, count)
+        push = lambda x, vectors, h: _push(advance, x, vectors, h)
         block = lambda c, _: _block(push, velocity, c, h, qr_every)
 
         def checkpoint(carry, index):
@@ -255,17 +256,17 @@ def _each(run, x0, elements):
 _LARGE = 1024  # numbers in the tangent vectors of one trajectory
 
 
-def _push(advance, x, vectors, h, count):
+def _push(advance, x, vectors, h):
     """One step of the state and of the tangent vectors, which are rows: their
     products are then one matrix product without transposition."""
-    along = lambda v: jax.jvp(lambda x: advance(x, h, count), (x,), (v,))
+    along = lambda v: jax.jvp(lambda x: advance(x, h), (x,), (v,))
     return jax.vmap(along, out_axes=(None, 0))(vectors)
 
 
 def _block(push, velocity, carry, h, qr_every):
     """`qr_every` steps of state and tangent vectors, then orthonormalisation."""
-    step = lambda c, count: (push(*c, h, count), None)
-    (x, vectors), _ = lax.scan(step, carry, jnp.arange(qr_every))
+    step = lambda c, _: (push(*c, h), None)
+    (x, vectors), _ = lax.scan(step, carry, None, length=qr_every)
     vectors, logs, speed = _orthonormalise(x, vectors, velocity)
     return (x, vectors), (logs, jnp.max(logs) - logs, speed)
 
@@ -308,28 +309,14 @@ def _halving(push, velocity, carry, h):
     starts = jnp.array([True, True, False])
 
     def step(c, inputs):
-        h, start, count = inputs
+        h, start = inputs
         c = jax.tree.map(lambda a, b: jnp.where(start, a, b), carry, c)
-        c = push(*c, h, count)
+        c = push(*c, h)
         return c, _orthonormalise(*c, velocity)[1]
 
     hs = h * jnp.array([1, 0.5, 0.5], h.dtype)
-    _, logs = lax.scan(step, carry, (hs, starts, jnp.arange(3)))
+    _, logs = lax.scan(step, carry, (hs, starts))
     return (logs[0] - logs[2]) / h
-
-
-def _apart(fn, x, count):
-    """`fn(x)`, computed once on a CPU.
-
-    XLA fuses every stage of a method into all that use it and recomputes them; a
-    branch stops it (n = k = 64, Dopri8: 1.7 times faster). `count` is never negative,
-    which only we know.
-    """
-    out = jax.eval_shape(fn, x)
-    branch = lambda x: lax.cond(
-        count >= 0, fn, lambda x: jnp.zeros(out.shape, out.dtype), x
-    )
-    return lax.platform_dependent(x, cpu=branch, default=fn)
 
 
 def _smooth_mean(rates, windows):
