@@ -269,3 +269,39 @@ def test_slow_points_move_with_the_parameters():
     for derivative in (jax.jacfwd, jax.jacrev):
         got = derivative(both)(jnp.asarray(0.5))
         np.testing.assert_allclose(got, [1, 1, 0], atol=1e-4)
+
+
+@pytest.mark.parametrize("drift", [1e-3, 1e-5])
+def test_ghosts_of_networks_and_circles_are_not_lost_in_rounding(drift):
+    """f there is a difference of numbers of size 1: descent of the speed ends above the
+    rounding of the speed itself."""
+    rng = np.random.default_rng(0)
+    m = rng.standard_normal(64)
+    m = m / np.linalg.norm(m)
+    velocity = lambda k, b: -k + np.tanh(2 * np.multiply.outer(k, m) + b * m) @ m
+    k = np.linspace(-8, -0.05, 20_000)
+
+    # The bias at which the slowest place left of 0 has this drift.
+    low, high = 0.0, 8.0
+    for _ in range(50):
+        b = (low + high) / 2
+        low, high = (low, b) if velocity(k, b).min() > drift else (b, high)
+    slowest = k[velocity(k, b).argmin()]
+    network = lambda t, x, a: -x + m * (m @ jnp.tanh(2 * x + a * m))
+    starts = np.outer(slowest + np.linspace(-0.5, 0.5, 6), m)
+    starts = starts + 0.02 * rng.standard_normal(starts.shape)
+    found, codes = verdicts(network, starts, jnp.asarray(b))
+    assert codes == [Verdict.ghost]
+    speed = float(found.speed[np.asarray(found.mask)][0])
+    assert abs(speed / velocity(np.array([slowest]), b)[0] - 1) < 0.1
+
+    def circle(t, x, w):
+        r = jnp.sqrt(x @ x)
+        turn = w - x[1] / r
+        return x * (1 - r) + turn * jnp.stack([-x[1], x[0]])
+
+    angles = np.pi / 2 + np.linspace(-0.4, 0.4, 6)
+    starts = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    found, codes = verdicts(circle, starts, jnp.asarray(1 + drift))
+    assert codes == [Verdict.ghost]
+    np.testing.assert_allclose(np.asarray(found.speed)[0], drift, rtol=1e-6)

@@ -386,3 +386,14 @@ def test_float32_keeps_its_dtype():
         jnp.dtype("bool"),
     }
     np.testing.assert_allclose(jnp.sum(lam.exponents), -41 / 3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("total", [200.0, 333.0, 2000.0])
+def test_what_a_cycle_leaves_of_a_turn_is_in_the_error(total):
+    flow = lambda t, x, a: jnp.stack([x[1], (1 - x[0] ** 2) * x[1] - x[0]])
+    x0 = jnp.array([2.0, 0.0])
+    found = lyapunov_spectrum(flow, x0, t_transient=50.0, t_total=total, dt=0.05)
+    known = np.array([0.0, np.log(8.596950636038051862e-4) / 6.66328685932313])
+    error = np.abs(np.asarray(found.exponents) - known)
+    assert np.all(error < 2 * found.stderr + found.step_error)
+    assert np.all(np.asarray(found.stderr) < 1 / total)

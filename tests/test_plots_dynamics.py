@@ -137,6 +137,29 @@ def test_what_limit_cycles_found_is_drawn(ax):
             draw(ax, found)
 
 
+def test_the_latent_plane_holds_the_dynamics_of_a_network_with_bias_and_input():
+    rng = np.random.default_rng(0)
+    n = 30
+    model = models.LowRankRNN.from_arrays(
+        rng.standard_normal((n, 2)),
+        rng.standard_normal((n, 2)),
+        rng.standard_normal((n, 1)),
+        rng.standard_normal(n),
+        tau=0.1,
+    )
+    for u in (None, np.array([0.7])):
+        plane = plots.latent_plane(model, u)
+        kappa = rng.standard_normal((5, 2))
+        states = plane.origin + kappa @ np.asarray(model.m).T
+        np.testing.assert_allclose(plane(states), kappa, atol=1e-6)
+        velocity = np.asarray(jax.vmap(lambda x, u=u: model(0.0, x, u))(states))
+        rates = np.tanh(states) @ np.asarray(model.n) / n
+        # Nothing leaves the plane, and in it tau kappa' = -kappa + n^T phi / N.
+        np.testing.assert_allclose(velocity @ plane.axes, (rates - kappa) / 0.1, 1e-4)
+        left = velocity - velocity @ plane.axes @ np.asarray(model.m).T
+        assert np.abs(left).max() < 1e-4
+
+
 def test_latent_and_other_planes_refuse_what_does_not_lie_in_them(ax):
     rank = lambda r, **options: models.LowRankRNN(
         0, 9, 1, rank=r, tau=0.1, key=jax.random.key(0), **options
@@ -144,6 +167,7 @@ def test_latent_and_other_planes_refuse_what_does_not_lie_in_them(ax):
     for model in (
         rank(1),
         rank(2, form="rate"),
+        rank(2, init=models.GaussianFactors(gain=0.5)),
         models.RateRNN.from_arrays(np.eye(2), tau=1),
     ):
         with pytest.raises(ValueError, match="expected a LowRankRNN of rank 2"):

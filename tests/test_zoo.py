@@ -169,6 +169,7 @@ def test_arrays_of_anybody(tmp_path, getkey):
     network = {"form": "rate", "scale": "1", "latent_readout": True}
     kept = zoo.save(arrays, tmp_path / "a", network=network, rows=[4, 1, 2])
     assert kept.table["seed"].tolist() == [4, 1, 2]
+    assert kept.rows(tau=float(nets.tau[0])).tolist() == [0, 1, 2]
     again = zoo.validate(tmp_path / "a").ensemble()
     x = jax.random.normal(getkey(), (10,))
     f = jax.vmap(lambda net: net(0.0, x.astype(net.m.dtype)))
@@ -398,6 +399,39 @@ def test_sources_of_another_kind_without_a_type_checker(tmp_path, monkeypatch):
         zoo.save(net, tmp_path / "net")
     with pytest.raises(ValueError, match=r"authors = 'Me', expected names"):
         zoo.save(PAIR, tmp_path / "mine", authors="Me")
+
+
+def test_time_constants_and_noise_of_a_sweep_are_in_the_table(tmp_path):
+    grid = {"tau": [0.01, 0.02], "noise": [0.0, 1e-3]}
+    config = sweeps.SweepConfig.from_dict({"grid": grid, **CONFIG})
+    swept = sweeps.run(config, tmp_path / "sweep")
+    kept = zoo.save(swept, tmp_path / "zoo")
+    for name in grid:
+        np.testing.assert_array_equal(kept.table[name], swept.arrays[name])
+    rows = kept.rows(tau=0.02, noise=1e-3)
+    assert len(rows) == 1
+    np.testing.assert_allclose(kept.weights(rows)["tau"], 0.02, rtol=1e-6)
+    card = (tmp_path / "zoo" / "README.md").read_text()
+    assert "- `tau`: 0.01 to 0.02, 2 values" in card
+    assert "| `evidence_period` | network, cue | s |" in card
+    assert "see rnndyn" not in card
+
+
+def test_damaged_parts_are_not_read(kept, tmp_path):
+    path = tmp_path / "damaged"
+    shutil.copytree(kept.path, path)
+    for name in ("weights-00000.safetensors", "curves-00000.safetensors"):
+        content = bytearray((path / name).read_bytes())
+        content[-3] ^= 1
+        (path / name).write_bytes(bytes(content))
+    found = zoo.load(path)
+    with pytest.raises(ValueError, match="weights-00000.* was changed"):
+        found.ensemble([0])
+    with pytest.raises(ValueError, match="curves-00000.* was changed"):
+        found.curves()
+    (path / "zoo.json").write_bytes(b"\xff{}")
+    with pytest.raises(ValueError, match="cannot be read as JSON"):
+        zoo.load(path)
 
 
 def test_files_without_a_checksum_are_named(kept, tmp_path):

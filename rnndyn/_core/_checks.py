@@ -88,10 +88,10 @@ def steps_in(name: str, duration: float, dt: float) -> int:
         raise ValueError(f"{name} = {duration!r}, expected one number, finite seconds.")
     ratio = duration / dt
     if duration < 0 or abs(ratio - round(ratio)) > 1e-6:
+        near = sorted({max(round_(ratio), 0) for round_ in (math.floor, math.ceil)})
         raise ValueError(
             f"{name} = {duration} s is not a non-negative multiple of dt = {dt} s. "
-            f"Nearest choices: {max(math.floor(ratio), 0) * dt:g} or "
-            f"{max(math.ceil(ratio), 0) * dt:g}."
+            f"Nearest: {' or '.join(f'{n * dt:g}' for n in near)}."
         )
     return round(ratio)
 

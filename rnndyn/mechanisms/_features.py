@@ -35,15 +35,16 @@ class Features(eqx.Module):
     trained as. Speeds are `|F(x) - x|`, times are in seconds.
 
     - `accuracy`, `reliability` `(member,)`: task score with noise.
-    - `unit_time` `(member,)`: the slowest unit's own time constant; `delay`
-        `(member,)`: duration of the delay (s).
+    - `unit_time` `(member,)`: the slowest unit's own time constant (s).
+    - `delay` `(member,)`: duration of the delay (s).
     - `finite`: the free run stayed finite.
     - `late_rms`: oscillation that remains after 40 trial lengths (state units, over all
         units); `late_peak`: that of the unit that moves most; `late_trend`: its size in
         the second half of the late window over that in the first, 1 if it neither grows
         nor decays.
-    - `period` (s), `recurrence`: of the remaining oscillation; recurrence 1 is closed.
-    - `exponent` (1/s): leading Lyapunov exponent in the late window; `growth`: the
+    - `period`: of the remaining oscillation (s).
+    - `recurrence`: its autocorrelation a period later, 1 if it is closed.
+    - `exponent`: leading Lyapunov exponent in the late window (1/s); `growth`: the
         logarithm of the total stretch over that window; `growth_low`: twice that of
         the half that stretches less; `growth_second`: that of the second exponent over
         the whole window, smoothly weighted.
@@ -57,14 +58,15 @@ class Features(eqx.Module):
     - `remaining`: distance still to go to the final state when the delay ends, over
         `separation`: 0 if the memory already sits at it.
     - `drift`: distance moved during the delay, over the same.
-    - `slow_speed`: smallest speed during the delay; `dwell` (s): time that speed needs
-        to cross the separation; `slow_time` (s): longest time constant of the
-        linearised map there; `num_slow`, `slow_gap`: how many slow
-        directions lie above the largest gap among the ten slowest, and that gap.
+    - `slow_speed`: smallest speed during the delay; `dwell`: time that speed needs
+        to cross the separation (s); `slow_time`: longest time constant of the
+        linearised map there (s).
+    - `num_slow`, `slow_gap`: how many slow directions lie above the largest gap among
+        the ten slowest, and that gap.
     - `flow_late_rms`, `flow_late_peak`, `flow_late_trend`, `flow_growth`,
         `flow_growth_low`, `flow_growth_second`, `flow_period`, `flow_recurrence`,
         `flow_finite`, `flow_at_root`: the same numbers for the continuous flow;
-        `flow_root_rightmost` (1/s): its rightmost eigenvalue at the root where it ends,
+        `flow_root_rightmost`: its rightmost eigenvalue at the root where it ends (1/s),
         or, where it ends at none, at that of the map.
     """
 

@@ -177,7 +177,7 @@ def save_network(path: str | Path, model: AbstractRNN, **extra: Any) -> None:
     if Path(path).suffix == ".npz":
         raise ValueError(
             f"{path} ends in .npz, but networks are written as safetensors. Pass "
-            f"{Path(path).with_suffix('.safetensors').name!r}."
+            f"{str(Path(path).with_suffix('.safetensors'))!r}."
         )
     if not isinstance(model, AbstractRNN):
         raise ValueError(

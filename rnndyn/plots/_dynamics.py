@@ -10,7 +10,7 @@ from .._core._system import Map
 from .._core._verdicts import Verdict, names
 from ..dynamics import LimitCycle, LimitCycles
 from ._planes import Plane, one_search, pca_plane, points as draw_points, speed_field
-from ._style import PATH, SLOW, STABLE, UNSTABLE, expect, tidy
+from ._style import PATH, SLOW, STABLE, UNSTABLE, expect, legend, tidy
 
 
 _STABILITY = {-1: (PATH, "-", "stable"), 0: ("#777777", "-.", "undecided"),
@@ -121,7 +121,7 @@ def cycle(ax: Any, limit_cycle: Any, plane: Plane | None = None) -> Any:
             "", xy=line[middle + 1], xytext=line[middle], zorder=3,
             arrowprops={"arrowstyle": "->", "color": colour, "lw": 1.6},
         )  # fmt: skip
-    ax.legend(fontsize=7, frameon=False)
+    legend(ax)
     return tidy(ax, title="limit cycle", x=plane.labels[0], y=plane.labels[1])
 
 
@@ -170,7 +170,7 @@ def multipliers(ax: Any, limit_cycle: Any) -> Any:
         ax.annotate(text, (0, 0), (0, -10), textcoords="offset points", fontsize=7,
                     ha="center", va="top")  # fmt: skip
     ax.set_aspect("equal")
-    ax.legend(fontsize=7, frameon=False)
+    legend(ax)
     accuracy = float(limit_cycle.accuracy)
     scale = " (1 + log10 |m| outside the circle)" if compressed else ""
     return tidy(
@@ -216,7 +216,7 @@ def exponents(ax: Any, spectrum: Any) -> Any:
     low, high = np.nanmin(settled, initial=0.0), np.nanmax(settled, initial=0.0)
     if np.isfinite(high - low) and high > low:
         ax.set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low))
-    ax.legend(fontsize=7, frameon=False)
+    legend(ax)
     dimension = float(np.asarray(spectrum.kaplan_yorke))
     title = "Lyapunov exponents"
     if not np.all(np.asarray(spectrum.finite)):

@@ -2,12 +2,13 @@
 
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from .._core._checks import check_count, check_shape, one_of
 from .._core._verdicts import Verdict
 from ..models import LowRankRNN
-from ._style import PATH, SLOW, STABLE, UNSTABLE, expect, figure, tidy
+from ._style import PATH, SLOW, STABLE, UNSTABLE, expect, figure, legend, tidy
 
 
 class Plane(NamedTuple):
@@ -48,20 +49,30 @@ def pca_plane(states: Any) -> Plane:
     return Plane(origin, axes[:2].T, (labels[0], labels[1]))
 
 
-def latent_plane(model: Any) -> Plane:
-    """The latent plane of a rank-2 network in current form, `x = m kappa`.
+def latent_plane(model: Any, u: Any = None) -> Plane:
+    """The plane in which a rank-2 network in current form stays at constant input `u`
+    `(input,)`, none by default: `x = m kappa + W_in u + b`.
 
     **Raises:** a `ValueError` for any other network, whose states lie in no such plane.
     """
-    if not isinstance(model, LowRankRNN) or (model.rank, model.form) != (2, "current"):
+    if not in_latent_plane(model):
         low = isinstance(model, LowRankRNN)
         what = f" of rank {model.rank} in {model.form} form" if low else ""
         raise ValueError(
             f"model is a {type(model).__name__}{what}, expected a LowRankRNN of rank 2 "
-            "in current form. Use rnndyn.plots.pca_plane(states)."
+            "in current form, with one tau and without W_fixed. Use "
+            "rnndyn.plots.pca_plane(states)."
         )
     axes = np.linalg.pinv(np.asarray(model.m, float)).T
-    return Plane(np.zeros(len(axes)), axes, ("kappa 1", "kappa 2"))
+    given = None if u is None else jnp.asarray(u, model.x0.dtype)
+    origin = np.asarray(model.drive(given), float)
+    return Plane(origin, axes, ("kappa 1", "kappa 2"))
+
+
+def in_latent_plane(model: Any) -> bool:
+    """Whether `model` has a plane that its states do not leave at constant input."""
+    kind = isinstance(model, LowRankRNN) and (model.rank, model.form) == (2, "current")
+    return kind and model.W_fixed is None and bool(np.ptp(np.asarray(model.tau)) == 0)
 
 
 def trajectories(ax: Any, plane: Plane, paths: Any, **style: Any) -> Any:
@@ -102,7 +113,7 @@ def points(ax: Any, plane: Plane, x: Any, stability: Any, slow: Any = ()) -> Any
         at = plane(slow)
         ax.scatter(*at.T, s=26, c=SLOW, marker="^", zorder=4, label="slow")
     if ax.get_legend_handles_labels()[0]:
-        ax.legend(fontsize=7, frameon=False)
+        legend(ax)
     return ax
 
 

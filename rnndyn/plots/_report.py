@@ -7,9 +7,9 @@ import numpy as np
 
 from ..flows import iterate
 from ..mechanisms import Report, flow_map
-from ..models import LowRankRNN
 from ._ensembles import loss_curves, phase_diagram
 from ._planes import (
+    in_latent_plane,
     latent_plane,
     pca_plane,
     points,
@@ -29,10 +29,7 @@ def report(result: Report) -> Any:
     model = result.model
     unit = result.time_scale
     paths = _paths(result, unit)
-    rank2 = (
-        isinstance(model, LowRankRNN) and model.rank == 2 and model.form == "current"
-    )
-    plane = latent_plane(model) if rank2 else pca_plane(paths)
+    plane = latent_plane(model) if in_latent_plane(model) else pca_plane(paths)
     ax = trajectories(axes[0, 0], plane, paths, alpha=0.5)
     points(ax, plane, result.points, result.stability, result.slow)
     with jax.enable_x64(True):

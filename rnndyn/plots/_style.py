@@ -52,3 +52,8 @@ def tidy(ax: Any, *, title: str = "", x: str = "", y: str = "") -> Any:
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)
     return ax
+
+
+def legend(ax: Any) -> None:
+    """A legend in a frame: its markers are no data."""
+    ax.legend(fontsize=7, framealpha=0.8, edgecolor="#cccccc", fancybox=False)

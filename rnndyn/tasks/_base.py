@@ -7,9 +7,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from .._core._checks import check_key
+from .._core._checks import check_count, check_key, is_concrete
 from .._core._types import KeyLike
 
 
@@ -75,9 +76,18 @@ class AbstractTask(eqx.Module):
 
     def batch(self, size: int, *, key: KeyLike) -> Trial:
         """`size` trials in which conditions alternate, `0, 1, .., 0, 1, ..`."""
+        check_count("size", size)
         conditions = jnp.arange(size) % self.num_conditions
         keys = jr.split(check_key(key), size)
         return jax.vmap(lambda c, k: self.trial(c, key=k))(conditions, keys)
+
+
+def check_condition(condition: Any, count: int) -> None:
+    """Raise a `ValueError` unless a condition that is known is one of a task's."""
+    if is_concrete(condition) and not np.all(np.isin(condition, np.arange(count))):
+        raise ValueError(
+            f"condition = {condition}, expected a whole number from 0 to {count - 1}."
+        )
 
 
 def period_at(ends: Int[Array, " period"], num_steps: int) -> Int[Array, " time"]:

@@ -7,7 +7,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float, Int
 
-from .._core._checks import check_count, check_level
+from .._core._checks import check_count, check_level, check_positive
 from ._fits import _grid
 
 
@@ -36,7 +36,15 @@ def effective_rate(
     response and post-response periods, which have the larger weight.
 
     **Returns:** rates of the broadcast shape.
+
+    **Raises:** a `ValueError` unless all are numbers, the response above 0 and the rest
+    not below.
     """
+    check_positive("response", response)
+    for name, value in (("lrs", lrs), ("delays", delays), ("cue", cue), ("post", post)):
+        given = np.asarray(value)
+        if given.dtype.kind not in "fiu" or np.any(given < 0):
+            raise ValueError(f"{name} = {value}, expected no number below 0.")
     late = response + post
     share = late / (cue + np.asarray(delays, float) + late)
     return np.asarray(np.asarray(lrs, float) * share * (1 - share))

@@ -177,7 +177,8 @@ def measure_critical_rate(
     - `rates`, `rounds`: after which the bracket has the width of the first one to the
         power `(rates - 1)^-rounds` on a log scale.
     - `starts`, `steps`: of descent, see `lost_fraction`. With few steps the rate
-        comes out high, since descent just above it is lost late.
+        comes out high, since descent just above it is lost late; with `T_r > T_d` it
+        does with any number, since not every start is lost there.
 
     **Returns:** a `MeasuredRate` of the broadcast shape.
 

@@ -213,8 +213,11 @@ def fit_no_memory_boundary(
 
 def _grid(delays, fractions, lrs, *, ascending=False):
     """Checked float64 copies."""
-    delays, lrs = np.array(delays, float), np.array(lrs, float)
-    fractions = np.array(fractions, float)
+    given = {"delays": delays, "fractions": fractions, "lrs": lrs}
+    for name, values in given.items():
+        if np.asarray(values).dtype.kind not in "fiub":
+            raise ValueError(f"{name} = {values!r}, expected an array of numbers.")
+    delays, fractions, lrs = (np.array(v, float) for v in given.values())
     if delays.ndim != 1 or lrs.ndim != 1:
         raise ValueError(
             f"delays and lrs have shapes {delays.shape} and {lrs.shape}, expected one "

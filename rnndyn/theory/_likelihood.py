@@ -8,7 +8,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from .._core._checks import check_level
+from .._core._checks import check_count, check_level
 from .._core._export import Result
 from ._fits import _grid
 
@@ -156,8 +156,7 @@ def fit_boundary(
     delays, fractions, lrs = _grid(delays, outcomes, lrs, ascending=True)
     if len(delays) < 2:
         raise ValueError(f"delays = {delays}, expected at least 2.")
-    if networks < 1:
-        raise ValueError(f"networks = {networks}, expected at least 1 a cell.")
+    check_count("networks", networks)
     if level is not None:
         check_level(level)
     if not 0 < lapse < 0.5:
@@ -165,6 +164,11 @@ def fit_boundary(
     keep = lrs >= min_rate
     fractions, lrs = fractions[keep], lrs[keep]
     curve = Onset() if curve is None else curve
+    if not isinstance(curve, AbstractCurve):
+        raise ValueError(
+            f"curve = {curve!r}, expected an AbstractCurve such as "
+            "rnndyn.theory.Onset() or Decline()."
+        )
     grid, support = _supported(curve, delays, fractions, networks, lapse)
     best, low, high, censored = _critical(grid, support)
     used = censored < 2

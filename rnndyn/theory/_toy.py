@@ -49,8 +49,10 @@ class AbstractToy(eqx.Module):
         lr_c = (r* - r_c)/L'(r*+) = (r*^2/p) [1 - (1 + T_r/T_d)^(-1/p)]/s
 
     For smaller rates descent hovers in a band around `r*`, for larger ones it is
-    trapped sooner or later: the threshold is one of stability, not of existence of
-    the optimum. With `T_r << T_d` it tends to `(c^(2/p)/p^2) T_r T_d^-(1+2/p)`.
+    trapped sooner or later, if `T_r <= T_d`: the threshold is one of stability, not of
+    existence of the optimum. (With a longer response there are starts that never meet
+    the place from which descent is lost.) With `T_r << T_d` it tends to
+    `(c^(2/p)/p^2) T_r T_d^-(1+2/p)`.
 
     Rates and times are arrays or numbers that broadcast against each other; times in
     any unit, `r` in its powers. Everything works under `jit`, `vmap` and `grad` and in

@@ -1,5 +1,6 @@
 """Training an ensemble: the host loop around the compiled epochs."""
 
+import dataclasses
 import functools
 import time
 from collections import Counter
@@ -208,6 +209,9 @@ def train(
     for name, value in (("chunk", chunk), ("lanes", lanes)):
         if value is not None:
             check_count(name, value)
+    known = {f.name for f in dataclasses.fields(Recipe)} - {"optimiser", "batch"}
+    if unknown := sorted(set(recipe) - known):
+        raise ValueError(f"train got {unknown}, expected some of {sorted(known)}.")
     recipe_ = Recipe(optimiser=optimiser, batch=batch, **recipe)
     states = _initial(models, recipe_, learning_rate, key, ids)
     count = num_members(states)

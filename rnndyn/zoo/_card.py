@@ -103,8 +103,8 @@ def _counts(about, table):
 
 def _ranges(table):
     lines = []
-    names = ("learning_rate", "delay", "reaction", "post_reaction", "units", "batch")
-    for name in (*names, "seed", "epochs"):
+    names = ("learning_rate", "delay", "reaction", "post_reaction", "tau", "noise")
+    for name in (*names, "units", "batch", "seed", "epochs"):
         if name in table and len(table[name]):
             values = np.unique(table[name])
             text = f"{values[0]:g}"

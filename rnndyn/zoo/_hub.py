@@ -34,6 +34,11 @@ def load(path_or_hub: str | Path, *, check: bool = False, api: Any = None) -> Zo
         cycles = zoo.ensemble(zoo.rows(mechanism="limit_cycle", delay=0.1))
         ```
     """
+    if not isinstance(path_or_hub, str | Path):
+        raise ValueError(
+            f"path_or_hub is a {type(path_or_hub).__name__}, expected the folder of a "
+            'data set, or "owner/name".'
+        )
     path = Path(path_or_hub)
     if path.is_file():
         raise ValueError(

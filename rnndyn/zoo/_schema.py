@@ -102,7 +102,12 @@ WEIGHTS: dict[str, Field] = {
 }
 """Arrays that make a network."""
 
+HYPER = ("tau", "noise")
+"""Weights that are hyper-parameters too, where each network has one number."""
+
 EVIDENCE = "evidence_"
+_SECONDS = ("unit_time", "delay", "period", "dwell", "slow_time")
+_RATES = ("exponent", "root_rightmost")
 _EVIDENCE_NAMES = tuple(Features.__dataclass_fields__)
 
 
@@ -116,8 +121,16 @@ def field(name: str) -> Field | None:
         of_cue = "cue" in str(Features.__annotations__[own].dim_str)
         dims = ("network", "cue") if of_cue else ("network",)
         meaning = documentation(Features).get(own, "see rnndyn.mechanisms.Features")
-        return Field(dims, _NUMBER, "", meaning)
+        own = own.removeprefix("flow_")
+        unit = "s" if own in _SECONDS else "1/s" if own in _RATES else ""
+        return Field(dims, _NUMBER, unit, meaning)
     return None
+
+
+def in_table(name: str) -> bool:
+    """Whether an array of this name has its place in the table."""
+    apart = (CURVES, WEIGHTS)
+    return name in HYPER or not (field(name) is None or any(name in g for g in apart))
 
 
 def problems(arrays: Mapping[str, np.ndarray], members: int) -> Iterable[str]:

@@ -22,7 +22,7 @@ from ..sweeps import Sweep, load as load_sweep, verify
 from ..sweeps._grid import positions
 from ..sweeps.disk._files import is_published, publish, sha256, versions
 from ._card import card
-from ._schema import CURVES, SCHEMA, WEIGHTS, describe, field, problems
+from ._schema import CURVES, SCHEMA, WEIGHTS, describe, field, in_table, problems
 from ._zoo import Zoo, build
 
 
@@ -205,8 +205,8 @@ def _of_sweep(sweep: Sweep, rows: Any, curves: bool) -> tuple[dict, list[dict]]:
             if is_published(folder):
                 verify(folder)
     rows = positions(slice(None) if rows is None else rows, len(sweep))
-    known = {k: v for k, v in sweep.arrays.items() if field(k) and k not in WEIGHTS}
-    table = {k: _stored(k, v[rows]) for k, v in known.items()}
+    known = {k: v for k, v in sweep.arrays.items() if in_table(k)}
+    table = {k: np.asarray(v[rows]) for k, v in known.items()}
     paths = sweep.curves() if curves else {}
     groups = []
     for chosen, networks, _ in sweep.groups(rows):
@@ -256,8 +256,11 @@ def _of_arrays(
         )
     rows = slice(None) if rows is None else rows
     rows = positions(rows, next(iter(sizes.values()))[0])
-    given = {k: _stored(k, np.asarray(v)[rows]) for k, v in arrays.items()}
-    table = {k: v for k, v in given.items() if k not in WEIGHTS and k not in CURVES}
+    chosen = {k: np.asarray(v)[rows] for k, v in arrays.items()}
+    given = {k: _stored(k, v) for k, v in chosen.items()}
+    # What the schema does not know is kept, and refused by name.
+    table = {k: v for k, v in chosen.items() if in_table(k) or field(k) is None}
+    table = {k: v for k, v in table.items() if k not in WEIGHTS or v.ndim == 1}
     count = len(rows)
     table.setdefault("id", np.arange(count, dtype=np.int64))
     group = {

@@ -12,7 +12,7 @@ from .._core._checks import one_of
 from .._core._store import read_arrays
 from ..models import CurrentRNN, LowRankRNN, RateRNN
 from ..sweeps._grid import positions
-from ..sweeps.disk._files import read_json
+from ..sweeps.disk._files import read_json, sha256
 from ._schema import SCHEMA
 
 
@@ -39,7 +39,8 @@ class Zoo:
                 f"{path} has schema {self.about.get('schema')!r}, expected {SCHEMA!r}."
             )
         _check_about(self.about, path)
-        self.table, _ = read_arrays(self.path / "table.safetensors")
+        self._intact: set[str] = set()
+        self.table = self._arrays("table.safetensors")
         self._file = np.zeros(len(self), int)
         self._place = np.zeros(len(self), int)
         for i, group in enumerate(self.about["groups"]):
@@ -146,6 +147,19 @@ class Zoo:
             variables[name] = (dims, values, attrs)
         return xarray.Dataset(variables, attrs={"title": self.about["title"]})
 
+    def _arrays(self, name):
+        """The arrays of a file, which must be as it was written."""
+        wanted = self.about.get("files", {}).get(name, {}).get("sha256")
+        path = self.path / name
+        if wanted and name not in self._intact and path.is_file():
+            if sha256(path) != wanted:
+                raise ValueError(
+                    f"{path} does not have the checksum in zoo.json: it is damaged or "
+                    "was changed. Fetch the data set again."
+                )
+            self._intact.add(name)
+        return read_arrays(path)[0]
+
     def _one_kind(self, rows):
         rows = positions(rows, len(self))
         if not len(rows):
@@ -175,7 +189,7 @@ class Zoo:
             group = self.about["groups"][index]
             if kind in group:
                 mine = np.flatnonzero(self._file[rows] == index)
-                arrays, _ = read_arrays(self.path / group[kind])
+                arrays = self._arrays(group[kind])
                 place = self._place[rows[mine]]
                 yield mine, {k: v[place] for k, v in arrays.items()}
 

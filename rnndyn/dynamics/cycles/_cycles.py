@@ -97,13 +97,13 @@ def limit_cycle(
     axes = [("state",), ("segments", "state")]
     x0 = as_states("x0", x0, axes, "One guess, or the starts of all segments.", f, args)
     check_counts(max_steps=max_steps)
-    if jnp.ndim(period) != 0:
+    if period is None or isinstance(period, str) or jnp.ndim(period) != 0:
         raise ValueError(
-            f"`period` has shape {jnp.shape(period)}, expected one number. Search from "
-            "several guesses with `jax.vmap` or `limit_cycles`."
+            f"`period` = {period}, expected one number. Search from several guesses "
+            "with `jax.vmap`, or without one with `limit_cycles`."
         )
-    if is_concrete(period) and not float(period) > 0:
-        raise ValueError(f"`period` = {period}, expected a guess > 0.")
+    if is_concrete(period) and not 0 < float(period) < float("inf"):
+        raise ValueError(f"`period` = {period}, expected a finite guess > 0.")
     check_bounds(period_bounds, period)
     if x0.ndim == 2 and x0.shape[0] != segments:
         raise ValueError(
@@ -212,7 +212,7 @@ def check_bounds(bounds: Any, period: Any = None) -> None:
     the guess between them; traced values pass."""
     if bounds is None:
         return
-    if len(bounds) != 2:
+    if isinstance(bounds, str) or not hasattr(bounds, "__len__") or len(bounds) != 2:
         raise ValueError(
             f"`period_bounds` = {bounds}, expected the lowest and the highest period."
         )

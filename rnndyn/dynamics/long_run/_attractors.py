@@ -15,7 +15,7 @@ from ..._core._system import Map
 from ..._core._types import KeyLike
 from ..._core._verdicts import Verdict, names
 from ...flows import AbstractMethod
-from .._states import as_arrays, as_states, check_system
+from .._states import as_arrays, as_states, check_system, check_tolerances
 from ..points._points import Frozen
 from ..points._starts import AbstractSampler
 from ._basins import group, regroup, wilson
@@ -155,7 +155,13 @@ def attractors(
     as_states("x0s", x0s, ("starts", "state"), "Pass one start as x0[None].")
     x0s = np.asarray(x0s)
     check_counts(steps=steps, rounds=rounds, chunk=chunk)
-    if dt is not None and not dt > 0:
+    check_tolerances(tol_point=tol_point)
+    if not isinstance(method, AbstractMethod | None):
+        raise ValueError(
+            f"`method` = {method!r}, expected an AbstractMethod such as "
+            "rnndyn.flows.RK4()."
+        )
+    if dt is not None and (isinstance(dt, str) or not dt > 0):
         raise ValueError(
             f"`dt` = {dt}, expected the step of the integration, > 0. Leave it out for "
             "one that errors choose."

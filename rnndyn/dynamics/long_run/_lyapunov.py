@@ -199,7 +199,10 @@ def _spectrum(system, x0, args, *options):
     rates = jnp.where(lost[None, None], jnp.nan, rates)
     width = rates.shape[-1]
     exponents = jnp.mean(rates, axis=(0, 1))
-    _, stderr = _smooth_mean(rates, _WINDOWS)
+    smooth, stderr = _smooth_mean(rates, _WINDOWS)
+    # A plain mean also has the error of where it begins and ends: all there is of it on
+    # a cycle.
+    stderr = jnp.maximum(stderr, jnp.abs(exponents - smooth))
     # Each half about its own mean: a drift must not count as its own error.
     halves = [_smooth_mean(h, _WINDOWS // 2) for h in jnp.split(rates, 2, axis=1)]
     (first, before), (second, later) = halves

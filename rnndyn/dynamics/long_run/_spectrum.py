@@ -17,9 +17,11 @@ class LyapunovSpectrum(Result):
         vectors became parallel to rounding between two orthonormalisations (lower
         `qr_every`), or where `project` met a fixed point.
     - `stderr`: shape `(k,)`, standard error of the mean, from smoothly weighted means
-        over eighths of every trajectory: too small if the memory of the system is
-        longer than these. It covers statistical fluctuation, not the error of the
-        time step, and is itself known to about a quarter from one trajectory.
+        over eighths of every trajectory, and at least the distance of these means from
+        `exponents`: what a run over no whole number of periods is wrong by. Too small
+        if the memory of the system is longer than an eighth. It covers statistical
+        fluctuation, not the error of the time step, and is itself known to about a
+        quarter from one trajectory.
     - `drift`: shape `(k,)`, mean over the second half of the time less that over the
         first, in units of its standard error. Beyond 3 in size (4 for one trajectory)
         the transient was too short. A drift much slower than the whole run cannot be

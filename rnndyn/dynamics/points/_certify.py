@@ -13,6 +13,10 @@ from ._points import FixedPoints
 from ._polish import Polish, close, length, size_of
 
 
+LEVEL = 1e-2
+"""Relative slope of q up to which a start left undetermined may be at a minimum."""
+
+
 def certify(
     points: FixedPoints,
     *,
@@ -139,7 +143,11 @@ def certify(
 
     # Slow points, among them undetermined candidates that the polish saw as such.
     chosen = (verdict == Verdict.slow_point) & was_unique & np.isfinite(x).all(axis=2)
-    turned = ~good & (new["verdict"] == Verdict.slow_point)
+    # A search may end beside a minimum: where descent of the speed is below rounding.
+    slope = np.linalg.norm(np.einsum("nij,ni->nj", new["jac"], new["f"]), axis=1)
+    level = slope * size_of(new["x"]) <= LEVEL * new["speed"] ** 2
+    level &= new["speed"] > 0
+    turned = ~good & ((new["verdict"] == Verdict.slow_point) | level)
     turned &= length(new["x"] - old) <= 0.1 * size_of(old)
     x[net[turned], slot[turned]] = new["x"][turned]
     chosen[net[turned], slot[turned]] = True

@@ -68,9 +68,12 @@ class Polish:
 
     def is_minimum(self, net, new):
         eps = np.finfo(np.float64).eps
-        rounding = 64 * eps * np.linalg.norm(new["jac"], axis=(1, 2))
+        # J^T f carries the rounding of f, a difference of terms that may be far larger.
+        noise = np.abs(new["jac"]) * new["rounding"][:, :, None]
+        noise = np.linalg.norm(noise.sum(axis=1), axis=1) * size_of(new["x"])
+        rounding = 64 * eps * np.linalg.norm(new["jac"], axis=(1, 2)) * new["speed"]
         slope = new["gradient"] * size_of(new["x"])
-        flat = slope <= 1e-8 * new["speed"] ** 2 + rounding * new["speed"]
+        flat = slope <= 1e-8 * new["speed"] ** 2 + np.maximum(rounding, noise)
         candidate = np.isfinite(new["speed"]) & ~self.is_root(new) & flat
         if not candidate.any():
             return candidate

@@ -124,6 +124,8 @@ def _certified(study):
     for i, name in enumerate(named):
         phase_map(axes[0, 2 * i], study.sweeps[name], title=f"{name}, as published")
         kind_map(
-            axes[0, 2 * i + 1], study.sweeps[name], title="certified; yellow is mixed"
+            axes[0, 2 * i + 1],
+            study.sweeps[name],
+            title="certified; bright: mixed",
         )
     return fig

@@ -152,7 +152,7 @@ class Rank2Study:
     def table(self) -> str:
         """Published against ours, as text."""
         head = ["delay ms", "post ms", "epochs", "learned", "published", "oscillate"]
-        head += ["95 %", "p", "wind once", "95 %", "undecided", "period"]
+        head += ["95 %", "p", "wind once", "95 %", "undecided", "steps a turn"]
         lines = [head]
         for name, part in self.cells.items():
             if not name.startswith("delay"):

@@ -96,7 +96,7 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:  # no JSON, or no text
         raise ValueError(f"{path} cannot be read as JSON ({error}).") from error
 
 
