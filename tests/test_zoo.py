@@ -169,7 +169,11 @@ def test_arrays_of_anybody(tmp_path, getkey):
     network = {"form": "rate", "scale": "1", "latent_readout": True}
     kept = zoo.save(arrays, tmp_path / "a", network=network, rows=[4, 1, 2])
     assert kept.table["seed"].tolist() == [4, 1, 2]
-    assert kept.rows(tau=float(nets.tau[0])).tolist() == [0, 1, 2]
+    assert kept.rows(tau=0.02).tolist() == kept.rows(tau=np.float64(0.02)).tolist()
+    assert len(kept.rows(tau=0.02)) == 3
+    whole = arrays | {"tau": np.ones(5, int)}
+    whole = zoo.save(whole, tmp_path / "whole", network=network)
+    assert len(whole.rows(tau=1)) == 5
     again = zoo.validate(tmp_path / "a").ensemble()
     x = jax.random.normal(getkey(), (10,))
     f = jax.vmap(lambda net: net(0.0, x.astype(net.m.dtype)))
@@ -424,11 +428,19 @@ def test_damaged_parts_are_not_read(kept, tmp_path):
         content = bytearray((path / name).read_bytes())
         content[-3] ^= 1
         (path / name).write_bytes(bytes(content))
+    with pytest.raises(
+        ValueError, match=r"weights-00000.*; curves-00000|curves-00000.*"
+    ):
+        zoo.validate(path)
     found = zoo.load(path)
     with pytest.raises(ValueError, match="weights-00000.* was changed"):
         found.ensemble([0])
     with pytest.raises(ValueError, match="curves-00000.* was changed"):
         found.curves()
+    about = json.loads((path / "zoo.json").read_text())
+    (path / "zoo.json").write_text(json.dumps(about | {"files": None}))
+    with pytest.raises(ValueError, match="no checksums by name"):
+        zoo.load(path)
     (path / "zoo.json").write_bytes(b"\xff{}")
     with pytest.raises(ValueError, match="cannot be read as JSON"):
         zoo.load(path)

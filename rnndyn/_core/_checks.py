@@ -91,7 +91,7 @@ def steps_in(name: str, duration: float, dt: float) -> int:
         near = sorted({max(round_(ratio), 0) for round_ in (math.floor, math.ceil)})
         raise ValueError(
             f"{name} = {duration} s is not a non-negative multiple of dt = {dt} s. "
-            f"Nearest: {' or '.join(f'{n * dt:g}' for n in near)}."
+            f"Nearest choices: {' or '.join(f'{n * dt:g}' for n in near)}."
         )
     return round(ratio)
 

@@ -154,8 +154,11 @@ def measure(
         substeps = flow_substeps(models, dt)
         mesh = device_mesh()
         whole = lambda n: -(-n // mesh.size) * mesh.size
-        # Chunks of one size, of which the last is filled up as little as can be.
-        size = whole(-(-members // -(-members // whole(chunk))))
+        size = min(whole(chunk), whole(members))
+        if members > size:
+            # Of one size, the last one filled up by little; of few sizes: programs.
+            even = -(-members // -(-members // size))
+            size = min(size, whole(-(-even // 8) * 8))
         parts = []
         for first in range(0, members, size):
             # Filled up by repetition: one shape, one program.

@@ -18,8 +18,8 @@ from ..tasks import AbstractTask
 from ..tasks._base import check_fit
 
 
-_STILL = 8 * float(np.finfo(np.float64).eps)
-_EVERY = 16  # steps, after which a run is asked whether it is at rest
+_STILL = 8  # roundings by which a step moves what is at rest
+_EVERY = 16  # steps, after which a run is asked whether it is
 
 
 class LateRun(eqx.Module):
@@ -158,7 +158,8 @@ def settle(
     - `transient`: steps to discard; `window`: steps over which statistics are taken.
 
     Steps that would move nothing are not made: a run that has come to rest at a stable
-    root is described from there, with the Jacobian of that root.
+    root is described from there, with the Jacobian of that root. Has derivatives in
+    forward mode only.
     """
     here = lambda x: system(x, u)
     x, rest, stretch = _transient(here, x, transient, window)
@@ -180,8 +181,8 @@ def _transient(here, x, transient, window):
         k, x, _ = carry
         x = jax.lax.fori_loop(1, _EVERY, lambda _, x: here(x), x)
         after = here(x)
-        moved = jnp.max(jnp.abs(after - x))
-        return k + _EVERY, after, moved <= _STILL * jnp.max(jnp.abs(after))
+        moved, size = jnp.max(jnp.abs(after - x)), jnp.max(jnp.abs(after))
+        return k + _EVERY, after, moved <= _STILL * jnp.finfo(x.dtype).eps * size
 
     start = jnp.zeros((), jnp.int32), x, jnp.zeros((), bool)
     k, x, still = jax.lax.while_loop(
@@ -191,7 +192,8 @@ def _transient(here, x, transient, window):
     stretch = jax.lax.cond(
         still, lambda x: _stretch_at_rest(here, x, window), lambda x: unknown, x
     )
-    rest = jnp.sum(stretch[:, 0]) < 0
+    # In the later half: the vectors must have turned to what grows fastest.
+    rest = jnp.sum(stretch[window // 2 :, 0]) < 0
     # An unstable root may yet be left.
     x = jax.lax.while_loop(
         lambda carry: (carry[0] < transient) & ~rest,
@@ -236,6 +238,7 @@ def _describe(states, stretch) -> LateRun:
     # Largest distances, not root mean squares: halves need not hold whole periods.
     distance = jnp.linalg.norm(centred, axis=1)
     halves = [jnp.max(distance[:half]), jnp.max(distance[half:])]
+    still = jnp.maximum(*halves) == 0
     growths = [jnp.sum(stretch[:half, 0]), jnp.sum(stretch[half:, 0])]
     growth = growths[0] + growths[1]
     # With a weight that vanishes at both ends: how quasi-periodic growth swings within
@@ -263,7 +266,7 @@ def _describe(states, stretch) -> LateRun:
         growth=growth,
         growth_low=2 * jnp.minimum(*growths),
         growth_second=second,
-        trend=halves[1] / jnp.where(halves[0] > 0, halves[0], 1),
+        trend=jnp.where(still, 1, halves[1] / jnp.where(halves[0] > 0, halves[0], 1)),
         final=x,
         finite=finite,
     )

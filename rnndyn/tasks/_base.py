@@ -76,7 +76,7 @@ class AbstractTask(eqx.Module):
 
     def batch(self, size: int, *, key: KeyLike) -> Trial:
         """`size` trials in which conditions alternate, `0, 1, .., 0, 1, ..`."""
-        check_count("size", size)
+        check_count("size", size, least=0)
         conditions = jnp.arange(size) % self.num_conditions
         keys = jr.split(check_key(key), size)
         return jax.vmap(lambda c, k: self.trial(c, key=k))(conditions, keys)

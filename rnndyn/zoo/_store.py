@@ -22,7 +22,16 @@ from ..sweeps import Sweep, load as load_sweep, verify
 from ..sweeps._grid import positions
 from ..sweeps.disk._files import is_published, publish, sha256, versions
 from ._card import card
-from ._schema import CURVES, SCHEMA, WEIGHTS, describe, field, in_table, problems
+from ._schema import (
+    CURVES,
+    HYPER,
+    SCHEMA,
+    WEIGHTS,
+    describe,
+    field,
+    in_table,
+    problems,
+)
 from ._zoo import Zoo, build
 
 
@@ -158,7 +167,7 @@ def validate(path: str | Path) -> Zoo:
 
     **Raises:** a `ValueError` that lists everything that is wrong.
     """
-    zoo = Zoo(path)
+    zoo = Zoo(path, check=False)
     bad = []
     listed = zoo.about.get("files", {})
     kinds = ("weights", "curves")
@@ -184,7 +193,7 @@ def validate(path: str | Path) -> Zoo:
                         bad += _misfits(group["network"], arrays)
     if bad:
         raise ValueError(f"{path} is not a valid data set: {'; '.join(bad)}.")
-    return zoo
+    return Zoo(path)
 
 
 def _misfits(network: Mapping[str, Any], weights: Arrays) -> list[str]:
@@ -261,6 +270,7 @@ def _of_arrays(
     # What the schema does not know is kept, and refused by name.
     table = {k: v for k, v in chosen.items() if in_table(k) or field(k) is None}
     table = {k: v for k, v in table.items() if k not in WEIGHTS or v.ndim == 1}
+    table |= {k: table[k] + 0.0 for k in HYPER if k in table}  # whole numbers, too
     count = len(rows)
     table.setdefault("id", np.arange(count, dtype=np.int64))
     group = {
