@@ -154,7 +154,7 @@ def test_orbits_with_spikes_are_counted_once():
 def test_bad_guesses():
     start = jnp.array([2.0, 0.0])
     for options, words in (
-        ({"period": 0.0}, "a finite guess > 0"),
+        ({"period": 0.0}, "a guess > 0"),
         ({"period": 6.6, "period_bounds": (10, 1)}, "low < high"),
         ({"period": 6.6, "max_steps": 0}, "max_steps"),
     ):

@@ -212,7 +212,7 @@ def from_dict(**axes):
         (lambda: from_dict(weight_decay_=-1), "weight_decay = -1.0, expected >= 0"),
         (lambda: from_dict(cue=[0.0], delay=[0.0, 0.1]), "cue and delay = 0 s"),
         (lambda: from_dict(dt=[0.005, 0.004], delay=[0.03]), "multiple of dt = 0.004"),
-        (lambda: from_dict(delay=[-0.02]), "Nearest choices: 0"),
+        (lambda: from_dict(delay=[-0.02]), r"Nearest choices: 0\."),
         (lambda: from_dict(delay=[0.1], protocol_="fixed_response"), "axis = 'delay'"),
         (lambda: from_dict(cue=[0.1], protocol_="delayed_activation"), "axis = 'cue'"),
         (

@@ -428,10 +428,9 @@ def test_damaged_parts_are_not_read(kept, tmp_path):
         content = bytearray((path / name).read_bytes())
         content[-3] ^= 1
         (path / name).write_bytes(bytes(content))
-    with pytest.raises(
-        ValueError, match=r"weights-00000.*; curves-00000|curves-00000.*"
-    ):
+    with pytest.raises(ValueError, match="not a valid data set") as error:
         zoo.validate(path)
+    assert str(error.value).count("does not have the checksum") == 2
     found = zoo.load(path)
     with pytest.raises(ValueError, match="weights-00000.* was changed"):
         found.ensemble([0])

@@ -179,11 +179,7 @@ class ScanFlow(AbstractFlow):
         self.dt = None if dt is None else float(dt)
         self.num_steps = num_steps
         self.method = RK4() if method is None else method
-        if not isinstance(self.method, AbstractMethod):
-            raise ValueError(
-                f"method = {method!r}, expected an AbstractMethod such as "
-                "rnndyn.flows.Euler()."
-            )
+        check_method(self.method)
 
     def _steps(self, *times: Any) -> int:
         """Steps for the longest of the intervals between `times`."""
@@ -249,6 +245,15 @@ class ScanFlow(AbstractFlow):
                 f"a step from a state of shape {shapes} failed ({error}). Expected a "
                 "flow f(t, x, args) that returns dx/dt in the shape and dtype of x."
             ) from error
+
+
+def check_method(method: Any) -> None:
+    """`ValueError` for anything but an `AbstractMethod`."""
+    if not isinstance(method, AbstractMethod):
+        raise ValueError(
+            f"method = {method!r}, expected an AbstractMethod such as "
+            "rnndyn.flows.Euler()."
+        )
 
 
 def check_flow(f: Any) -> None:

@@ -16,7 +16,7 @@ from .._core._export import Result
 from .._core._types import KeyLike
 from ..models import AbstractRNN, member, num_members
 from ..tasks import AbstractTask, per_member
-from ..tasks._base import check_fit
+from ..tasks._base import check_condition, check_fit
 from ._index import sign_index, sign_of, two_components
 from ._run import step_of
 
@@ -137,11 +137,7 @@ def compat_labels(
     dt = step_of(task, dt)
     check_step_ratio(dt, models.tau)
     check_counts(members=members, draws=draws, chunk=chunk)
-    if not 0 <= cue < task.num_conditions:
-        raise ValueError(
-            f"cue = {cue}, expected 0 .. {task.num_conditions - 1}, a condition of the "
-            "task."
-        )
+    check_condition("cue", cue, task.num_conditions)
     given = _published_outcome(outcome, members)
     tasks = per_member(task, members)
     keys = jr.key_data(member_keys(key, check_ids(ids, members)))

@@ -212,7 +212,7 @@ def _tangents(x):
 
 def _stretch_at_rest(here, x, window):
     """What `_window` finds where the Jacobian is the same all along."""
-    matrix = jacobian(Map(lambda x, _: here(x)), x, None)
+    matrix = jax.jacfwd(here)(x)
     push = lambda v, _: orthonormal(jnp.stack([matrix @ row for row in v]), v)
     return jax.lax.scan(push, _tangents(x), None, length=window)[1]
 

@@ -82,11 +82,11 @@ class AbstractTask(eqx.Module):
         return jax.vmap(lambda c, k: self.trial(c, key=k))(conditions, keys)
 
 
-def check_condition(condition: Any, count: int) -> None:
+def check_condition(name: str, condition: Any, count: int) -> None:
     """Raise a `ValueError` unless a condition that is known is one of a task's."""
     if is_concrete(condition) and not np.all(np.isin(condition, np.arange(count))):
         raise ValueError(
-            f"condition = {condition}, expected a whole number from 0 to {count - 1}."
+            f"{name} = {condition}, expected 0 .. {count - 1}, a condition of the task."
         )
 
 

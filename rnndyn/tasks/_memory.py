@@ -118,7 +118,7 @@ class DelayedCueDiscrimination(AbstractTask):
 
     def trial(self, condition, *, key=None):
         """The trial of `condition` (0 or 1); nothing else is random."""
-        check_condition(condition, 2)
+        check_condition("condition", condition, self.num_conditions)
         period = period_at(self.ends, self.num_steps)
         one_hot = jax.nn.one_hot(1 - condition, 2)
         cue, reaction = period == 0, period == 2
@@ -281,7 +281,7 @@ class FixedResponse(AbstractTask):
 
     def trial(self, condition, *, key=None):
         """The trial of `condition` (0 or 1); nothing else is random."""
-        check_condition(condition, 2)
+        check_condition("condition", condition, self.num_conditions)
         period = period_at(self.ends, self.num_steps)
         one_hot = jax.nn.one_hot(1 - condition, 2)
         valid = (period >= 0).astype(one_hot.dtype)

@@ -127,12 +127,6 @@ def field(name: str) -> Field | None:
     return None
 
 
-def in_table(name: str) -> bool:
-    """Whether an array of this name has its place in the table."""
-    apart = (CURVES, WEIGHTS)
-    return name in HYPER or not (field(name) is None or any(name in g for g in apart))
-
-
 def problems(arrays: Mapping[str, np.ndarray], members: int) -> Iterable[str]:
     """What is wrong with arrays of one group, in words."""
     for name, values in arrays.items():

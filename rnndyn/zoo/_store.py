@@ -22,16 +22,7 @@ from ..sweeps import Sweep, load as load_sweep, verify
 from ..sweeps._grid import positions
 from ..sweeps.disk._files import is_published, publish, sha256, versions
 from ._card import card
-from ._schema import (
-    CURVES,
-    HYPER,
-    SCHEMA,
-    WEIGHTS,
-    describe,
-    field,
-    in_table,
-    problems,
-)
+from ._schema import CURVES, HYPER, SCHEMA, WEIGHTS, describe, field, problems
 from ._zoo import Zoo, build
 
 
@@ -193,7 +184,7 @@ def validate(path: str | Path) -> Zoo:
                         bad += _misfits(group["network"], arrays)
     if bad:
         raise ValueError(f"{path} is not a valid data set: {'; '.join(bad)}.")
-    return Zoo(path)
+    return zoo
 
 
 def _misfits(network: Mapping[str, Any], weights: Arrays) -> list[str]:
@@ -214,8 +205,7 @@ def _of_sweep(sweep: Sweep, rows: Any, curves: bool) -> tuple[dict, list[dict]]:
             if is_published(folder):
                 verify(folder)
     rows = positions(slice(None) if rows is None else rows, len(sweep))
-    known = {k: v for k, v in sweep.arrays.items() if in_table(k)}
-    table = {k: np.asarray(v[rows]) for k, v in known.items()}
+    table = {k: v[rows] for k, v in _table_of(sweep.arrays).items() if field(k)}
     paths = sweep.curves() if curves else {}
     groups = []
     for chosen, networks, _ in sweep.groups(rows):
@@ -267,10 +257,7 @@ def _of_arrays(
     rows = positions(rows, next(iter(sizes.values()))[0])
     chosen = {k: np.asarray(v)[rows] for k, v in arrays.items()}
     given = {k: _stored(k, v) for k, v in chosen.items()}
-    # What the schema does not know is kept, and refused by name.
-    table = {k: v for k, v in chosen.items() if in_table(k) or field(k) is None}
-    table = {k: v for k, v in table.items() if k not in WEIGHTS or v.ndim == 1}
-    table |= {k: table[k] + 0.0 for k in HYPER if k in table}  # whole numbers, too
+    table = _table_of(chosen)
     count = len(rows)
     table.setdefault("id", np.arange(count, dtype=np.int64))
     group = {
@@ -282,6 +269,14 @@ def _of_arrays(
     if not group["weights"]:
         raise ValueError(f"the arrays hold no weights, expected some of {[*WEIGHTS]}.")
     return table, [group]
+
+
+def _table_of(arrays: Arrays) -> dict[str, np.ndarray]:
+    """Those that are neither weights nor curves, and hyper-parameters that are weights
+    too. What the schema does not know is among them, to be refused by name."""
+    table = {k: v for k, v in arrays.items() if k not in WEIGHTS and k not in CURVES}
+    own = [k for k in HYPER if k in arrays and np.ndim(arrays[k]) == 1]
+    return table | {k: arrays[k] + 0.0 for k in own}  # also of whole numbers
 
 
 def _stored(name: str, values: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
-from ..._core._checks import check_counts, is_concrete
+from ..._core._checks import check_counts, is_concrete, is_in
 from ..._core._closures import capture, freeze, program
 from ..._core._masks import norm
 from ..._core._system import Map
@@ -97,13 +97,11 @@ def limit_cycle(
     axes = [("state",), ("segments", "state")]
     x0 = as_states("x0", x0, axes, "One guess, or the starts of all segments.", f, args)
     check_counts(max_steps=max_steps)
-    if period is None or isinstance(period, str) or jnp.ndim(period) != 0:
+    if not is_in(period, "(0, inf)"):
         raise ValueError(
-            f"`period` = {period}, expected one number. Search from several guesses "
-            "with `jax.vmap`, or without one with `limit_cycles`."
+            f"`period` = {period}, expected one finite number, a guess > 0. Search "
+            "from several guesses with `jax.vmap`, or without one with `limit_cycles`."
         )
-    if is_concrete(period) and not 0 < float(period) < float("inf"):
-        raise ValueError(f"`period` = {period}, expected a finite guess > 0.")
     check_bounds(period_bounds, period)
     if x0.ndim == 2 and x0.shape[0] != segments:
         raise ValueError(

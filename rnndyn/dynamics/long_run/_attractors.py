@@ -9,12 +9,13 @@ import numpy as np
 from jaxtyping import Float, Int, PyTree
 
 from ..._core._batch import in_double
-from ..._core._checks import check_counts, check_key
+from ..._core._checks import check_counts, check_key, is_in
 from ..._core._export import Result
 from ..._core._system import Map
 from ..._core._types import KeyLike
 from ..._core._verdicts import Verdict, names
 from ...flows import AbstractMethod
+from ...flows._scan import check_method
 from .._states import as_arrays, as_states, check_system, check_tolerances
 from ..points._points import Frozen
 from ..points._starts import AbstractSampler
@@ -156,12 +157,9 @@ def attractors(
     x0s = np.asarray(x0s)
     check_counts(steps=steps, rounds=rounds, chunk=chunk)
     check_tolerances(tol_point=tol_point)
-    if not isinstance(method, AbstractMethod | None):
-        raise ValueError(
-            f"`method` = {method!r}, expected an AbstractMethod such as "
-            "rnndyn.flows.RK4()."
-        )
-    if dt is not None and (isinstance(dt, str) or not dt > 0):
+    if method is not None:
+        check_method(method)
+    if dt is not None and not is_in(dt, "(0, inf)"):
         raise ValueError(
             f"`dt` = {dt}, expected the step of the integration, > 0. Leave it out for "
             "one that errors choose."
