@@ -227,7 +227,7 @@ def test_bounds_and_guesses_of_periods_are_checked():
     search = lambda period, bounds=None: rdd.limit_cycle(
         lambda t, x, args: -x, start, period, period_bounds=bounds
     )
-    with pytest.raises(ValueError, match="expected one number"):
+    with pytest.raises(ValueError, match="expected one finite number"):
         search(jnp.ones(3))
     with pytest.raises(ValueError, match="lowest and the highest"):
         search(6.0, (1.0,))
