@@ -9,6 +9,7 @@ from helpers import record
 import rnndyn.fitting as fi
 from rnndyn import Verdict
 from rnndyn.fitting.convex._blocks import Blocks
+from rnndyn.fitting.convex._factor import Cholesky
 from rnndyn.fitting.convex._iteration import Normal, sweep
 from rnndyn.fitting.convex._outliers import check_outliers
 
@@ -69,6 +70,24 @@ def test_gradient_and_hessian_of_the_loss(outliers):
         own = rows.x.T @ (bend[:, i, None] * rows.x) / len(rows.d) + 1e-3 * np.eye(5)
         atol = 1e-10 * np.max(np.abs(own))
         np.testing.assert_allclose(hessian[:, i, :, i], own, atol=atol)
+
+
+@pytest.mark.parametrize("n", [1, 63, 64, 150])
+def test_systems_are_solved_by_blocks(n):
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=(n, n + 3))
+    matrix, right = a @ a.T + 1e-8 * np.eye(n), rng.normal(size=(n, 5))
+    factor = jnp.linalg.cholesky(jnp.asarray(matrix))
+    found = jax.jit(lambda f, b: Cholesky(f).solve(b))(factor, right)
+    # What substitution row by row leaves, within a factor.
+    usual = jax.scipy.linalg.cho_solve((factor, True), jnp.asarray(right))
+    left = lambda x: np.abs(matrix @ x - right).max()
+    assert left(found) < 10 * left(usual) + 1e-15
+    several = jax.vmap(lambda b: Cholesky(factor).solve(b[:, None])[:, 0], 1, 1)
+    np.testing.assert_allclose(several(right), found, rtol=1e-9, atol=1e-12)
+    slope = jax.grad(lambda b: jnp.sum(Cholesky(factor).solve(b)))(jnp.asarray(right))
+    expected = np.linalg.solve(matrix, np.ones_like(right))
+    np.testing.assert_allclose(slope, expected, rtol=1e-5, atol=1e-8)
 
 
 def test_a_step_is_newtons_with_the_hessian_frozen():

@@ -49,8 +49,8 @@ def attach(
 
         def precondition(v):
             if free is None:
-                return blocks.num_rows * normal.solve(v)
-            inside = blocks.num_rows * normal.solve(jnp.where(free, v, 0))
+                return blocks.num_rows * normal.factor.solve(v)
+            inside = blocks.num_rows * normal.factor.solve(jnp.where(free, v, 0))
             return jnp.where(free, inside, v)
 
         solve = lambda matvec, b: conjugate_gradients(matvec, b, precondition)

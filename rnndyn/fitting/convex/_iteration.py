@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ._blocks import Blocks
 from ._constraints import AbstractConstraint
+from ._factor import Cholesky
 from ._outliers import AbstractOutliers
 
 
@@ -79,15 +80,16 @@ class Normal(eqx.Module):
     smallest share of a predictor's square, load included, that those before it leave
     unexplained; NaN if the matrix is not positive."""
 
-    factor: Float[Array, "predictor predictor"]
+    factor: Cholesky
     start: Float[Array, "predictor neuron"]
     smallest_pivot: Float[Array, ""]
 
     @property
     def regular(self) -> Bool[Array, ""]:
         """Whether the weights are determined to more than rounding."""
-        eps = jnp.finfo(self.factor.dtype).eps
-        return self.smallest_pivot > 4 * self.factor.shape[0] ** 0.5 * eps
+        lower = self.factor.lower
+        eps = jnp.finfo(lower.dtype).eps
+        return self.smallest_pivot > 4 * lower.shape[0] ** 0.5 * eps
 
     def __init__(self, blocks: Blocks, ridge: Any, penalty: Any):
         def moments(block):
@@ -100,13 +102,10 @@ class Normal(eqx.Module):
         silent = jnp.zeros(gram.shape[0], bool)
         silent = silent.at[: blocks.alive.shape[0]].set(~blocks.alive) | (size == 0)
         load = ridge * blocks.num_rows + penalty + silent
-        self.factor = jnp.linalg.cholesky(gram + jnp.diag(load))
-        pivots = jnp.diag(self.factor) ** 2 / (size + silent)
+        self.factor = Cholesky(jnp.linalg.cholesky(gram + jnp.diag(load)))
+        pivots = jnp.diag(self.factor.lower) ** 2 / (size + silent)
         self.smallest_pivot = jnp.min(pivots)
-        self.start = self.solve(cross)
-
-    def solve(self, right):
-        return jax.scipy.linalg.cho_solve((self.factor, True), right)
+        self.start = self.factor.solve(cross)
 
 
 def sweep(
@@ -127,8 +126,10 @@ def sweep(
     def one(block, before):
         error = outliers.error(block.d, block.goal, block.x @ weights)
         kept = jnp.where(held, before, outliers.keep(error))
-        count = jnp.sum(kept, axis=0), jnp.sum(kept != before, axis=0)
-        return (block.xt @ outliers.limit(error, kept), *count), kept
+        # In int64, the default, counting would take a third of the step.
+        count = lambda mask: jnp.sum(mask, axis=0, dtype=jnp.int32)
+        limited = outliers.limit(error, kept)
+        return (block.xt @ limited, count(kept), count(kept != before)), kept
 
     (total, kept, changed), mask = blocks.scan(one, mask)
     kept = (kept - blocks.num_blank).astype(theta.dtype)
@@ -209,8 +210,8 @@ class Solver(eqx.Module):
 
     def bend(self, blocks: Blocks, gap: Array) -> Float[Array, " neuron"]:
         """Change of the slope over a distance between weights, by the Hessian."""
-        factor = self.normal.factor
-        return rms(factor @ (factor.T @ gap)) / blocks.num_rows
+        lower = self.normal.factor.lower
+        return rms(lower @ (lower.T @ gap)) / blocks.num_rows
 
     def _measured(self, blocks, state):
         size = rms(self._slope(blocks, state))
@@ -220,7 +221,7 @@ class Solver(eqx.Module):
         return eqx.tree_at(lambda s: s.rms, state, size)
 
     def _step(self, blocks, old):
-        move = -blocks.num_rows * self.normal.solve(self._slope(blocks, old))
+        move = -blocks.num_rows * self.normal.factor.solve(self._slope(blocks, old))
         step = old.length[None, :] * move
         if old.move is not None:
             beta = jnp.asarray(self.damping.beta, step.dtype)
@@ -250,7 +251,8 @@ class Solver(eqx.Module):
     def _judged(self, blocks, old, new, move):
         """The new state for neurons whose decrement fell, the old one for others."""
         after = self._slope(blocks, new)
-        merit = blocks.num_rows * jnp.sum(after * self.normal.solve(after), axis=0)
+        step = self.normal.factor.solve(after)
+        merit = blocks.num_rows * jnp.sum(after * step, axis=0)
         better = merit <= -jnp.sum(self._slope(blocks, old) * move, axis=0)
         pick = lambda a, b: jnp.where(better[(None,) * (a.ndim - 1)], a, b)
         shrink = jnp.asarray(self.damping.shrink, old.length.dtype)

@@ -15,6 +15,7 @@ from ..._core._checks import check_count, check_shape, is_concrete
 from ...models import RateRNN
 from .._fit import AbstractWeights
 from .._problem import Real, check_alpha, check_in, floats, targets
+from ._factor import Cholesky
 from ._iteration import rms
 from ._outliers import AbstractOutliers, Reject, check_outliers
 
@@ -248,7 +249,7 @@ def _update(state, frames, inputs, steps, restart, new_trial):
     else:
         load = state.load * jnp.eye(x.shape[1], dtype=x.dtype)
         factor = jnp.linalg.cholesky(gram + load)
-    solve = lambda b: jax.scipy.linalg.cho_solve((factor, True), b)
+    solve = Cholesky(factor).solve
     fixed_point = solve(cross)
     # The rows that leave the window, with what is believed of them now.
     xs = jnp.concatenate([state.x, x])
