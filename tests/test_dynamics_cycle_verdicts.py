@@ -235,6 +235,8 @@ def test_bounds_and_guesses_of_periods_are_checked():
         search(6.0, (7.0, 8.0))
     with pytest.raises(ValueError, match="max_steps"):
         rdd.limit_cycles(lambda t, x, args: -x, start[None], max_steps=0)
+    with pytest.raises(ValueError, match="`tol` = -1"):
+        rdd.limit_cycle(lambda t, x, args: -x, start, 6.0, tol=-1.0)
 
 
 def morris_lecar(t, x, current):

@@ -169,9 +169,10 @@ def test_divergence_is_said_and_bad_input_refused():
     f = lambda t, x, args: -x
     for options, message in [
         ({"t_total": 1.0, "dt": 0.1}, "error estimate"),
-        ({"t_total": 100.0}, "step of integration"),
+        ({"t_total": 100.0}, "`dt` = None, expected one number > 0"),
         ({"t_total": 100.0, "dt": 0.1, "k": 3}, "expected 1 to 2"),
         ({"t_total": 100.0, "dt": 0.1, "qr_every": 0}, "whole number >= 1"),
+        ({"t_total": float("nan"), "dt": 0.1}, "`t_total` = nan"),
     ]:
         with pytest.raises(ValueError, match=message):
             lyapunov_spectrum(f, jnp.ones(2), t_transient=0.0, **options)

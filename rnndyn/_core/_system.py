@@ -46,6 +46,13 @@ class Map(eqx.Module):
         default=None, converter=lambda v: None if v is None else jnp.asarray(v)
     )
 
+    def __check_init__(self):
+        if not callable(self.F):
+            raise ValueError(
+                f"F = {self.F!r}, expected a function F(x, args) that returns the next "
+                "state."
+            )
+
     def __call__(self, x: Any, args: Any = None) -> Any:
         """One step of the map."""
         return self.F(x, args)

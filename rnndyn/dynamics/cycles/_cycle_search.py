@@ -18,7 +18,7 @@ from ..._core._masks import norm
 from ..._core._system import Map, time_scale_of
 from ..._core._verdicts import Verdict
 from ...flows import RK4, AbstractFlow, DiffraxFlow, ScanFlow
-from .._states import as_arrays, as_states, check_time_scale
+from .._states import as_arrays, as_states, check_time_scale, check_tolerances
 from ..points._points import Frozen, Values
 from ._cycle_guess import CloseReturns, same_orbit
 from ._cycles import (
@@ -165,6 +165,7 @@ def limit_cycles(
     axes = ("starts", "state")
     x0s = as_states("x0s", x0s, axes, "Pass one start as x0[None].", f, args)
     check_counts(max_cycles=max_cycles, max_steps=max_steps)
+    check_tolerances(tol=tol)
     check_bounds(period_bounds)
     mesh = make_mesh(flow, segments, floquet_segments, x0s.shape[1])
     coarse = mesh

@@ -15,7 +15,7 @@ from ..._core._masks import norm
 from ..._core._system import Map
 from ..._core._verdicts import Verdict
 from ...flows import AbstractFlow, DiffraxFlow, Dopri8, ScanFlow
-from .._states import as_arrays, as_states
+from .._states import as_arrays, as_states, check_tolerances
 from ..points._points import Frozen
 from ._floquet import Floquet, floquet
 from ._limit_cycle import NEUTRAL, LimitCycle
@@ -97,6 +97,7 @@ def limit_cycle(
     axes = [("state",), ("segments", "state")]
     x0 = as_states("x0", x0, axes, "One guess, or the starts of all segments.", f, args)
     check_counts(max_steps=max_steps)
+    check_tolerances(tol=tol)
     if not is_in(period, "(0, inf)"):
         raise ValueError(
             f"`period` = {period}, expected one finite number, a guess > 0. Search "
@@ -135,6 +136,11 @@ def make_mesh(
     if flow is None:
         steps = 16 if size <= 64 else 8 if size <= 128 else 4
         flow = ScanFlow(num_steps=steps, method=Dopri8())
+    if not isinstance(flow, AbstractFlow):
+        raise ValueError(
+            f"`flow` = {flow!r}, expected a flow such as rnndyn.DiffraxFlow("
+            "diffrax.Kvaerno5()), or None for the default."
+        )
     if isinstance(flow, DiffraxFlow):  # a failed solve is a verdict, not an exception
         flow = dataclasses.replace(flow, throw=False)
     return Mesh(flow, segments, -(-floquet_segments // segments))

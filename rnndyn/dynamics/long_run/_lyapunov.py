@@ -10,13 +10,14 @@ import numpy as np
 from jax import lax
 from jaxtyping import PyTree
 
-from ..._core._checks import check_counts, check_key
+from ..._core._checks import check_count, check_counts, check_key
 from ..._core._closures import program
 from ..._core._masks import after
 from ..._core._system import Map
 from ..._core._types import KeyLike
 from ...flows import RK4, AbstractMethod, ExplicitRungeKutta
-from .._states import as_arrays, as_states
+from ...flows._scan import check_method
+from .._states import as_arrays, as_states, check_number
 from ._spectrum import LyapunovSpectrum, kaplan_yorke
 
 
@@ -89,6 +90,16 @@ def lyapunov_spectrum(
     args = jax.tree.map(
         lambda a: jnp.asarray(a) if isinstance(a, np.ndarray) else a, args
     )
+    unit = "Pass it in the flow's unit of time, or in steps of a map."
+    check_number("t_transient", t_transient, unit, zero=True)
+    check_number("t_total", t_total, unit)
+    if not isinstance(system, Map):
+        step = "Pass e.g. a twentieth of the fastest time constant, and compare "
+        check_number("dt", dt, step + "`step_error`.")
+    if k is not None:
+        check_count("`k`", k)
+    if method is not None:
+        check_method(method)
     # Numbers of NumPy would be traced.
     t_transient, t_total = float(t_transient), float(t_total)
     dt = None if dt is None else float(dt)
@@ -116,8 +127,6 @@ def _spectrum(system, x0, args, *options):
             f"`project` = True with a {type(system).__name__} of {size} variables, "
             "expected a flow of at least 2: only flows have a direction of motion."
         )
-    if t_transient < 0:
-        raise ValueError(f"`t_transient` = {t_transient}, expected 0 or more.")
     if isinstance(system, Map):
         if dt is not None:
             raise ValueError(
@@ -129,11 +138,6 @@ def _spectrum(system, x0, args, *options):
         advance = lambda x, h: system(x, args)
         velocity, h = None, None
     else:
-        if dt is None or not dt > 0:
-            raise ValueError(
-                f"`dt` = {dt}, expected the step of integration, > 0. Pass e.g. a "
-                "twentieth of the fastest time constant, and compare `step_error`."
-            )
         unit, integrate = dt, RK4() if method is None else method
         steps = lambda t: round(t / dt)
         at = jnp.zeros((), x0.dtype)
