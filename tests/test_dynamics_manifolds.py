@@ -124,6 +124,19 @@ def test_perturbed_ring_has_alternating_fixed_points(count):
     np.testing.assert_allclose(found.uniform_norm, 1e-3, rtol=0.05)
 
 
+@pytest.mark.parametrize("count", [12, 40])
+def test_points_still_on_their_way_to_the_ring_do_not_bend_it(count):
+    angle = np.sort(RNG.uniform(0, 0.2, count) + np.arange(count) * 2 * np.pi / count)
+    f = ring(lambda theta: -1e-3 * jnp.sin(3 * theta))
+    starts = 1.5 * np.stack([np.cos(angle), np.sin(angle)], 1)
+    slow = slow_manifold(f, trajectories(f, starts), rel_speed=1e-2)
+    found = ring_flow(f, slow.x, PLANE)
+    assert np.linalg.norm(slow.x, axis=1).max() > 1.001
+    assert found.verdict == Verdict.root and len(found.stability) == 6
+    np.testing.assert_allclose(found.uniform_norm, 1e-3, rtol=0.05)
+    np.testing.assert_allclose(np.linalg.norm(found.x, axis=1), 1, atol=1e-2)
+
+
 def test_ring_that_stands_goes_round_or_is_none():
     still = ring_flow(ring(lambda theta: 0 * theta), circle(), PLANE, tol=1e-3)
     assert still.verdict == Verdict.continuum and len(still.fixed_angle) == 0

@@ -78,9 +78,9 @@ def ring_flow(
 ) -> RingFlow:
     """The flow along a one-dimensional slow manifold that closes on itself.
 
-    Orders the points by angle in a plane, draws a periodic cubic spline through the
-    ones nearest to `num_knots` equally spaced angles, projects the flow on its tangent
-    and reads off the sign changes. Host level.
+    Orders the points by angle in a plane, draws a periodic cubic spline through slow
+    ones near `num_knots` equally spaced angles, projects the flow on its tangent and
+    reads off the sign changes. Host level.
 
     ```python
     slow = slow_manifold(f, trajectories)
@@ -129,15 +129,14 @@ def ring_flow(
     if len(angle) < 4 or holes.max() > max_hole:
         nothing = np.zeros((grid, size))
         return _ring(theta, nothing, theta * 0, Verdict.undetermined)
-    wanted = np.linspace(0, 2 * np.pi, num_knots, endpoint=False)
-    turn = np.abs(np.angle(np.exp(1j * (angle[None, :] - wanted[:, None]))))
-    knots = np.unique(turn.argmin(axis=1))
-    knots = knots[np.append(True, np.diff(angle[knots]) > 1e-9)]
-    spline = _periodic_spline(angle[knots], points[knots])
-
     unit = 1.0 if is_map(system) else float(np.asarray(time_scale_of(system)))
     with in_double():
         args = as_arrays(args, points)
+        speed = np.linalg.norm(
+            residuals(system, args, unit, jnp.asarray(points)), axis=1
+        )
+    knots = _knots(angle, speed, num_knots)
+    spline = _periodic_spline(angle[knots], points[knots])
 
     def velocity(angles):
         x, slope = spline(angles)
@@ -183,6 +182,27 @@ def ring_flow(
     certain = np.all(np.isfinite(offset)) and not leaves
     sure = Verdict.root if certain else Verdict.undetermined
     return _ring(theta, x, omega, sure, measured, found, roots, offset, code)
+
+
+def _knots(angle, speed, count):
+    """The points to go through: near each of `count` angles the nearest of those that
+    are at most twice as fast as the slowest there (the others are still on their way to
+    the ring), none within half the distance of two angles from a slower one."""
+    near = np.round(angle / (2 * np.pi) * count)
+    turn = np.abs(angle - near * (2 * np.pi / count))
+    sector = near.astype(int) % count
+    speed = np.where(np.isfinite(speed), speed, np.inf)
+    least = np.full(count, np.inf)
+    np.minimum.at(least, sector, speed)
+    late = speed > 2 * least[sector]
+    order = np.lexsort((turn, late, sector))
+    first = order[np.append(True, np.diff(sector[order]) > 0)]
+    chosen = np.zeros(0, int)
+    for k in first[np.argsort(speed[first], kind="stable")]:
+        gap = np.abs(np.angle(np.exp(1j * (angle[chosen] - angle[k]))))
+        if gap.min(initial=np.pi) > np.pi / count:
+            chosen = np.append(chosen, k)
+    return np.sort(chosen)
 
 
 def _with_dips(theta, omega, rate):
