@@ -7,6 +7,7 @@ import pytest
 from helpers import van_der_pol
 from scipy.integrate import solve_ivp
 
+from rnndyn import Verdict
 from rnndyn.dynamics import attractors
 from rnndyn.dynamics.long_run._approach import approach, shared_steps
 
@@ -102,3 +103,10 @@ def test_steps_are_shared_in_groups_of_like_pace():
     np.testing.assert_allclose(steps, [slow, slow, slow, 0.005, 0.005, slow])
     again = shared_steps(np.array([2.5, 40.0]), np.unique(steps))
     np.testing.assert_allclose(again, [slow, 0.0125])
+
+
+def test_a_relay_has_no_time_constant_to_choose_steps_by():
+    found = attractors(lambda t, x, args: -jnp.sign(x), jnp.array([[1.0], [-0.3]]))
+    assert not len(found.verdict)
+    assert np.all(found.start_verdict == Verdict.undetermined)
+    assert np.all(found.dt <= 0.5)

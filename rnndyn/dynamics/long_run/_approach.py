@@ -77,7 +77,8 @@ def shared_steps(rate: np.ndarray, used: np.ndarray) -> np.ndarray:
     one of those `used` before: the errors of the steps are then the same on the same
     attractor, and its averages agree.
     """
-    wanted = 0.5 / np.where(rate > 0, rate, 1.0)
+    # Where the Jacobian is 0 (a relay) there is no time constant to go by.
+    wanted = 0.5 / np.where(rate > 1e-50, rate, 1.0)
     order = np.argsort(wanted)
     gaps = np.flatnonzero(np.diff(np.log(wanted[order])) > np.log(2)) + 1
     steps = np.empty_like(wanted)
