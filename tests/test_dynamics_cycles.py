@@ -281,5 +281,15 @@ def test_a_wrong_period_near_a_homoclinic_orbit(h, off):
     period = 2 * (2 / far) ** 0.5 * ellipk(1 - near / far)
     guess = jnp.array([far**0.5, 0.0])
     cycle = rdd.limit_cycle(field, guess, off * period, jnp.asarray(h))
-    assert cycle.verdict == Verdict.limit_cycle and cycle.num_steps <= 4
+    assert cycle.verdict == Verdict.limit_cycle and cycle.num_steps <= 6
     np.testing.assert_allclose(cycle.period, period, rtol=1e-10)
+
+
+@pytest.mark.parametrize("w", [1.01, 1.0001])
+def test_a_wrong_period_near_a_saddle_node_on_a_cycle(w):
+    period = 2 * np.pi / (w**2 - 1) ** 0.5
+    guesses = period * jnp.array([0.82, 0.9, 0.97, 1.0, 1.05, 1.15])
+    start, w = jnp.array([1.0, 0.0]), jnp.asarray(w)
+    found = jax.vmap(lambda guess: solve(snic, start, guess, w))(guesses)
+    assert np.all(found.mask)
+    np.testing.assert_allclose(found.period, period, rtol=1e-9)

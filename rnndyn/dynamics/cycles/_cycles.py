@@ -54,7 +54,7 @@ def limit_cycle(
     - `x0`: a guess for a point of the orbit, `(state,)`, or for the starts of all
         segments, `(segments, state)`.
     - `period`: a guess for the period; where `x0` is one point, the time of its nearest
-        return within a fifth of that is taken.
+        return within a fifth of that is taken (a return next to the guess first).
     - `flow`: how to integrate over a given time, traced times allowed. By default
         order 8 with 16 steps (above 64 states 8, above 128 states 4) for each of the
         60 pieces of an orbit, which are made shorter where the flow is stiffer;
@@ -186,29 +186,61 @@ def _limit_cycle(
 
 
 def _nearest_return(mesh, velocity, x, period, bounds):
-    """The time about `period` at which the trajectory from `x` comes closest to it.
+    """The time about `period` at which the trajectory from `x` returns to it: next to
+    the guess if it does there (to a tenth of its extent), else where it comes closest.
 
     An error of the period leaves a gap along the flow, which linear equations take for
-    one of the orbit where the period depends on that strongly.
+    one of the orbit where the period depends on that strongly, and where the flow is
+    slow for a gap in time of any length.
     """
     low = jnp.maximum(0.8 * period, bounds[0])
     high = jnp.minimum(1.25 * period, bounds[1])
+    looks = -(-9 * mesh.size // 20)  # from 0.8 to 1.25, a piece each
+    spacing = (high - low) / looks
+    strides = jnp.concatenate(
+        [jnp.full(mesh.size, low / mesh.size), jnp.full(looks, spacing)]
+    )
 
-    def end_of(time):
-        step = lambda y, _: (mesh.through(velocity, y, time / mesh.size), None)
-        return lax.scan(step, x, None, length=mesh.size)[0]
+    def go(y, stride):
+        return (mesh.through(velocity, y, stride),) * 2
 
-    def closer(_, carry):
-        time, end = carry
-        speed = velocity(end)
-        square = jnp.vdot(speed, speed)
-        ahead = jnp.vdot(speed, end - x) / jnp.where(square > 0, square, 1)
-        new = jnp.clip(time - ahead, low, high)
-        there = end_of(new)
-        good = norm(there - x) < norm(end - x)  # false for NaN
-        return jnp.where(good, new, time), jnp.where(good, there, end)
+    ends = lax.scan(go, x, strides)[1]
+    reach = jnp.max(jnp.nan_to_num(jnp.linalg.norm(ends - x[None], axis=1)))
 
-    return lax.fori_loop(0, 5, closer, (period, end_of(period)))[0]
+    def closest(time, end, shift):
+        """The nearest point within two pieces of a state, by Newton's method."""
+
+        limits = (
+            jnp.maximum(-2 * spacing, low - time),
+            jnp.minimum(2 * spacing, high - time),
+        )
+
+        def closer(_, carry):
+            shift, step, gap = carry
+            trial = jnp.clip(shift + step, *limits)
+            there = mesh.through(velocity, end, trial)
+            speed = velocity(there)
+            square = jnp.vdot(speed, speed)
+            ahead = jnp.vdot(speed, x - there) / jnp.where(square > 0, square, 1)
+            new = norm(there - x)
+            good = new < gap  # false for NaN
+            pick = lambda a, b: jnp.where(good, a, b)
+            return pick(trial, shift), pick(ahead, 0.5 * step), pick(new, gap)
+
+        start = (shift, jnp.zeros_like(shift), jnp.asarray(jnp.inf, x.dtype))
+        shift, _, gap = lax.fori_loop(0, 6, closer, start)
+        return time + shift, gap
+
+    # The guess itself is one more place to look from.
+    times = low + spacing * jnp.arange(looks + 1)
+    own = jnp.argmin(jnp.abs(times - period))
+    index = jnp.append(jnp.arange(looks + 1), own)
+    shifts = jnp.zeros(looks + 2, x.dtype).at[-1].set(period - times[own])
+    states = ends[mesh.size - 1 + index]
+    times, misses = jax.vmap(closest)(times[index], states, shifts)
+    best = jnp.argmin(misses)
+    keep = (misses[-1] <= 0.1 * reach) | ~(misses[best] < 0.5 * misses[-1])
+    return jnp.where(keep, times[-1], times[best])
 
 
 def check_bounds(bounds: Any, period: Any = None) -> None:
@@ -270,7 +302,8 @@ def describe(mesh: Mesh, velocity: Callable, shot: Shot, tol: float) -> dict[str
     neutral = NEUTRAL if double else 1e-3
     nearest = jnp.where(jnp.arange(size) == trivial, jnp.inf, jnp.abs(logs))
     nearest = sg(jnp.min(nearest))
-    isolated = nearest > neutral
+    # A double multiplier 1 splits by the root of the error, the trivial one as far.
+    isolated = nearest > jnp.maximum(neutral, 3 * drift)
     response = _phase_response(spectrum, trivial, speeds)
     closed = jnp.concatenate([orbit, orbit[:1]])
     times = jnp.cumsum(shot.orbit.shares.ravel()) * shot.period
