@@ -293,3 +293,15 @@ def test_a_wrong_period_near_a_saddle_node_on_a_cycle(w):
     found = jax.vmap(lambda guess: solve(snic, start, guess, w))(guesses)
     assert np.all(found.mask)
     np.testing.assert_allclose(found.period, period, rtol=1e-9)
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1e3])
+def test_variables_in_units_far_apart(unit):
+    def field(t, x, u):
+        fast = van_der_pol(t, jnp.stack([x[0], x[1] / u]), 1.0)
+        return jnp.stack([fast[0], u * fast[1]])
+
+    cycle = solve(field, jnp.array([2.0, 0.0]), 6.6, jnp.asarray(unit))
+    assert cycle.verdict == Verdict.limit_cycle
+    np.testing.assert_allclose(cycle.period, CASES["van der Pol 1"][4], rtol=1e-12)
+    np.testing.assert_allclose(cycle.margin, CASES["van der Pol 1"][5][0], rtol=1e-9)

@@ -65,8 +65,8 @@ class LimitCycle(Result):
         1e-6 (1e-2 in float32), the trivial logarithm below the root of `tol`, and no
         other logarithm within 1e-6 (1e-3), or three times the trivial one, of 0: such
         an orbit is not known to be isolated (a centre, a fold of cycles) and is
-        `undetermined`. `constant` if the
-        orbit has shrunk to a point; `diverged` if the first run does.
+        `undetermined`. `constant` if the orbit has shrunk to a point; `diverged` if the
+        first run does.
     - `stability`: -1 stable, 1 unstable, 0 undecided; `margin`: the largest real part
         of the other logarithms.
     - `num_steps`: how many times the orbit was integrated.

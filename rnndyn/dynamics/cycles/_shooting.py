@@ -79,12 +79,13 @@ def shoot(
 
     The phase is free: of all solutions of the linear equations the shortest is taken
     (the period counts with the distance covered), which leaves a guess off the orbit
-    free to move in every direction. Steps are shortened while the residual does not
-    fall. An orbit that closes after a half, third or fifth of its period (sampled at
-    the pieces) is run again with that. An orbit that has converged but varies too fast
-    for its steps somewhere is run again, up to `adapt` times, on a mesh that shares
-    out its stiffness equally. The search ends where rounding stops the descent below
-    `tol`.
+    free to move in every direction. Lengths are measured with every variable in units
+    of its largest value on the first orbit. Steps are shortened while the residual does
+    not fall. An orbit that closes after a half, third or fifth of its period (sampled
+    at the pieces) is run again with that. An orbit that has converged but varies too
+    fast for its steps somewhere is run again, up to `adapt` times, on a mesh that
+    shares out its stiffness equally. The search ends where rounding stops the descent
+    below `tol`.
 
     With `look_around` one more orbit is then run: from where the Newton step leads that
     removes the gap left over and one of rounding (of an adaptive flow, of a hundredth
@@ -100,35 +101,41 @@ def shoot(
     wave = jnp.cos(1.0 + jnp.arange(nodes.size, dtype=nodes.dtype))
     splits = [k for k in (2, 3, 5) if mesh.size % k == 0 and reduce_period]
 
-    def newton(orbit, gap, looking, left):
-        """The step that removes the gap, whether there is one, and what the period
-        counts; a gap a little larger, in the direction that takes the longest step (the
-        gap `left` while `looking`), and the step for it."""
-        matrix = newton_matrix(velocity, orbit)
+    def newton(orbit, gap, units, looking, left):
+        """The step that removes the gap, whether there is one, and the units of steps;
+        a gap a little larger, in the direction that takes the longest step (the gap
+        `left` while `looking`), and the step for it."""
+        rows = jnp.tile(units[0], mesh.segments)
+        matrix = newton_matrix(velocity, orbit) / rows[:, None]
         # The shortest solution, by QR of the transposed matrix.
-        unit = jnp.maximum(norm(matrix[:, -1]), jnp.finfo(gap.dtype).tiny)
-        scale = jnp.ones(matrix.shape[1], gap.dtype).at[-1].set(1 / unit)
+        speed = jnp.maximum(norm(matrix[:, -1]), jnp.finfo(gap.dtype).tiny)
+        scale = jnp.append(rows, 1 / speed)
         q, r = jnp.linalg.qr((matrix * scale[None]).T)
         solve = partial(jax.scipy.linalg.solve_triangular, r)
         # The softest direction, by a step of inverse iteration.
         soft = solve(solve(after(jnp.abs(q[0, 0]), wave), trans=1))
         soft = soft / jnp.maximum(norm(soft), jnp.finfo(gap.dtype).tiny)
-        gap = gap.ravel()
-        rounding = noise * jnp.max(jnp.linalg.norm(orbit.states, axis=-1))
+        gap = gap.ravel() / rows
+        rounding = noise * jnp.max(jnp.linalg.norm(orbit.states / units[None], axis=-1))
         larger = gap + rounding * jnp.where(jnp.vdot(soft, gap) < 0, -soft, soft)
         left = jnp.where(looking, left, larger)
         half = solve(after(jnp.abs(soft[0]), jnp.stack([gap, left], axis=1)), trans=1)
         step, other = (scale[:, None] * (q @ half)).T
         regular = jnp.all(jnp.isfinite(step))
-        return jnp.where(regular, step, 0), regular, unit, left, other
+        return jnp.where(regular, step, 0), regular, scale, left, other
 
-    def first_return(orbit):
+    def units_of(orbit):
+        largest = jnp.max(jnp.abs(orbit.states), axis=(0, 1))[None, :]
+        # Variables that vanish on the orbit are known to the rounding of the others.
+        floor = 1e-6 * jnp.max(largest)
+        return jnp.where(floor > 0, jnp.maximum(largest, floor), 1)
+
+    def first_return(orbit, units):
         """The largest fraction 1/k of the period after which the orbit closes."""
         states = orbit.states.reshape(mesh.size, -1)
+        away = jnp.linalg.norm((states - states[:1]) / units, axis=1)
+        closed = [away[mesh.size // k] <= 1e-6 * jnp.max(away) for k in splits]
         extent = jnp.max(jnp.linalg.norm(states - states[:1], axis=1))
-        closed = [
-            norm(states[mesh.size // k] - states[0]) <= 1e-6 * extent for k in splits
-        ]
         large = extent > 1e-5 * extent_floor
         k = jnp.ones((), jnp.int32)
         for candidate, ok in zip(reversed(splits), reversed(closed), strict=True):
@@ -142,7 +149,7 @@ def shoot(
         return (largest > STIFFNESS) & (largest > 2 * jnp.mean(stiffness))
 
     def body(carry):
-        shot, size, step, factor, rounds, (looking, left, away), _ = carry
+        shot, size, units, step, factor, rounds, (looking, left, away), _ = carry
         nodes = shot.nodes - factor * step[:-1].reshape(shot.nodes.shape)
         period = shot.period - factor * step[-1]
         inside = (period >= bounds[0]) & (period <= bounds[1])
@@ -151,13 +158,16 @@ def shoot(
             orbit = trace()
         else:
             gap = gaps(mesh, velocity, nodes, period, shot.orbit.shares)
-            promising = ((norm(gap) < size) & inside) | looking
+            promising = ((norm(gap / units) < size) & inside) | looking
             nothing = eqx.tree_at(
                 lambda o: o.ends, shot.orbit, gap + jnp.roll(nodes, -1, 0)
             )
             orbit = lax.cond(promising, trace, lambda: nothing)
         gap = orbit.ends - jnp.roll(nodes, -1, axis=0)
-        new = norm(gap)
+        new_units = units_of(orbit)
+        fresh = ~jnp.isfinite(size) & jnp.all(jnp.isfinite(new_units))
+        units = jnp.where(fresh, new_units, units)
+        new = norm(gap / units)
         better = (new < size) & inside & ~looking
         residual = jnp.max(jnp.linalg.norm(gap, axis=1)) / jnp.maximum(
             1, norm(nodes[0])
@@ -177,9 +187,9 @@ def shoot(
         small = shot.residual <= tol
         gap = shot.orbit.ends - jnp.roll(shot.nodes, -1, axis=0)
         here = _where(looking, orbit, shot.orbit)
-        fresh, regular, unit, left, other = newton(here, gap, looking, left)
+        fresh, regular, scale, left, other = newton(here, gap, units, looking, left)
         # The same gap asks for the same step (the period counts with the distance).
-        size_of = lambda s: norm(s.at[-1].multiply(unit))
+        size_of = lambda s: norm(s / scale)
         shorter = jnp.minimum(size_of(other), size_of(away))
         same = size_of(other - away) <= 0.2 * shorter
         isolated = jnp.where(looking, same, shot.isolated)
@@ -187,8 +197,9 @@ def shoot(
         # node that would move by more than the size of the orbit.
         cap = 0.5 * shot.period / jnp.maximum(jnp.abs(fresh[-1]), 1e-30)
         states = shot.orbit.states.reshape(mesh.size, -1)
-        reach = jnp.max(jnp.linalg.norm(states - states[:1], axis=1))
-        farthest = lambda s: jnp.max(jnp.linalg.norm(s[:-1].reshape(gap.shape), axis=1))
+        far = lambda x: jnp.max(jnp.linalg.norm(x / units, axis=1))
+        reach = far(states - states[:1])
+        farthest = lambda s: far(s[:-1].reshape(gap.shape))
         length = farthest(fresh)
         cap = jnp.minimum(cap, reach / jnp.maximum(length, 1e-30))
         relative = jnp.maximum(length / reach, jnp.abs(fresh[-1]) / shot.period)
@@ -203,7 +214,7 @@ def shoot(
         new_shares = shot.orbit.shares
         again = no
         if splits:
-            k, states = first_return(shot.orbit)
+            k, states = first_return(shot.orbit, units)
             # Only equal pieces can be compared after a fraction of the period.
             again = done & (k > 1) & (rounds == adapt) & ~looking
             index = (jnp.arange(mesh.segments) * mesh.pieces) // k
@@ -237,7 +248,8 @@ def shoot(
         size = jnp.where(again, jnp.inf, size)
         factor = jnp.where(again | look, 1.0, factor).astype(nodes.dtype)
         view = (look, left, other)
-        return shot, size, step, factor, rounds, view, over & ~again & ~look
+        over = over & ~again & ~look
+        return shot, size, units, step, factor, rounds, view, over
 
     def going(carry):
         shot, *_, (looking, _, _), over = carry
@@ -257,7 +269,8 @@ def shoot(
     one = jnp.ones((), nodes.dtype)
     rounds = jnp.asarray(adapt, jnp.int32)
     view = (no, jnp.zeros(nodes.size, nodes.dtype), still)
-    carry = (shot, infinite, still, one, rounds, view, no)
+    ones = jnp.ones_like(nodes[:1])
+    carry = (shot, infinite, ones, still, one, rounds, view, no)
     return lax.while_loop(going, body, carry)[0]
 
 
