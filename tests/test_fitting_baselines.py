@@ -338,10 +338,11 @@ def test_float32_stays(data, name):
 
 
 @pytest.mark.parametrize("name", ["newton", NAMES[3]])
-def test_a_bad_neuron_spoils_no_other(data, name):
+@pytest.mark.parametrize("rows, value", [(17, np.nan), (slice(None), 0.3)])
+def test_a_bad_neuron_spoils_no_other(data, name, rows, value):
     _, rates, u = data
     bad = rates.copy()
-    bad[17, 2] = np.nan
+    bad[rows, 2] = value
     others = np.delete(np.arange(N + 1), 2)
     fit = SOLVERS[name](bad, u)
     assert np.flatnonzero(fit.diverged).tolist() == [2]

@@ -170,6 +170,9 @@ def test_low_rank_is_found():
     free = fi.cornn(r, **kwargs)
     fit = fi.cornn(r, rank=rank, splitting=fi.Admm(1e4), **kwargs)
     assert np.linalg.matrix_rank(fit.W, tol=1e-8) == rank
+    assert not np.any(fit.differentiable) and not np.any(
+        fi.cornn(r, rank=n, **kwargs).differentiable
+    )
     accuracy = [fi.weight_correlation(W, f.W) for f in (free, fit)]
     assert accuracy[1] > accuracy[0]
 

@@ -407,6 +407,7 @@ BAD = {
     "words": (dict(rates=np.array([["a", "b"]])), "expected real numbers"),
     "threshold": (dict(outliers=fi.Reject(-0.1)), "threshold of Reject = -0.1"),
     "nan threshold": (dict(outliers=fi.Clip(np.nan)), "threshold of Clip = nan"),
+    "thresholds": (dict(outliers=fi.Reject(np.ones(2))), "one a neuron"),
     "freeze": (dict(outliers=fi.Reject(freeze_after=-1)), "freeze_after = -1"),
     "damping": (dict(damping=0.0), "damping = 0"),
     "nan damping": (dict(damping=np.nan), "damping = nan"),
@@ -435,7 +436,7 @@ def test_bad_input(name):
 def test_a_rule_is_no_word():
     # The type checker of the tests stops a word before cornn does.
     with pytest.raises(ValueError, match=r"'reject'.*pass Reject\(0.2\)"):
-        check_outliers("reject")
+        check_outliers("reject", 4)
 
 
 def test_out_of_range_rates_are_flagged():

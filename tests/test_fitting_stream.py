@@ -107,6 +107,8 @@ def test_bad_input():
         make(num_neurons=0)
     with pytest.raises(ValueError, match="alpha has shape"):
         make(alpha=np.full(3, 0.1))
+    with pytest.raises(ValueError, match="dtype = float16, expected np.float64"):
+        fi.stream(3, alpha=0.5, load=1.0, dtype="float16")
     with pytest.raises(ValueError, match="freeze_after"):
         make(outliers=fi.Reject(1.0, freeze_after=3))
     state = make()

@@ -353,6 +353,19 @@ def check_descent(tol_gradient: Any, **options: Any) -> None:
     check_in("tol_gradient", tol_gradient, "[0, inf]", "Pass one, such as 1e-9.")
 
 
+def check_precision(**kinds: Any) -> None:
+    """Raise a `ValueError` unless all of these are float32 or float64."""
+    for name, kind in kinds.items():
+        try:
+            known = np.dtype(kind) in (np.float32, np.float64)
+        except TypeError:
+            known = False
+        if not known:
+            raise ValueError(
+                f"{name} = {kind}, expected np.float64 or np.float32: the precision."
+            )
+
+
 def check_ridge(ridge: Any) -> None:
     """Raise a `ValueError` unless a ridge is one finite number >= 0."""
     check_in("ridge", ridge, "[0, inf)", "Call once for each of several.")

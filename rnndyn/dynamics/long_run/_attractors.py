@@ -249,7 +249,7 @@ def _collect(run, verdict, ends, groups, errors, is_map) -> Attractors:
 def _caveats(verdict, run, errors) -> tuple[str, ...]:
     said = []
     for code, advice in (
-        (Verdict.undetermined, "were not decided"),
+        (Verdict.undetermined, "were not decided, which more `rounds` may change"),
         (Verdict.slow_point, "still creep, with no certified root nearby"),
         (Verdict.diverged, "diverged"),
     ):

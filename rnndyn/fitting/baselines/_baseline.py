@@ -38,8 +38,8 @@ class BaselineFit(AbstractFit):
       `theta`, one a neuron; NaN where the solver has no such gradient.
     - `converged`: whether a neuron met the solver's criterion. Never true where the
       weights are not finite.
-    - `diverged`: neurons whose weights are not finite, or whose data were not; the
-      weights of the latter are zero.
+    - `diverged`: neurons whose weights are not finite, and those left out, whose data
+      were not finite or constant; the weights of the latter are zero.
     - `num_steps`: steps made.
     - `snapshots`: `theta` after every `record_every` steps, none by default.
     - `alpha`: `dt/tau`, one a neuron.
@@ -174,7 +174,9 @@ def problem(rates: Any, inputs: Any, alpha: Any, dt: Any) -> tuple[Rows, Problem
     x = jnp.asarray(rows.x)
     r, r_next, alpha = (jnp.asarray(a) for a in (rows.r, rows.r_next, rows.alpha))
     d = targets(r, r_next, alpha[None, :])
-    good = jnp.all(jnp.isfinite(jnp.asarray(rows.rates)), axis=0)
+    frames = jnp.asarray(rows.rates)
+    # As in `cornn`: a constant predictor would act as a bias.
+    good = jnp.all(jnp.isfinite(frames), axis=0) & jnp.any(frames != frames[:1], axis=0)
     keep = jnp.concatenate([good, jnp.ones(rows.num_inputs, bool)])
     x = jnp.where(keep[None, :], x, 0)
     d = jnp.where(good[None, :], d, 0)

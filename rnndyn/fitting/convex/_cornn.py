@@ -13,9 +13,9 @@ from jax.core import Tracer
 from ..._core._batch import to_host
 from ..._core._checks import check_count, check_shape, is_concrete
 from ..._core._verdicts import Verdict
-from .._problem import check_in, check_ridge, regression_rows
+from .._problem import check_in, check_precision, check_ridge, regression_rows
 from ._blocks import Blocks, clipped_share, survey
-from ._constraints import build_constraint
+from ._constraints import LowRank, build_constraint
 from ._cornn_fit import CornnFit, NeuronFlag, remarks
 from ._implicit import attach
 from ._iteration import Admm, Backtrack, Momentum, Normal, Solver, rms
@@ -107,12 +107,8 @@ def cornn(
 
     **Reference:** Dinc, Shai, Schnitzer & Tanaka 2023, arXiv:2311.10200.
     """
+    check_precision(dtype=dtype, sweep_dtype=sweep_dtype or dtype)
     single = np.dtype(dtype) == np.float32
-    for name, kind in (("dtype", dtype), ("sweep_dtype", sweep_dtype)):
-        if kind is not None and np.dtype(kind) not in (np.float32, np.float64):
-            raise ValueError(
-                f"{name} = {kind}, expected np.float64 or np.float32: the precision."
-            )
     rows = regression_rows(
         rates, inputs, alpha=alpha, dtype=None if single else np.float64
     )
@@ -121,7 +117,8 @@ def cornn(
     outliers = Reject() if outliers is None else outliers
     splitting = Admm() if splitting is None else splitting
     _check(rows, constraint, ridge, init, damping, max_steps)
-    _check_options(constraint, outliers, damping, tol, splitting, block_size)
+    options = outliers, damping, tol, splitting, block_size
+    _check_options(rows.num_neurons, constraint, *options)
     check_in("dt", dt, "(0, inf)", "Pass the seconds from one frame to the next.")
     args = {
         "rows": rows,
@@ -191,9 +188,11 @@ def _check(rows, constraint, ridge, init, damping, max_steps):
             )
 
 
-def _check_options(constraint, outliers, damping, tol, splitting, block_size):
+def _check_options(
+    num_neurons, constraint, outliers, damping, tol, splitting, block_size
+):
     """Numbers that would be taken silently, and spoil the fit."""
-    check_outliers(outliers)
+    check_outliers(outliers, num_neurons)
     check_in("tol", tol, "[0, inf]", "Pass a gradient, such as 1e-9.")
     if isinstance(damping, Backtrack):
         check_in("shrink of Backtrack", damping.shrink, "(0, 1)", "Pass 0.5.")
@@ -293,6 +292,8 @@ def _fit(
     fixed = {"outliers": outliers, "constraint": constraint, "normal": normal}
     # A start that is the solution already has the kept set that goes with it.
     stays = (state.sweep.changed == 0) | (state.step == 0)
+    if isinstance(constraint, LowRank):
+        stays = jnp.zeros_like(stays)  # the derivative is NaN
     lazy = Blocks(given[0], alive, size=block_size, store=False)
     theta = attach(lazy, theta, held, ridge=given[1], **fixed)
     return CornnFit(

@@ -52,7 +52,8 @@ class CornnFit(AbstractFit):
       `undetermined`.
     - `differentiable`: whether a neuron's weights have the derivatives that the
       implicit function theorem promises: converged, and no sample changed sides in the
-      last step, if there was one. Elsewhere derivatives of `theta` exist but are wrong.
+      last step, if there was one. Elsewhere derivatives of `theta` are wrong (NaN for a
+      `rank`).
     - `regular`: whether the predictors are independent, with the ridge, to more than
       rounding. If not, many weights fit alike and no neuron is a `root`.
     - `gap`: root mean square distance of a neuron's unconfined weights from `theta`;

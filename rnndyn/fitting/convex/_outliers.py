@@ -62,7 +62,7 @@ class Reject(AbstractOutliers):
 
     **Attributes:**
 
-    - `threshold`: largest error kept; published 0.2 to 1.
+    - `threshold`: largest error kept, a number or one a neuron; published 0.2 to 1.
     - `rescale`: whether a neuron's sum of errors is scaled by (all rows)/(kept rows).
     - `freeze_after`: steps after which the choice stays, or `None` for never.
 
@@ -83,7 +83,7 @@ class Reject(AbstractOutliers):
         return _weighted_error(d, goal, z)
 
     def keep(self, error):
-        return jnp.abs(error) <= jnp.asarray(self.threshold, error.dtype)
+        return jnp.abs(error) <= _bound(self.threshold, error)
 
     def limit(self, error, kept):
         return jnp.where(kept, error, 0)
@@ -104,10 +104,10 @@ class Clip(AbstractOutliers):
         return _weighted_error(d, goal, z)
 
     def keep(self, error):
-        return jnp.abs(error) <= jnp.asarray(self.threshold, error.dtype)
+        return jnp.abs(error) <= _bound(self.threshold, error)
 
     def limit(self, error, kept):
-        bound = jnp.asarray(self.threshold, error.dtype)
+        bound = _bound(self.threshold, error)
         return jnp.clip(error, -bound, bound)
 
 
@@ -151,12 +151,16 @@ class Plain(AbstractOutliers):
         return error
 
 
+def _bound(threshold, error):
+    return jnp.asarray(threshold, error.dtype).reshape(1, -1)
+
+
 def _weighted_error(d, goal, z):
     t = jnp.tanh(goal - z)
     return t / (1 - d * t)
 
 
-def check_outliers(outliers: Any) -> None:
+def check_outliers(outliers: Any, num_neurons: int) -> None:
     """Raise a `ValueError` unless `outliers` is a rule with usable concrete numbers."""
     if not isinstance(outliers, AbstractOutliers):
         raise ValueError(
@@ -167,10 +171,12 @@ def check_outliers(outliers: Any) -> None:
     threshold = getattr(outliers, "threshold", None)
     if threshold is not None and is_concrete(threshold):
         values = np.asarray(threshold)
-        if values.dtype.kind not in "fiu" or not np.all(values >= 0):
+        right = values.shape in ((), (num_neurons,)) and values.dtype.kind in "fiu"
+        if not right or not np.all(values >= 0):
             raise ValueError(
-                f"threshold of {name} = {threshold}, expected a number >= 0, the "
-                "largest error kept. Pass 0.2 to 1, or np.inf to keep all samples."
+                f"threshold of {name} = {threshold}, expected a number >= 0, or one a "
+                f"neuron ({num_neurons},): the largest error kept. Pass 0.2 to 1, or "
+                "np.inf to keep all samples."
             )
     freeze = outliers.freeze_after
     if freeze is not None and is_concrete(freeze):

@@ -14,7 +14,7 @@ from ..._core._batch import to_host
 from ..._core._checks import check_count, check_shape, is_concrete
 from ...models import RateRNN
 from .._fit import AbstractWeights
-from .._problem import Real, check_alpha, check_in, floats, targets
+from .._problem import Real, check_alpha, check_in, check_precision, floats, targets
 from ._factor import Cholesky
 from ._iteration import rms
 from ._outliers import AbstractOutliers, Reject, check_outliers
@@ -107,11 +107,12 @@ def stream(
     **Returns:** a `StreamState` with zero weights.
 
     **Raises:** a `ValueError` for sizes below 1, `load` not above 0, `alpha` outside
-    (0, 1], outlier rules that `cornn` refuses, or `freeze_after`.
+    (0, 1], another precision, outlier rules that `cornn` refuses, or `freeze_after`.
     """
     outliers = Reject() if outliers is None else outliers
-    check_outliers(outliers)
     check_count("num_neurons", num_neurons)
+    check_outliers(outliers, num_neurons)
+    check_precision(dtype=dtype)
     check_count("num_inputs", num_inputs, 0)
     window = 20 * (num_neurons + num_inputs) if window is None else window
     check_count("window", window)
