@@ -143,6 +143,8 @@ def test_a_training_part_of_other_neurons_is_refused():
             score(theta, rates, alpha=0.5, train=np.full((60, 6), np.nan))
         with pytest.raises(ValueError, match="ridge = -1"):
             score(theta, rates, alpha=0.5, train=rates, ridge=-1.0)
+        # Fewer rows than predictors: the smallest weights that fit.
+        score(theta, rates, alpha=0.5, train=rates[:3], ridge=0.0)
     with pytest.raises(ValueError, match="names of the plain predictors"):
         held_out({"ridge": theta}, rates, alpha=0.5)
 

@@ -163,6 +163,7 @@ def test_aligned_spikes(files):
         (Events("go", 0.5, 1.03), "no multiple"),
         (Events(np.array([99.0]), 0.5, 1.0), "full window"),
         (Events(np.array([3.0]), 0.5, 1.0, where=len), "where"),
+        (Events("correct", 0.5, 1.0), "dtype bool"),
     ):
         with pytest.raises(ValueError, match=words):
             read_nwb(path, bin_width=0.1, align=align)

@@ -11,7 +11,13 @@ from .._core._batch import in_double
 from .._core._checks import check_count, check_key, check_positive, check_shape
 from .._core._export import Result
 from .._core._types import KeyLike
-from ._metrics import checked_weights, share_explained, train_rows, variation
+from ._metrics import (
+    checked_weights,
+    linear_regression,
+    share_explained,
+    train_rows,
+    variation,
+)
 from ._problem import check_ridge, doubles, regression_rows
 
 
@@ -122,8 +128,7 @@ def co_smoothing(
         if known is not None:
             mean = known.mean(axis=0)
             x, y = (known - mean)[:, ~mask], (known - mean)[:, mask]
-            gram = x.T @ x + ridge * len(x) * np.eye(x.shape[1])
-            weights = np.linalg.solve(gram, x.T @ y)
+            weights = linear_regression(x, y, ridge)
             linear[..., mask] = mean[mask] + (trials - mean)[..., ~mask] @ weights
     target = trials[:, burn_in:].reshape(-1, neurons)
     total = variation(target)

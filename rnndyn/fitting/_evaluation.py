@@ -16,6 +16,7 @@ from .._core._types import KeyLike
 from ._metrics import (
     checked_weights,
     finite_rows,
+    linear_regression,
     share_explained,
     train_rows,
     variation,
@@ -140,10 +141,8 @@ def held_out(
 
 
 def ridge_weights(rows: Rows, ridge: float) -> Float[np.ndarray, "predictor neuron"]:
-    """Linear regression of d on x: `(X^T X + ridge T)^-1 X^T d`, without intercept."""
-    x, d = np.asarray(rows.x), np.asarray(rows.d)
-    gram = x.T @ x + ridge * len(x) * np.eye(x.shape[1])
-    return np.linalg.solve(gram, x.T @ d)
+    """Linear regression of d on x, see `linear_regression`."""
+    return linear_regression(np.asarray(rows.x), np.asarray(rows.d), ridge)
 
 
 def one_step_residuals(

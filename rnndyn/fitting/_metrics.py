@@ -146,6 +146,14 @@ def _shares(target, predicted, good):
     return jnp.where(whole > 0, pooled, jnp.nan), each
 
 
+def linear_regression(x: Any, y: Any, ridge: float) -> Float[np.ndarray, "p n"]:
+    """`(X^T X + ridge T)^-1 X^T y`, without intercept; without a ridge the smallest of
+    the weights that fit best."""
+    if ridge == 0:
+        return np.linalg.lstsq(x, y, rcond=None)[0]
+    return np.linalg.solve(x.T @ x + ridge * len(x) * np.eye(x.shape[1]), x.T @ y)
+
+
 def variation(a: Any) -> Any:
     """Sum of squares about the mean along the first axis, exactly 0 for what is
     constant: the mean of many equal numbers is rounded, that of many zeros is not."""

@@ -8,6 +8,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float, Int
 
+from ..._core._checks import is_in
 from ..._core._export import Result
 from ._binning import AbstractKernel
 from ._nwb import Window, open_nwb, read_fluorescence, read_spikes, trial_columns
@@ -46,7 +47,8 @@ class Events(eqx.Module):
     where: Callable[[dict[str, np.ndarray]], Any] | None = None
 
     def __check_init__(self):
-        if not 0 < self.before + self.after < np.inf:
+        numbers = all(is_in(v, "(-inf, inf)") for v in (self.before, self.after))
+        if not numbers or self.before + self.after <= 0:
             raise ValueError(
                 f"the window [event - {self.before}, event + {self.after}) is empty or "
                 "endless. Pass before + after > 0, in seconds."
@@ -218,8 +220,13 @@ def read_nwb(
     **Reference:** O. Rübel et al. 2022, doi:10.7554/eLife.78362 (NWB).
     """
     for name, value in (("bin_width", bin_width), ("start", start), ("stop", stop)):
-        if value is not None and not np.isfinite(value):
+        if value is not None and not is_in(value, "(-inf, inf)"):
             raise ValueError(f"`{name}` = {value}, expected a finite time in seconds.")
+    if not (align is None or isinstance(align, Events)):
+        raise ValueError(
+            f"`align` = {align!r}, expected windows around events: pass "
+            "Events('start_time', 0.5, 1.0)."
+        )
     if bin_width is not None and not bin_width > 0:
         raise ValueError(f"`bin_width` = {bin_width}, expected seconds > 0.")
     if start is not None and stop is not None and not start < stop:
@@ -290,9 +297,10 @@ def _event_times(file: Any, align: Events) -> np.ndarray:
                     f"{times.shape}, one entry a trial."
                 )
             times = times[chosen]
-    times = np.asarray(times, np.float64)
-    if times.ndim != 1 or not len(times):
+    times = np.asarray(times)
+    if times.ndim != 1 or not len(times) or times.dtype.kind not in "fiu":
         raise ValueError(
-            f"event times have shape {times.shape}, expected (event,), not empty."
+            f"event times have shape {times.shape} and dtype {times.dtype}, expected "
+            "(event,) numbers of seconds, not empty."
         )
-    return times
+    return times.astype(np.float64)
