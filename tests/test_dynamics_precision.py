@@ -235,3 +235,36 @@ def test_length_to_a_root_far_from_singular_is_that_of_singular_vectors():
     bump = lambda x: jnp.stack([x[0], 1e-3 + x[1] ** 2])
     at = jnp.zeros(2)
     assert distance_to_root(bump, jac, bump(at), at)[0] > 1e20
+
+
+def matrix_products(jaxpr):
+    """The precision of every product of matrices, those of inner programs too."""
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "dot_general":
+            yield eqn.params["precision"]
+        for sub in jax.core.jaxprs_in_params(eqn.params):
+            yield from matrix_products(sub)
+
+
+@pytest.mark.parametrize("derivative", [False, True])
+def test_products_of_matrices_keep_all_digits(derivative):
+    """On a GPU float32 would be rounded to ten bits."""
+
+    def f(t, x, w):
+        return -x + jnp.tanh(w @ x)
+
+    def found(w):
+        points = rdd.fixed_points(f, jnp.ones((4, 3), F32), w)
+        cycle = rdd.limit_cycle(f, jnp.ones(3, F32), 4.0, w)
+        if derivative:  # that of QR, which is JAX's, is for the caller to say
+            return points.x, points.eigenvalues, cycle.period, cycle.log_multipliers
+        spectrum = rdd.lyapunov_spectrum(
+            f, jnp.ones(3, F32), w, t_transient=1.0, t_total=40.0, dt=0.1
+        )
+        return points.x, points.eigenvalues, cycle.period, spectrum.exponents
+
+    w = jnp.eye(3, dtype=F32) * 1.5
+    program = jax.jacfwd(found) if derivative else found
+    seen = list(matrix_products(jax.make_jaxpr(program)(w).jaxpr))
+    highest = jax.lax.Precision.HIGHEST
+    assert len(seen) > 20 and set(seen) == {(highest, highest)}

@@ -407,6 +407,7 @@ BAD = {
     "words": (dict(rates=np.array([["a", "b"]])), "expected real numbers"),
     "threshold": (dict(outliers=fi.Reject(-0.1)), "threshold of Reject = -0.1"),
     "nan threshold": (dict(outliers=fi.Clip(np.nan)), "threshold of Clip = nan"),
+    "no threshold": (dict(outliers=fi.Clip(0.0)), "expected a number > 0"),
     "thresholds": (dict(outliers=fi.Reject(np.ones(2))), "one a neuron"),
     "freeze": (dict(outliers=fi.Reject(freeze_after=-1)), "freeze_after = -1"),
     "damping": (dict(damping=0.0), "damping = 0"),
@@ -445,6 +446,14 @@ def test_out_of_range_rates_are_flagged():
     fit = fi.cornn(r, alpha=0.1)
     assert fit.flag[4] == fi.NeuronFlag.saturated and fit.clipped[4] > 0.5
     assert np.all(fit.flag[np.arange(60) != 4] == 0)
+
+
+def test_neurons_without_a_kept_sample_are_told():
+    _, r = record(0, 6, 200, (0.5, 0.1))
+    with pytest.warns(UserWarning, match="no sample of 6 of 6 neurons was kept"):
+        fit = fi.cornn(r, alpha=0.1, ridge=1.0, outliers=fi.Reject(1e-9))
+    assert np.all(fit.kept == 0) and not np.any(fit.differentiable)
+    assert np.all(fit.verdict == Verdict.undetermined) and not fit.converged
 
 
 def test_fit_leaves_python():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import rnndyn.fitting as fi
+from rnndyn.fitting.convex._implicit import conjugate_gradients, solve_dense
 
 
 def record(seed, n, frames, std, *, alpha=0.3, gain=2.0):
@@ -116,3 +117,38 @@ def test_held_out_score_is_differentiable():
     slope = jax.grad(score)(-5.0)
     difference = (score(jnp.asarray(-5 + 1e-4)) - score(jnp.asarray(-5 - 1e-4))) / 2e-4
     np.testing.assert_allclose(slope, difference, rtol=1e-5)
+
+
+def test_ill_conditioned_curvature():
+    """Plain cross-entropy of saturated neurons, hardly any ridge: against the Hessian
+    of every neuron, formed and solved."""
+    size, ridge = 40, 1e-9
+    r, _ = record(3, size, 300, 0.02, gain=6.0)
+    best = fi.newton(
+        r, alpha=0.3, ridge=ridge, outliers=fi.Plain(), num_steps=100, tol_gradient=0.0
+    ).theta
+    start = dict(alpha=0.3, outliers=fi.Plain(), init=best, max_steps=0)
+    slopes = jax.jacfwd(lambda k: fi.cornn(r, ridge=k, **start).theta)(ridge)
+    x = np.asarray(r[:-1])
+    for i in range(size):
+        bend = 1 - np.tanh(x @ best[:, i]) ** 2
+        hessian = x.T @ (bend[:, None] * x) / len(x) + ridge * np.eye(size)
+        exact = np.linalg.solve(hessian, -best[:, i])
+        assert np.linalg.norm(slopes[:, i] - exact) < 1e-6 * np.linalg.norm(exact)
+
+
+def test_linear_equations_of_all_neurons():
+    rng = np.random.default_rng(4)
+    roots = rng.normal(size=(3, 12, 12))
+    matrices = jnp.asarray(roots @ roots.transpose(0, 2, 1) + 0.1 * np.eye(12))
+    right = jnp.asarray(rng.normal(size=(12, 3))).at[:, 1].set(0)
+    product = lambda v, a=matrices: jnp.einsum("nij,jn->in", a, v)
+    exact = np.linalg.solve(matrices, np.asarray(right).T[:, :, None])[:, :, 0].T
+    same = lambda v: v
+    np.testing.assert_allclose(solve_dense(product, right), exact, atol=1e-10)
+    found = conjugate_gradients(product, right, same)
+    np.testing.assert_allclose(found, exact, atol=1e-10)
+    # What cannot be solved is no number.
+    lost = matrices.at[2].multiply(-1)
+    found = conjugate_gradients(lambda v: product(v, lost), right, same)
+    assert np.isnan(found[:, 2]).all() and np.isfinite(found[:, :2]).all()

@@ -46,11 +46,24 @@ def freeze(tree: Any) -> Any:
     return jax.tree.map(cut, tree)
 
 
+def precise(fn: Callable) -> Any:
+    """`fn` with its products of matrices in the precision of their arguments: GPUs
+    would take 10 bits of a float32's 23, and nothing would converge."""
+
+    @functools.wraps(fn)
+    def call(*args, **options):
+        with jax.default_matmul_precision("highest"):
+            return fn(*args, **options)
+
+    return call
+
+
 def program(fn: Callable, *, quick: bool = True) -> Any:
-    """`equinox.filter_jit` for functions with options: whole numbers and flags of NumPy
-    are what Python's are, not traced. With `quick` it is compiled with cheaper options
-    of XLA where it is called outside a trace (see `_quickly`); not for long runs, which
-    these slow down."""
+    """`equinox.filter_jit` for `precise` functions with options: whole numbers and
+    flags of NumPy are what Python's are, not traced. With `quick` it is compiled with
+    cheaper options of XLA where it is called outside a trace (see `_quickly`); not for
+    long runs, which these slow down."""
+    fn = precise(fn)
     compiled = eqx.filter_jit(fn)
     plain = lambda a: a.item() if isinstance(a, np.integer | np.bool_) else a
 

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from .._core._closures import precise
+
 
 @eqx.filter_custom_jvp
 def attach(
@@ -28,6 +30,7 @@ def attach(
 
 
 @attach.def_jvp
+@precise
 def _attach_jvp(primals, tangents):
     fn, x, select = primals
     t_fn, t_x, _ = tangents

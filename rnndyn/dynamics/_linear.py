@@ -11,7 +11,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Complex, Float, Int, PyTree
 
 from .._core._checks import one_of
-from .._core._closures import freeze
+from .._core._closures import freeze, precise
 from .._core._jacobian import jacobian as jacobian_and_value
 from .._core._masks import after, norm
 from .._core._system import is_map
@@ -353,6 +353,7 @@ def _eig_jvp(primals, tangents):
 
 
 @_eigenvalues.def_jvp
+@precise
 def _eigenvalues_jvp(primals, tangents):
     # d lambda = diag(V^-1 dJ V), row by row, skipping the rows that were not selected.
     fn, x, select, shift = primals

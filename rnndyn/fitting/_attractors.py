@@ -48,7 +48,8 @@ class AttractorCheck(Result):
     - `true_state`, `fitted_state`: one state on each, a root itself.
     - `true_share`, `fitted_share`: of the given starts that ended there.
     - `true_sign`, `fitted_sign`: signs of the read-outs, `(attractor, output)`: -1, 1,
-        or 0 within the tolerance of 0; of cycles, of the mean read-out.
+        or 0 within the tolerance of 0; of cycles, of the mean read-out, 0 where that is
+        less than a twentieth of the largest (means of few states are not exact).
     - `true_code`: `matched`, `missing`, `other_kind` or `undecided`; `fitted_code`:
         `matched`, `spurious`, `other_kind` or `undecided`.
     - `partner`: row of the fitted attractor that a true one is matched with, or -1.
@@ -357,10 +358,14 @@ def _signs(readout, true_sets, fitted_sets, x0s, tol):
         read = lambda states: np.asarray(jax.vmap(function)(jnp.asarray(states)))
         # The starts say what is large where every attractor lies at the origin.
         large = read(x0s)
+
+        def mean(states):
+            out = read(states)
+            value, most = out.mean(axis=0), np.abs(out).max(axis=0)
+            return np.where(np.abs(value) < 0.05 * most, 0, value)
+
         means = [
-            np.reshape(
-                [read(s).mean(axis=0) for s in sets], (len(sets), *large.shape[1:])
-            )
+            np.reshape([mean(s) for s in sets], (len(sets), *large.shape[1:]))
             for sets in sides
         ]
     floor = tol * max(np.abs(out).max(initial=0.0) for out in (large, *means))

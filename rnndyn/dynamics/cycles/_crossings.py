@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
+from ..._core._closures import precise
 from ..._core._masks import norm
 
 
@@ -146,6 +147,7 @@ def attach_crossings(fns, x0, index, mask, times, points, dt, num_steps):
 
 
 @attach_crossings.def_jvp
+@precise
 def _attach_jvp(primals, tangents):
     fns, x0, index, mask, times, points, dt, num_steps = primals
     t_fns, t_x0 = tangents[:2]

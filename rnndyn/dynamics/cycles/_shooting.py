@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from ..._core._closures import precise
 from ..._core._masks import after, norm
 from ...flows import ScanFlow
 from ._mesh import Mesh, Orbit, gaps, trace_orbit
@@ -291,6 +292,7 @@ def _recall(velocity, nodes, period, orbit, mesh):
 
 
 @_recall.def_jvp
+@precise
 def _recall_jvp(primals, tangents):
     velocity, nodes, period, orbit, mesh = primals
     t_velocity, t_nodes, t_period, _, _ = tangents
@@ -309,6 +311,7 @@ def _attach(velocity, nodes, period, orbit, mesh):
 
 
 @_attach.def_jvp
+@precise
 def _attach_jvp(primals, tangents):
     velocity, nodes, period, orbit, mesh = primals
     t_velocity = tangents[0]

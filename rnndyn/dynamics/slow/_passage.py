@@ -11,7 +11,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ..._core._checks import as_float, check_count, is_concrete
-from ..._core._closures import capture, program
+from ..._core._closures import capture, precise, program
 from ..._core._export import Result
 from ..._core._masks import norm
 from ..._core._system import is_map
@@ -207,6 +207,7 @@ def _finish(fn, end, normal, z, steps, count, crossed):
 
 
 @_follow.def_jvp
+@precise
 def _follow_jvp(primals, tangents):
     # The steps are held: their choice changes the result by its error only.
     fn, x0, end, normal, rtol, max_steps = primals

@@ -21,7 +21,7 @@ from ..._core._checks import (
 from ..._core._types import KeyLike
 from ..._core._verdicts import Verdict
 from .._fit import AbstractFit, verdicts_in_words
-from .._problem import Rows, check_in, regression_rows, targets
+from .._problem import Real, Rows, check_in, regression_rows, targets
 
 
 class BaselineFit(AbstractFit):
@@ -69,6 +69,11 @@ class BaselineFit(AbstractFit):
         return jnp.where(left_out, Verdict.constant, verdict)
 
 
+def _digits(value: Any) -> Any:
+    """An array with all digits, also where JAX would round it to float32."""
+    return value if isinstance(value, jax.Array) else np.asarray(value, np.float64)
+
+
 class AbstractWeightStart(eqx.Module):
     """Where a solver starts. Implement this one method."""
 
@@ -83,10 +88,10 @@ class FixedPointStart(AbstractWeightStart):
     """Ridge regression on currents, `(X^T X + ridge T I)^-1 X^T arctanh(d)`: the exact
     weights where there is neither noise nor ridge."""
 
-    ridge: Float[Array, ""] = eqx.field(default=1e-5, converter=jnp.asarray)
+    ridge: Float[Real, ""] = eqx.field(default=1e-5, converter=_digits)
 
     def __call__(self, x, d):
-        factor = jax.scipy.linalg.cho_factor(gram(x, self.ridge))
+        factor = jax.scipy.linalg.cho_factor(gram(x, jnp.asarray(self.ridge, x.dtype)))
         return jax.scipy.linalg.cho_solve(factor, x.T @ jnp.arctanh(d) / x.shape[0])
 
 
@@ -94,12 +99,12 @@ class RandomWeights(AbstractWeightStart):
     """`N(0, gain^2/N)`, without self-connections if `zero_diagonal`."""
 
     key: KeyLike
-    gain: Float[Array, ""] = eqx.field(default=1.0, converter=jnp.asarray)
+    gain: Float[Real, ""] = eqx.field(default=1.0, converter=_digits)
     zero_diagonal: bool = eqx.field(default=False, static=True)
 
     def __call__(self, x, d):
         p, n = x.shape[1], d.shape[1]
-        theta = self.gain.astype(x.dtype) * jr.normal(
+        theta = jnp.asarray(self.gain, x.dtype) * jr.normal(
             check_key(self.key), (p, n), x.dtype
         )
         keep = 1 - jnp.eye(p, n, dtype=x.dtype) if self.zero_diagonal else 1.0
@@ -125,12 +130,12 @@ class XavierWeights(AbstractWeightStart):
 class GivenWeights(AbstractWeightStart):
     """Weights as they are, `(predictor, neuron)`."""
 
-    theta: Float[Array, "predictor neuron"] = eqx.field(converter=jnp.asarray)
+    theta: Float[Real, "predictor neuron"] = eqx.field(converter=_digits)
 
     def __call__(self, x, d):
         shape = (x.shape[1], d.shape[1])
         check_shape("theta", self.theta, shape, "One column a neuron.")
-        return self.theta.astype(x.dtype)
+        return jnp.asarray(self.theta, x.dtype)
 
 
 class CrossEntropy(eqx.Module):

@@ -12,6 +12,7 @@ from jax.core import Tracer
 
 from ..._core._batch import to_host
 from ..._core._checks import check_count, check_shape, is_concrete
+from ..._core._closures import precise
 from ..._core._verdicts import Verdict
 from .._problem import check_in, check_precision, check_ridge, regression_rows
 from ._blocks import Blocks, clipped_share, survey
@@ -226,6 +227,7 @@ def _arrays(args: Any, dtype: Any) -> Any:
 
 
 @eqx.filter_jit
+@precise
 def _fit(
     *,
     rows,
@@ -282,7 +284,7 @@ def _fit(
         kept, held = swept.kept, swept.mask
         norm = rms(swept.gradient + penalty / blocks.num_rows * state.dual)
     grown = ~jnp.isfinite(norm) | (norm > 10 * first + tol) | state.failed
-    found = (norm <= tol) & normal.regular
+    found = (norm <= tol) & normal.regular & (kept > 0)
     verdict = jnp.where(found, Verdict.root, Verdict.undetermined)
     verdict = jnp.where(grown, Verdict.diverged, verdict)
     verdict = jnp.where(alive, verdict, Verdict.constant)

@@ -53,7 +53,8 @@ class CornnFit(AbstractFit):
     - `differentiable`: whether a neuron's weights have the derivatives that the
       implicit function theorem promises: converged, and no sample changed sides in the
       last step, if there was one. Elsewhere derivatives of `theta` are wrong (NaN for a
-      `rank`).
+      `rank`). They are NaN where their linear equations cannot be solved to half the
+      digits.
     - `regular`: whether the predictors are independent, with the ridge, to more than
       rounding. If not, many weights fit alike and no neuron is a `root`.
     - `gap`: root mean square distance of a neuron's unconfined weights from `theta`;
@@ -87,10 +88,12 @@ class CornnFit(AbstractFit):
 
     @property
     def converged(self) -> Bool[Real, ""]:
-        """Whether every neuron that was fitted has a gradient below the tolerance."""
+        """Whether every neuron that was fitted, and any was, has a gradient below the
+        tolerance."""
         root, left_out = Verdict.root, Verdict.constant
         settled = (self.verdict == root) | (self.verdict == left_out)
-        return _keep_kind(settled.all(axis=-1))
+        fitted = (self.verdict == root).any(axis=-1)
+        return _keep_kind(settled.all(axis=-1) & fitted)
 
     @property
     def diverged(self) -> Bool[Real, ""]:
@@ -125,6 +128,12 @@ def remarks(fit: CornnFit, constrained: bool):
         yield (
             f"{share:.0%} of all targets lay outside (-1, 1) and were clipped: scale "
             "the rates down, or check that alpha = dt / tau is not too small."
+        )
+    empty = int(np.sum(used & (fit.kept == 0)))
+    if empty:
+        yield (
+            f"no sample of {empty} of {len(fit.flag)} neurons was kept: nothing is "
+            "known of their weights. Raise the threshold of `outliers`."
         )
     going = int(np.sum(used & (fit.verdict == Verdict.undetermined)))
     if constrained and going:

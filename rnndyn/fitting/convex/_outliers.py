@@ -172,9 +172,9 @@ def check_outliers(outliers: Any, num_neurons: int) -> None:
     if threshold is not None and is_concrete(threshold):
         values = np.asarray(threshold)
         right = values.shape in ((), (num_neurons,)) and values.dtype.kind in "fiu"
-        if not right or not np.all(values >= 0):
+        if not right or not np.all(values > 0):
             raise ValueError(
-                f"threshold of {name} = {threshold}, expected a number >= 0, or one a "
+                f"threshold of {name} = {threshold}, expected a number > 0, or one a "
                 f"neuron ({num_neurons},): the largest error kept. Pass 0.2 to 1, or "
                 "np.inf to keep all samples."
             )

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ..._core._batch import to_host
 from ..._core._checks import check_count, check_shape, is_concrete
+from ..._core._closures import precise
 from ...models import RateRNN
 from .._fit import AbstractWeights
 from .._problem import Real, check_alpha, check_in, check_precision, floats, targets
@@ -235,6 +236,7 @@ def _in_pieces(state, frames, inputs, steps, restart, new_trial):
 
 
 @eqx.filter_jit
+@precise
 def _update(state, frames, inputs, steps, restart, new_trial):
     """One chunk."""
     new = jnp.concatenate([frames, inputs], axis=1).astype(state.last.dtype)

@@ -89,11 +89,12 @@ def read_spikes(file: Any, window: Window, units: Any) -> dict[str, Any]:
     columns |= {"id": ids, "num_spikes": np.diff(ends, prepend=0)}
     rows = _select(units, ids, columns, "units")
     trains = [np.asarray(table.spike_times_index[int(i)], float) for i in rows]
-    lost = [int(i) for i, t in zip(ids[rows], trains, strict=True) if np.isnan(t).any()]
+    finite = [np.isfinite(t).all() for t in trains]
+    lost = [int(i) for i, ok in zip(ids[rows], finite, strict=True) if not ok]
     if lost:
         raise ValueError(
-            f"units {lost[:10]} hold spike times that are NaN, expected seconds. Leave "
-            "them out with `units`, or mend the file."
+            f"units {lost[:10]} hold spike times that are NaN or infinite, expected "
+            "seconds. Leave them out with `units`, or mend the file."
         )
     observed = [None] * len(rows)
     if "obs_intervals" in table.colnames:
