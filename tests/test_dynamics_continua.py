@@ -167,3 +167,18 @@ def test_the_ends_of_a_segment_at_kinks_belong_to_it():
     assert np.all(found.dimension[found.mask] == 1)
     assert len(found.roots(families=True)) == 1 and "0 roots" in repr(found)
     assert "1 families" in repr(found)
+
+
+def test_a_surface_of_roots_has_its_dimension_everywhere():
+    """Where a step along it is straight the residual is rounding, and small in the
+    equations that hold identically."""
+
+    def f(t, x, args):
+        still = 0 * x[0]
+        return jnp.stack([still, still, x[0] ** 2 - x[2], x[0] * x[1] - 2 * x[3]])
+
+    starts = jnp.asarray(np.random.default_rng(1).normal(size=(64, 4)))
+    found = rdd.certify(rdd.fixed_points(f, starts))
+    members = found.unique & (found.verdict == Verdict.continuum)
+    assert members.sum() > 100 and np.all(found.dimension[members] == 2)
+    assert np.all(found.stability[members] == -1)

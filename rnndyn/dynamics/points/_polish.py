@@ -141,6 +141,8 @@ def _is_singular_root(jac, f, x, rounding):
     u, sigma, _ = np.linalg.svd(unit[:, None] * jac)
     null = sigma <= 1e-13 * max(sigma[0], 1e-300)
     noise = np.abs(u[:, null]).T @ (unit * rounding)
+    # Computed null vectors hold a rounding of the other equations.
+    noise = noise + 8 * eps * np.linalg.norm(unit * f)
     part = u.T @ (unit * f)
     step = np.linalg.norm(part[~null] / sigma[~null])
     rounded = null.any() and np.all(np.abs(part[null]) <= noise)
